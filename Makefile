@@ -1,0 +1,36 @@
+# make demo: pre-trains a tiny IPT on photographs of an installed package.  make test: runs the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKDIR ?= runs/demo
+WORKERS ?= 2
+
+.PHONY: demo test lint soak slow clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -qq --upgrade pip
+
+$(VENV)/.dev: setup.py | $(BIN)/python
+	$(BIN)/python -m pip install -qq -e '.[dev,demo]'
+	touch $@
+
+demo: $(VENV)/.dev
+	$(BIN)/ipt pretrain --config=configs/demo.py --workdir=$(WORKDIR)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m pytest -m soak
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

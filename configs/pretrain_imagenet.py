@@ -1,0 +1,46 @@
+"""The paper's model on ImageNet, all six tasks in one step, 24 samples a chip, bfloat16.
+
+ipt pretrain --config=configs/pretrain_imagenet.py:256 --workdir=gs://BUCKET/ipt --config.data.dir=gs://BUCKET/tfds
+
+The number after the colon is that of the chips (8 without it). It sets the batch, and with it:
+- the learning rate by the square-root rule for Adam from the paper's 5e-5 at 256: 5e-5 * sqrt(batch / 256), with
+  a warm-up, and 2e-5 by the same rule after two thirds;
+- the steps: the paper's 300 epochs, read as 300 x 1,331,167 samples (the pictures of ImageNet-2012's train and val
+  sets), whatever the batch: 8.0e19 FLOP.
+"""
+
+import math
+
+from ml_collections import ConfigDict
+
+from ipt_jax.model import preset
+
+SAMPLES_PER_CHIP = 24
+SAMPLES = 300 * 1_331_167
+
+
+def get_config(chips: str = "8") -> ConfigDict:
+    batch_size = SAMPLES_PER_CHIP * int(chips)
+    steps = math.ceil(SAMPLES / batch_size)
+    rule = math.sqrt(batch_size / 256)
+    return ConfigDict(
+        dict(
+            steps=steps,
+            batch_size=batch_size,
+            model=preset("ipt") | dict(dtype="bfloat16"),
+            data=dict(source="tfds", name="imagenet2012", held_out=16, workers=16),
+            loss=dict(contrastive="eq5", weight=0.1, group=4),
+            optim=dict(
+                schedule="step",
+                learning_rate=5e-5 * rule,
+                final_learning_rate=2e-5 * rule,
+                schedule_steps=steps,
+                warmup_steps=2000,
+                clip_norm=1.0,
+                ema=0.9999,
+            ),
+            checkpoint=dict(every=1000, keep=3, keep_every=50_000),
+            evaluate=dict(every=10_000, pictures=16, size=256),
+            log=dict(every=100),
+        )
+    )

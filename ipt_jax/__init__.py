@@ -1,0 +1,21 @@
+"""IPT, the Pre-Trained Image Processing Transformer (Chen et al., CVPR 2021), in JAX and Flax."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ipt_jax.restorer import Restorer
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+
+def load(path: str, **settings: Any) -> Restorer:
+    """Loads weights of any kind, to restore pictures with: see `ipt_jax.loading.load`, which this calls.
+
+    `ipt_jax.load("runs/demo").restore(image, task="sr2")`: uint8 `[H, W, 3]` -> uint8 `[2H, 2W, 3]`.
+    """
+    from ipt_jax import loading  # late: jax takes a second to import
+
+    return loading.load(path, **settings)

@@ -1,0 +1,146 @@
+"""`ipt bench step` and `ipt bench forward`: how fast the training step and the network run on these devices."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+ABOUT = """The numbers are medians over the timed calls: samples/s, TFLOP/s by formula (model/flops.py), and their share of
+what a plain matrix product of the same dtype reaches on the same devices in the same run. Prints one JSON object last."""
+
+
+def add_parser(commands: Any) -> None:
+    """`ipt bench step`, `ipt bench forward`."""
+    for name, what in (("step", "the training step"), ("forward", "the network without gradients")):
+        command = commands.add_parser(name, allow_abbrev=False, help=f"time {what}", description=f"Times {what}. {ABOUT}")
+        command.add_argument("--config", required=True, metavar="FILE", help="a config file")
+        command.add_argument("--batch", type=int, default=0, metavar="N", help="samples a call (default: the config's)")
+        command.add_argument("--calls", type=int, default=10, metavar="N", help="timed calls (default: 10)")
+        command.add_argument("--json", metavar="FILE", help="also write the JSON object there")
+        command.set_defaults(run=run, what=name)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs either command.
+
+    Raises:
+      ConfigError: no such config, or a batch that does not divide.
+    """
+    import pathlib
+
+    from ipt_jax import config as configs
+
+    batch = [f"batch_size={options.batch}"] if options.batch else []
+    config = configs.load(options.config, [*options.overrides, *batch])
+    found = measure(configs.resolve(config), options.what, max(1, options.calls))
+    for key, value in found.items():
+        print(f"{key:<22} {value:.4g}" if isinstance(value, float) else f"{key:<22} {value}")
+    text = json.dumps(found)
+    if options.json:
+        pathlib.Path(options.json).write_text(text + "\n")
+    print(text)
+    return 0
+
+
+def measure(plain: dict[str, Any], what: str, calls: int) -> dict[str, Any]:
+    """Times "step" or "forward" of a resolved config on random batches.
+
+    Raises:
+      ConfigError: the batch does not divide by the devices.
+    """
+    import jax
+    import numpy as np
+    from ml_collections import ConfigDict
+
+    from ipt_jax import config as configs
+    from ipt_jax import partition
+    from ipt_jax.data.pipeline import empty_pair
+    from ipt_jax.model import build, flops
+    from ipt_jax.step import compile_step, init_state
+    from ipt_jax.tasks import make_tasks
+
+    mesh = partition.make_mesh(plain["devices"])
+    tasks = make_tasks(plain["tasks"])
+    configs.check_batch(ConfigDict(plain), len(tasks), mesh.size, 1)
+    drawn = tasks if plain["data"]["draw"] == "all" else tasks[:1]
+    names = tuple(task.name for task in drawn)
+    model, whole = build(plain["model"], tasks), partition.replicated(mesh)
+    rows, rng = plain["batch_size"] // len(drawn), np.random.default_rng(0)
+    pairs = {task.name: empty_pair(task, rows, model.tile) for task in drawn}
+    for pair in pairs.values():
+        for part in pair.values():
+            part[:] = rng.integers(0, 256, part.shape)
+    batch = partition.put_batch(pairs, mesh)
+    params = jax.device_put(model.init_params(plain["seed"]), whole)
+
+    began = time.perf_counter()
+    if what == "step":
+        state = jax.jit(lambda p: init_state(p, plain), out_shardings=whole)(params)
+        del params
+        compiled = compile_step(model, plain, mesh).lower(state, batch).compile()
+
+        def call() -> Any:
+            nonlocal state
+            state, metrics = compiled(state, batch)
+            return metrics
+    else:
+        lq = {name: pair["lq"] for name, pair in batch.items()}
+        network = jax.jit(lambda p, x: model.apply({"params": p}, x, mesh.size)[0])
+        compiled = network.lower(params, lq).compile()
+
+        def call() -> Any:
+            return compiled(params, lq)
+
+    compile_s = time.perf_counter() - began
+    seconds = timed(call, calls)
+    work = (flops.step if what == "step" else flops.forward)(model, names, plain["batch_size"])
+    ceiling = product_rate(plain["model"]["dtype"], mesh.size)
+    memory = compiled.memory_analysis()
+    return {
+        "what": what,
+        "device": jax.devices()[0].device_kind,
+        "devices": mesh.size,
+        "dtype": plain["model"]["dtype"],
+        "remat": plain["model"]["remat"],
+        "tasks": len(drawn),
+        "batch": plain["batch_size"],
+        "seconds": seconds,
+        "samples_per_s": plain["batch_size"] / seconds,
+        "tflop_per_s": work / seconds / 1e12,
+        "product_tflop_per_s": ceiling / 1e12,
+        "share_of_product": work / seconds / ceiling,
+        "compile_s": compile_s,
+        "temporary_gb": memory.temp_size_in_bytes / 1e9 if memory else None,  # as the compiler planned it
+        "arguments_gb": memory.argument_size_in_bytes / 1e9 if memory else None,
+    }
+
+
+def timed(call: Callable[[], Any], calls: int) -> float:
+    """Median seconds of a call, after two that do not count."""
+    import jax
+    import numpy as np
+
+    jax.block_until_ready([call() for _ in range(2)])
+    seconds = []
+    for _ in range(calls):
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        seconds.append(time.perf_counter() - began)
+    return float(np.median(seconds))
+
+
+def product_rate(dtype: str, devices: int) -> float:
+    """FLOP/s of a large square matrix product on one device, times the devices."""
+    import jax
+    import jax.numpy as jnp
+
+    from ipt_jax.model.layers import precision
+
+    side = 2048 if jax.default_backend() == "cpu" else 8192
+    a = jax.random.normal(jax.random.key(0), (side, side)).astype(dtype)
+    product = jax.jit(lambda x: jnp.matmul(x, x, precision=precision(x.dtype)))
+    # Simulated devices share one processor, which a single product already fills.
+    return 2.0 * side**3 / timed(lambda: product(a), 5) * (1 if jax.default_backend() == "cpu" else devices)

@@ -1,0 +1,1 @@
+"""Pictures, degradations and the stream of batches."""

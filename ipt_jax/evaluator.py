@@ -1,0 +1,95 @@
+"""Scores a run's state on held-out pictures and shows it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from ipt_jax import log, partition
+from ipt_jax.data.checks import DataError
+from ipt_jax.data.decode import DecodeError, decode
+from ipt_jax.data.sources import open_source
+from ipt_jax.evaluate import Picture, evaluate, mean, save_png, sheet, table
+from ipt_jax.model import IPT
+from ipt_jax.restore import TileApply
+from ipt_jax.step import TrainState
+from ipt_jax.tasks import Task
+
+logger = log.logger
+
+
+class Evaluator:
+    """Scores the state on held-out pictures; leaves a table and a contact sheet in the run's folder."""
+
+    def __init__(self, model: IPT, tasks: tuple[Task, ...], plain: dict[str, Any], mesh: jax.sharding.Mesh, folder: epath.Path):
+        self._tasks, self._settings, self._tile = tasks, plain["evaluate"], plain["model"]["tile"]
+        self._apply = TileApply(model, mesh)
+        self._folder = folder / "evaluation"
+        self._batch = self._settings["batch"] * mesh.size
+        self._pictures: list[Picture] = []
+        self._set = "held_out"
+        if self._settings["every"]:
+            self._pictures = held_out(plain, self._settings["pictures"], self._settings["size"])
+
+    def due(self, step: int) -> bool:
+        every = self._settings["every"]
+        return bool(every) and step % every == 0
+
+    def __call__(self, state: TrainState, step: int, metrics_log: log.MetricsLog) -> dict[str, dict[str, float]]:
+        params = state.params if state.ema is None else state.ema
+        means, rows = [], []
+        values: dict[str, float] = {}
+        for task in self._tasks:
+            results = list(
+                evaluate(
+                    lambda t: self._apply.bind(params, t.name),
+                    self._pictures,
+                    task,
+                    tile=self._tile,
+                    overlap=self._settings["overlap"],
+                    batch=self._batch,
+                )
+            )
+            means.append(mean([score for score, *_ in results]))
+            rows.append((task.name, *results[0][1:]))
+            values |= {f"{self._set}/{task.name}/{k}": v for k, v in means[-1].after.items()}
+        metrics_log.write(step, values, "evaluation")
+        if partition.is_main():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            path = self._folder / f"{step:08d}.png"
+            save_png(path, sheet(rows))
+            text = table(means)
+            (self._folder / f"{step:08d}.txt").write_text(text + "\n")
+            sys.stderr.flush()
+            print(f"\nstep {step}, {len(self._pictures)} held-out picture(s):\n{text}\npicture: {path}\n", flush=True)
+        return {s.task: {**{f"input_{k}": v for k, v in s.before.items()}, **s.after} for s in means}
+
+
+def held_out(plain: dict[str, Any], count: int, size: int) -> list[Picture]:
+    """The first readable held-out pictures, cut to their middle if larger than `size` (0: whole).
+
+    Raises:
+      DataError: there are none.
+    """
+    source = open_source(plain["data"], "eval")
+    pictures: list[Picture] = []
+    for i in range(len(source)):
+        if len(pictures) == count:
+            break
+        raw = source[i]
+        try:
+            hq = raw if isinstance(raw, np.ndarray) else decode(raw)
+        except DecodeError as error:
+            logger.warning("held-out picture %s cannot be read and is left out: %s", source.name(i), error)
+            continue
+        if size:
+            y, x = (max(0, (s - size) // 2) for s in hq.shape[:2])
+            hq = hq[y : y + size, x : x + size]
+        pictures.append(Picture(source.name(i), hq))
+    if not pictures:
+        raise DataError("no held-out picture can be read: set data.held_out, or evaluate.every=0 to go without")
+    return pictures

@@ -1,0 +1,151 @@
+"""What a run says: metrics.jsonl, TensorBoard events, the progress line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+logger = logging.getLogger("ipt_jax")
+
+
+def setup() -> None:
+    """The package's log goes to stderr, one line a message, without the libraries' chatter."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+class MetricsLog:
+    """Appends to `<workdir>/metrics.jsonl`, one JSON object a line, flushed; and to TensorBoard events.
+
+    A resumed run drops what an earlier one logged at or after the step it starts from, so that no step stands twice.
+    Object stores cannot append: there each line becomes a part, `metrics/<step>-<kind>.jsonl`.
+    """
+
+    def __init__(self, workdir: epath.Path, start: int, finished: bool, tensorboard: bool, active: bool):
+        self._active = active
+        self._remote = "://" in str(workdir)
+        self._path = workdir / ("metrics" if self._remote else "metrics.jsonl")
+        self._writer = None
+        if not active:
+            return
+        self._cut(start, finished)
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=start or None)
+
+    def _cut(self, start: int, finished: bool) -> None:
+        """Drops what will be logged again: later steps, and a finished run's last evaluation."""
+
+        def again(step: int, evaluation: bool) -> bool:
+            return step > start or (finished and step == start and evaluation)
+
+        if self._remote:
+            self._path.mkdir(parents=True, exist_ok=True)
+            for part in self._path.glob("*.jsonl"):
+                step, kind = part.stem.split("-")
+                if again(int(step), kind != "train"):
+                    part.unlink()
+        elif self._path.exists():
+            kept = [line for line in read_lines(self._path) if not again(line["step"], "loss" not in line)]
+            fresh = self._path.parent / "metrics.jsonl.new"
+            fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            fresh.replace(self._path)
+
+    def write(self, step: int, values: Mapping[str, float], kind: str = "train") -> None:
+        """One line: `{"step": step, **values}`; values that are not finite become null."""
+        if not self._active:
+            return
+        clean = {k: (float(v) if math.isfinite(v) else None) for k, v in values.items()}
+        line = json.dumps({"step": step, **clean}) + "\n"
+        try:
+            if self._remote:
+                (self._path / f"{step:09d}-{kind}.jsonl").write_text(line)
+            else:
+                with open(self._path, "a") as f:
+                    f.write(line)
+        except OSError as error:  # a full disk must not end a run whose state is whole in memory
+            logger.error("step %d is not in %s: %s", step, self._path, error)
+        if self._writer is not None:
+            for key, value in values.items():
+                self._writer.add_scalar(key, value, step)
+            self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def read_lines(path: epath.Path) -> list[dict[str, Any]]:
+    """The objects of a metrics file; a torn last line, left by a kill, is dropped."""
+    lines = path.read_text().split("\n")
+    whole = []
+    for number, line in enumerate(lines):
+        try:
+            whole.append(json.loads(line))
+        except json.JSONDecodeError:
+            if line and number < len(lines) - 2:
+                logger.warning("%s: line %d is not JSON, dropped", path, number + 1)
+    return whole
+
+
+class Progress:
+    """One line that is rewritten on a terminal, one line a report elsewhere; silent on other processes."""
+
+    def __init__(self, active: bool):
+        self._active = active
+        self._terminal = sys.stderr.isatty()
+
+    def show(self, text: str) -> None:
+        if self._active:
+            sys.stderr.write(f"\r\x1b[2K{text}" if self._terminal else f"{text}\n")
+            sys.stderr.flush()
+
+    def end(self) -> None:
+        if self._active and self._terminal:
+            sys.stderr.write("\n")
+
+
+def duration(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Clock:
+    """Time since the last report, and the part of it spent waiting for data."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._waited = 0.0
+        self._wait_began = 0.0
+
+    def __enter__(self) -> Clock:
+        self._wait_began = time.perf_counter()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._waited += time.perf_counter() - self._wait_began
+
+    def skip(self, seconds: float) -> None:
+        """Time that does not count."""
+        self._began += seconds
+
+    def report(self) -> tuple[float, float]:
+        """(seconds, share of them spent waiting) since the last report."""
+        now = time.perf_counter()
+        seconds, waited = now - self._began, self._waited
+        self._began, self._waited = now, 0.0
+        return seconds, waited / max(seconds, 1e-9)

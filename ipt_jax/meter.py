@@ -1,0 +1,153 @@
+"""What a run says while it trains: each step's metrics, speed, waiting, pictures that cannot be read; a stop on signals."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+
+from ipt_jax import log, partition
+from ipt_jax.data import pipeline
+from ipt_jax.data.checks import DataError
+from ipt_jax.errors import RunError
+
+logger = log.logger
+
+
+class Meter:
+    """Reads each step's metrics while the next one runs; reports means, speed, waiting and the time left."""
+
+    def __init__(self, plain: dict[str, Any], pictures: int, batches: pipeline.Batches, metrics_log: log.MetricsLog):
+        self._plain, self._batches, self._log = plain, batches, metrics_log
+        self._progress = log.Progress(partition.is_main())
+        self._last: tuple[int, dict[str, jax.Array]] | None = None
+        self._sums: dict[str, list[float]] = {}
+        self._steps_in_report = 0
+        self._clock = log.Clock()
+        self._rates: list[float] = []
+        self._total = pictures
+        self._seen = 0
+        self._bad: set[str] = set()
+        self._begun = False
+
+    def wait_for(self, items: Iterator[pipeline.Item]) -> pipeline.Item:
+        """The next item; the time until it is there counts as waiting for data."""
+        try:
+            with self._clock:
+                return next(items)
+        except DataError as error:
+            raise RunError(str(error)) from error
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Saving and evaluating do not count as training time."""
+        began = time.perf_counter()
+        yield
+        self._clock.skip(time.perf_counter() - began)
+
+    def took(self, step: int, metrics: dict[str, jax.Array], item: pipeline.Item) -> None:
+        """Step `step` is under way: reads the one before."""
+        self._count_bad(item)
+        previous, self._last = self._last, (step, metrics)
+        if previous is not None:
+            self._read(*previous)
+
+    def finish(self) -> None:
+        """Reads the last step."""
+        if self._last is not None:
+            self._read(*self._last)
+            self._last = None
+        self._progress.end()
+
+    def _read(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+        if not self._begun:  # the first step's time is the compiler's
+            self._begun = True
+            self._clock.report()
+        else:
+            self._steps_in_report += 1
+        in_a_row = int(values.pop("skipped_in_a_row"))
+        if in_a_row:
+            logger.warning("step %d: loss or gradient is not finite; nothing was changed (%d in a row)", step, in_a_row)
+        for key, value in values.items():
+            self._sums.setdefault(key, []).append(value)
+        if in_a_row >= self._plain["optim"]["max_skipped"]:
+            raise RunError(
+                f"{in_a_row} steps in a row without a finite loss and gradient, up to step {step}; the last "
+                "checkpoint is good: lower optim.learning_rate or look at the data"
+            )
+        if step % self._plain["log"]["every"] == 0 or step == self._plain["steps"]:
+            self._report(step)
+
+    def _report(self, step: int) -> None:
+        means = {k: float(np.mean(v)) for k, v in self._sums.items()}
+        means["skipped"], means["lr"] = self._sums["skipped"][-1], self._sums["lr"][-1]
+        seconds, wait = self._clock.report()
+        rate = self._steps_in_report / max(seconds, 1e-9)
+        self._rates = [*self._rates[-9:], rate] if self._steps_in_report else self._rates
+        self._sums, self._steps_in_report = {}, 0
+        means |= {"samples_per_s": rate * self._plain["batch_size"], "wait": wait, "bad_pictures": float(len(self._bad))}
+        self._log.write(step, means)
+        steps = self._plain["steps"]
+        left = log.duration((steps - step) / float(np.mean(self._rates))) if self._rates else "?"
+        names = [task.name for task in self._batches.tasks if f"l1/{task.name}" in means]
+        losses = " ".join(f"{name} {means[f'l1/{name}']:.2f}" for name in names)
+        contrast = f" contrastive {means['contrastive']:.3f}" if "contrastive" in means else ""
+        self._progress.show(
+            f"step {step}/{steps}  loss {means['loss']:.2f}  {losses}{contrast}  "
+            f"{means['samples_per_s']:.1f} samples/s  wait {100 * wait:.1f} %  ETA {left}"
+        )
+
+    def _count_bad(self, item: pipeline.Item) -> None:
+        rows = len(next(iter(next(iter(item.batch.values())).values())))
+        self._seen += rows // self._batches.crops
+        for text in item.replaced:
+            name = text.split(": ")[0]
+            if name not in self._bad and len(self._bad) < 50:
+                logger.warning("replaced a picture that cannot be read: %s", text)
+            self._bad.add(name)
+        seen = min(self._seen, self._total)
+        limit = self._plain["data"]["max_bad"]
+        if len(self._bad) > limit * max(seen, min(self._total, 100)):
+            raise RunError(
+                f"{len(self._bad)} of the first {seen} pictures cannot be read, more than data.max_bad={limit}; "
+                f"the last: {item.replaced[-1]}"
+            )
+
+
+class StopSignals:
+    """While it lasts, SIGTERM and Ctrl-C ask for a stop after the step under way; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self._before: dict[int, Any] = {}
+
+    @property
+    def requested(self) -> bool:
+        return bool(self.name)
+
+    def __enter__(self) -> StopSignals:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._before[number] = signal.signal(number, self._on_signal)
+            except ValueError:  # not the main thread, as in a notebook's helper: then nothing is caught
+                break
+        return self
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.name = signal.Signals(number).name
+        logger.warning("%s: finishing the step, saving and leaving; once more to leave at once", self.name)
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def __exit__(self, *exc: object) -> None:
+        self._restore()

@@ -1,0 +1,125 @@
+"""PSNR and SSIM, as the tables of the field are computed.
+
+Pictures are uint8 ``[H, W, 3]`` (RGB) or ``[H, W]`` (grey: R = G = B), in 0..255; all arithmetic is float64.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+_Y_WEIGHTS = np.array([65.738, 129.057, 25.064]) / 256
+_WINDOW = 11
+_GAUSSIAN = cv2.getGaussianKernel(_WINDOW, 1.5, cv2.CV_64F)
+_HALF = _WINDOW // 2
+_C1 = (0.01 * 255) ** 2
+_C2 = (0.03 * 255) ** 2
+
+
+def rgb_to_y(image: np.ndarray) -> np.ndarray:
+    """ITU-R BT.601 luma, not rounded: ``16 + (65.738 R + 129.057 G + 25.064 B) / 256``.
+
+    Args:
+      image: uint8 or float ``[..., 3]``, RGB in 0..255.
+
+    Returns:
+      float64 ``[...]``, 16..235 for inputs in 0..255.
+
+    Raises:
+      ValueError: the last axis is not 3.
+    """
+    image = np.asarray(image)
+    if image.ndim < 1 or image.shape[-1] != 3:
+        raise ValueError(f"rgb_to_y: the last axis must be R, G, B, not {image.shape}.")
+    return image.astype(np.float64) @ _Y_WEIGHTS + 16.0
+
+
+def psnr(a: np.ndarray, b: np.ndarray, channel: str = "y", border: int = 0) -> float:
+    """Peak signal-to-noise ratio in dB: ``10 log10(255^2 / MSE)``.
+
+    Args:
+      a, b: uint8 ``[H, W, 3]`` or ``[H, W]``, of the same shape.
+      channel: "y" (the luma of both, not rounded) or "rgb" (the MSE over the three channels together).
+      border: pixels left out at every side; the scale for super-resolution, 0 elsewhere.
+
+    Returns:
+      dB; ``inf`` where the pictures are equal.
+
+    Raises:
+      ValueError: not uint8 (round and clip first), different shapes, an unknown channel, or a border that
+        leaves nothing.
+    """
+    difference = [x - y for x, y in _planes("psnr", a, b, channel, border)]
+    mse = float(np.mean([np.mean(np.square(d)) for d in difference]))
+    return float("inf") if mse == 0 else float(10 * np.log10(255.0**2 / mse))
+
+
+def ssim(a: np.ndarray, b: np.ndarray, channel: str = "y", border: int = 0) -> float:
+    """Structural similarity, as Wang et al.'s MATLAB ``ssim_index`` ("Image quality assessment", TIP 2004).
+
+    An 11x11 Gaussian window of sigma 1.5, only where it lies inside the picture; K1 = .01, K2 = .03, L = 255.
+    No reduction of large pictures beforehand, as the tables of the field are computed.
+
+    Args:
+      a, b: uint8 ``[H, W, 3]`` or ``[H, W]``, of the same shape.
+      channel: "y" (the luma of both, not rounded) or "rgb" (the mean of the three channels' SSIM).
+      border: pixels left out at every side; the scale for super-resolution, 0 elsewhere.
+
+    Returns:
+      At most 1, which equal pictures have.
+
+    Raises:
+      ValueError: as :func:`psnr`; also where less than 11x11 pixels are inside the border: the measure has no
+        value there, and a smaller window would give a number that compares with no other.
+    """
+    planes = _planes("ssim", a, b, channel, border)
+    height, width = planes[0][0].shape
+    if min(height, width) < _WINDOW:
+        raise ValueError(f"ssim: its window is 11x11 pixels; inside a border of {border} the picture has {height}x{width}.")
+    return float(np.mean([_ssim_plane(x, y) for x, y in planes]))
+
+
+def _ssim_plane(x: np.ndarray, y: np.ndarray) -> float:
+    mean_x, mean_y = _window_mean(x), _window_mean(y)
+    xx, yy, xy = mean_x * mean_x, mean_y * mean_y, mean_x * mean_y
+    # var x + var y and the covariance are all that is needed: four filters instead of five.
+    variances = _window_mean(x * x + y * y) - (xx + yy)
+    covariance = _window_mean(x * y) - xy
+    score = ((2 * xy + _C1) * (2 * covariance + _C2)) / ((xx + yy + _C1) * (variances + _C2))
+    return float(score.mean())
+
+
+def _window_mean(x: np.ndarray) -> np.ndarray:
+    full = cv2.sepFilter2D(x, cv2.CV_64F, _GAUSSIAN, _GAUSSIAN)
+    return full[_HALF:-_HALF, _HALF:-_HALF]
+
+
+def _planes(name: str, a: np.ndarray, b: np.ndarray, channel: str, border: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The pairs of float64 planes ``[H, W]`` that are compared."""
+    if channel not in ("y", "rgb"):
+        raise ValueError(f'{name}: channel is "y" or "rgb", not {channel!r}.')
+    a, b = np.asarray(a), np.asarray(b)
+    for image in (a, b):
+        if image.dtype != np.uint8:
+            raise ValueError(
+                f"{name}: pictures must be uint8, not {image.dtype}: a score is that of the stored picture. "
+                "Round first: np.clip(np.floor(image + 0.5), 0, 255).astype(np.uint8)."
+            )
+        if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+            raise ValueError(f"{name}: pictures must be [H, W, 3] or [H, W], not {image.shape}.")
+    if a.shape != b.shape:
+        raise ValueError(f"{name}: the pictures differ in shape: {a.shape} and {b.shape}.")
+    if isinstance(border, bool) or not isinstance(border, (int, np.integer)) or border < 0:
+        raise ValueError(f"{name}: border is a number of pixels, 0 or more, not {border!r}.")
+    height, width = a.shape[:2]
+    if min(height, width) <= 2 * border:
+        raise ValueError(f"{name}: a border of {border} leaves nothing of a picture of {height}x{width}.")
+    inside = (slice(border, height - border), slice(border, width - border))
+    a, b = a[inside], b[inside]
+    if a.ndim == 2 and channel == "y":
+        a, b = (np.repeat(image[..., None], 3, axis=2) for image in (a, b))
+    if channel == "y":
+        return [(rgb_to_y(a), rgb_to_y(b))]
+    if a.ndim == 2:
+        return [(a.astype(np.float64), b.astype(np.float64))]
+    return [(a[..., c].astype(np.float64), b[..., c].astype(np.float64)) for c in range(3)]

@@ -1,0 +1,299 @@
+"""The parts of the network: attention, encoder and decoder layers, head, body, tail (paper, section 3.1).
+
+Shapes: B pictures, N tokens, D = features * patch^2 token width. Parameters are float32; `dtype` is what is computed
+in. LayerNorm and softmax are float32 whatever `dtype` is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ipt_jax.model.start import TorchStart
+
+Array = jax.Array
+Dtype = Any
+
+
+def precision(dtype: Dtype) -> str | None:
+    """float32 means float32, on TPUs and GPUs too; bfloat16 takes the device's native product."""
+    return "highest" if jnp.dtype(dtype) == jnp.float32 else None
+
+
+def tokens_of(features: Array, patch: int) -> Array:
+    """`[..., H, W, C]` -> `[..., N, C * patch^2]`: patches row by row, each in (channel, row, column) order."""
+    *lead, height, width, channels = features.shape
+    rows, columns = height // patch, width // patch
+    cut = features.reshape(*lead, rows, patch, columns, patch, channels)
+    n = len(lead)
+    cut = cut.transpose(*range(n), n, n + 2, n + 4, n + 1, n + 3)
+    return cut.reshape(*lead, rows * columns, channels * patch * patch)
+
+
+def features_of(tokens: Array, patch: int, height: int, width: int) -> Array:
+    """The inverse of `tokens_of`: `[..., N, C * patch^2]` -> `[..., height, width, C]`."""
+    *lead, _, size = tokens.shape
+    rows, columns, channels = height // patch, width // patch, size // (patch * patch)
+    cut = tokens.reshape(*lead, rows, columns, channels, patch, patch)
+    n = len(lead)
+    cut = cut.transpose(*range(n), n, n + 3, n + 1, n + 4, n + 2)
+    return cut.reshape(*lead, height, width, channels)
+
+
+def pixel_shuffle(features: Array, scale: int) -> Array:
+    """`[B, H, W, C * scale^2]` -> `[B, H * scale, W * scale, C]`, channels ordered as in PyTorch's PixelShuffle."""
+    batch, height, width, channels = features.shape
+    cut = features.reshape(batch, height, width, channels // scale**2, scale, scale)
+    return cut.transpose(0, 1, 4, 2, 5, 3).reshape(batch, height * scale, width * scale, -1)
+
+
+def conv(out: int, side: int, kernel_init: Any, bias_init: Any, dtype: Dtype, name: str | None = None) -> nn.Conv:
+    """A convolution that keeps height and width (zeros around)."""
+    return nn.Conv(
+        out,
+        (side, side),
+        padding="SAME",
+        dtype=dtype,
+        precision=precision(dtype),
+        kernel_init=kernel_init,
+        bias_init=bias_init,
+        name=name,
+    )
+
+
+def dense(out: int, kernel_init: Any, bias_init: Any, dtype: Dtype, name: str | None = None) -> nn.Dense:
+    return nn.Dense(out, dtype=dtype, precision=precision(dtype), kernel_init=kernel_init, bias_init=bias_init, name=name)
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm over the last axis in float32; returns `dtype`."""
+
+    dtype: Dtype
+    eps: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        norm = nn.LayerNorm(epsilon=self.eps, dtype=jnp.float32, use_fast_variance=False, name="norm")
+        return norm(x).astype(self.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head attention without biases on the projections.
+
+    Query, key and value projections are one matrix `[D, 3 D]`; inputs that are the same array share a product.
+    `out_bias` exists because some published files hold one (PyTorch 1.5 to 1.8 made it whatever was asked).
+    """
+
+    heads: int
+    start: TorchStart
+    dtype: Dtype
+    depth: int
+    decoder: bool = False
+    out_bias: bool = False
+
+    @nn.compact
+    def __call__(self, query: Array, key: Array, value: Array) -> Array:
+        """`[..., N, D]` each -> `[..., N, D]`."""
+        width = query.shape[-1]
+        kernel = self.param("qkv", self.start.attention_in(width, self.decoder), (width, 3 * width), jnp.float32)
+        kernel = kernel.astype(self.dtype)
+        dot = lambda x, w: jnp.matmul(x, w, precision=precision(self.dtype))  # noqa: E731
+        if query is key and key is value:
+            q, k, v = jnp.split(dot(query, kernel), 3, axis=-1)
+        elif query is key:
+            q, k = jnp.split(dot(query, kernel[:, : 2 * width]), 2, axis=-1)
+            v = dot(value, kernel[:, 2 * width :])
+        else:
+            q = dot(query, kernel[:, :width])
+            k, v = (
+                jnp.split(dot(key, kernel[:, width:]), 2, axis=-1)
+                if key is value
+                else (dot(key, kernel[:, width : 2 * width]), dot(value, kernel[:, 2 * width :]))
+            )
+        lead, tokens, size = query.shape[:-2], query.shape[-2], width // self.heads
+
+        def split(x: Array) -> Array:  # [B, heads, N, size]: a head's matrices in one piece, 12 % faster on a CPU
+            return x.reshape(-1, tokens, self.heads, size).transpose(0, 2, 1, 3)
+
+        q, k, v = split(q * size**-0.5), split(k), split(v)
+        logits = jnp.einsum("bhqd,bhkd->bhqk", q, k, precision=precision(self.dtype), preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+        mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, v, precision=precision(self.dtype))
+        mixed = mixed.transpose(0, 2, 1, 3).reshape(*lead, tokens, width)
+        out = nn.Dense(
+            width,
+            use_bias=self.out_bias,
+            dtype=self.dtype,
+            precision=precision(self.dtype),
+            kernel_init=self.start.residual(width, self.depth),
+            name="out",
+        )
+        return out(mixed)
+
+
+class FeedForward(nn.Module):
+    """`D -> hidden -> D` with ReLU."""
+
+    hidden: int
+    start: TorchStart
+    dtype: Dtype
+    depth: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        width, start = x.shape[-1], self.start
+        x = dense(self.hidden, start.kernel(width), start.bias(width), self.dtype, "in")(x)
+        out = dense(width, start.residual(self.hidden, self.depth), start.residual_bias(self.hidden), self.dtype, "out")
+        return out(nn.relu(x))
+
+
+class EncoderLayer(nn.Module):
+    """Pre-LN self-attention and feed-forward. Written as a scan body: `(carry, _) -> (carry, None)`."""
+
+    heads: int
+    hidden: int
+    start: TorchStart
+    dtype: Dtype
+    depth: int
+    out_bias: bool = False
+    norm_eps: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Array, _: None = None) -> tuple[Array, None]:
+        attention = Attention(self.heads, self.start, self.dtype, self.depth, out_bias=self.out_bias, name="self_attention")
+        y = LayerNorm(self.dtype, self.norm_eps, name="norm1")(x)
+        x = x + attention(y, y, y)
+        y = LayerNorm(self.dtype, self.norm_eps, name="norm2")(x)
+        return x + FeedForward(self.hidden, self.start, self.dtype, self.depth, name="feed_forward")(y), None
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention and cross-attention with the task embedding on queries (and self-keys), and feed-forward.
+
+    The memory, the encoder's output, goes in raw: the paper writes LN of it, the authors' code does not.
+    """
+
+    heads: int
+    hidden: int
+    start: TorchStart
+    dtype: Dtype
+    depth: int
+    out_bias: bool = False
+    norm_eps: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Array, memory: Array, embedding: Array) -> tuple[Array, None]:
+        def attention(name: str) -> Attention:
+            return Attention(self.heads, self.start, self.dtype, self.depth, decoder=True, out_bias=self.out_bias, name=name)
+
+        y = LayerNorm(self.dtype, self.norm_eps, name="norm1")(x)
+        q = y + embedding
+        x = x + attention("self_attention")(q, q, y)
+        y = LayerNorm(self.dtype, self.norm_eps, name="norm2")(x)
+        x = x + attention("cross_attention")(y + embedding, memory, memory)
+        y = LayerNorm(self.dtype, self.norm_eps, name="norm3")(x)
+        return x + FeedForward(self.hidden, self.start, self.dtype, self.depth, name="feed_forward")(y), None
+
+
+# What the backward pass computes again instead of keeping, a layer at a time.
+REMATERIALISATION: dict[str, Any] = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "layer": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Body(nn.Module):
+    """The shared transformer on tokens: linear embedding, encoder, decoder, MLP."""
+
+    patch: int
+    heads: int
+    hidden: int
+    encoder_layers: int
+    decoder_layers: int
+    start: TorchStart
+    dtype: Dtype
+    remat: str = "none"
+    out_bias: bool = False
+    norm_eps: float = 1e-5
+
+    def _stack(self, layer: Any, length: int, name: str) -> Any:
+        if REMATERIALISATION[self.remat] is not None:
+            layer = nn.remat(layer, policy=REMATERIALISATION[self.remat], prevent_cse=False)
+        scanned = nn.scan(
+            layer,
+            variable_axes={"params": 0},
+            split_rngs={"params": not self.start.same_layers},
+            in_axes=nn.broadcast,
+            length=length,
+        )
+        depth = self.encoder_layers + self.decoder_layers
+        return scanned(self.heads, self.hidden, self.start, self.dtype, depth, self.out_bias, self.norm_eps, name=name)
+
+    @nn.compact
+    def __call__(self, tokens: Array, embedding: Array) -> Array:
+        """`tokens [S, T, B, N, D]` of T tasks, `embedding [T, 1, N, D]` -> `[S, T, B, N, D]`."""
+        width, start = tokens.shape[-1], self.start
+        linear = dense(width, start.linear_encoding(width), start.linear_encoding_bias(width), self.dtype, "linear")
+        position = self.param("position", start.position(), tokens.shape[-2:], jnp.float32)
+        x = linear(tokens) + tokens + position.astype(self.dtype)
+        x, _ = self._stack(EncoderLayer, self.encoder_layers, "encoder")(x, None)
+        x, _ = self._stack(DecoderLayer, self.decoder_layers, "decoder")(x, x, embedding.astype(self.dtype))
+        depth = self.encoder_layers + self.decoder_layers
+        return x + FeedForward(4 * width, start, self.dtype, depth, name="mlp")(x)
+
+
+class ResidualBlock(nn.Module):
+    """Two 5x5 convolutions, ReLU between, no norm."""
+
+    start: TorchStart
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        size, start = x.shape[-1], self.start
+        fan_in = 25 * size
+        y = conv(size, 5, start.kernel(fan_in), start.bias(fan_in), self.dtype, "conv1")(x)
+        last = conv(size, 5, start.head_residual(fan_in), start.head_residual_bias(fan_in), self.dtype, "conv2")
+        return x + last(nn.relu(y))
+
+
+class Head(nn.Module):
+    """One task's way in: `[B, H, W, 3]` normalised -> features `[B, H, W, C]`."""
+
+    features: int
+    start: TorchStart
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        start = self.start
+        x = conv(self.features, 3, start.head_in(27), start.head_in_bias(27), self.dtype, "conv")(x)
+        x = ResidualBlock(start, self.dtype, name="block1")(x)
+        return ResidualBlock(start, self.dtype, name="block2")(x)
+
+
+def upsampling_steps(scale: int) -> tuple[int, ...]:
+    """x4 is twice x2, as in the authors' code; any other scale is one step."""
+    return (2, 2) if scale == 4 else (scale,) if scale > 1 else ()
+
+
+class Tail(nn.Module):
+    """One task's way out: features `[B, H, W, C]` -> `[B, H * scale, W * scale, 3]` float32, still normalised."""
+
+    scale: int
+    start: TorchStart
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        size, start = x.shape[-1], self.start
+        fan_in = 9 * size
+        for i, step in enumerate(upsampling_steps(self.scale)):
+            up = conv(size * step**2, 3, start.upsample(fan_in, step), start.upsample_bias(fan_in, step), self.dtype, f"up{i}")
+            x = pixel_shuffle(up(x), step)
+        out = conv(3, 3, start.tail_out(fan_in), start.tail_out_bias(fan_in), self.dtype, "conv")
+        return out(x).astype(jnp.float32)

@@ -1,0 +1,166 @@
+"""The training step: a pure function of (state, batch), one compiled program for all tasks of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from ipt_jax import losses, optim, partition
+from ipt_jax.model import IPT
+
+Array = jax.Array
+Params = dict[str, Any]
+Batch = Mapping[str, Mapping[str, Array]]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a run carries from step to step. The state saved at step i is the one before batch i.
+
+    Attributes:
+      step: batches taken.
+      params: float32 parameters, `{"body", "task_<name>"}`: the groups.
+      moments: Adam's state for each group.
+      ema: moving average of the parameters, or None.
+      skipped: steps that changed nothing because loss or gradient was not finite, in all and in a row.
+    """
+
+    step: Array
+    params: Params
+    moments: dict[str, Any]
+    ema: Params | None
+    skipped: Array
+    skipped_in_a_row: Array
+
+
+def init_state(params: Params, config: Mapping[str, Any]) -> TrainState:
+    """The state before the first step."""
+    transform = optim.adam(config["optim"])
+
+    def zero() -> Array:  # a buffer each, since the state is donated
+        return jnp.zeros((), jnp.int32)
+
+    return TrainState(
+        step=zero(),
+        params=params,
+        moments={group: transform.init(tree) for group, tree in params.items()},
+        ema=jax.tree.map(jnp.copy, params) if config["optim"]["ema"] else None,
+        skipped=zero(),
+        skipped_in_a_row=zero(),
+    )
+
+
+def groups_of(batch: Mapping[str, Any]) -> tuple[str, ...]:
+    """The parameter groups that a batch trains: the body, and what belongs to its tasks."""
+    return ("body", *(f"task_{name}" for name in batch))
+
+
+def loss_fn(model: IPT, params: Params, batch: Batch, loss: Mapping[str, Any], shards: int) -> tuple[Array, dict[str, Array]]:
+    """Mean over the tasks of L1 (0..255), plus lambda times the mean over groups of the contrastive term."""
+    outputs, tokens = model.apply({"params": params}, {name: pair["lq"] for name, pair in batch.items()}, shards)
+    metrics = {f"l1/{name}": losses.l1(outputs[name], pair["hq"]) for name, pair in batch.items()}
+    total = jnp.mean(jnp.stack(list(metrics.values())))
+    term = losses.contrastive(loss)
+    if term is not None:
+        size = loss["group"]
+        rows = len(next(iter(tokens.values())))
+        if rows % (shards * size):
+            raise ValueError(f"{rows} rows a task on {shards} device(s) do not divide into groups of {size} (loss.group)")
+        per_task = [term(t.reshape(-1, size, *t.shape[1:])) for t in tokens.values()]
+        metrics["contrastive"] = jnp.mean(jnp.stack(per_task))
+        total = total + loss["weight"] * metrics["contrastive"]
+    metrics["loss"] = total
+    return total, metrics
+
+
+def micro_batches(batch: Batch, count: int, shards: int) -> Batch:
+    """`[B, ...]` -> `[count, B / count, ...]`, each row staying on its device."""
+
+    def cut(x: Array) -> Array:
+        x = x.reshape(shards, count, -1, *x.shape[1:])
+        return x.swapaxes(0, 1).reshape(count, -1, *x.shape[3:])
+
+    return jax.tree.map(cut, batch)
+
+
+def gradients(
+    model: IPT, params: Params, batch: Batch, config: Mapping[str, Any], shards: int = 1
+) -> tuple[Params, dict[str, Array]]:
+    """Gradients and metrics, the mean over `optim.accumulate` micro-batches."""
+
+    def one(part: Batch) -> tuple[Params, dict[str, Array]]:
+        grads, metrics = jax.grad(lambda p: loss_fn(model, p, part, config["loss"], shards), has_aux=True)(params)
+        return grads, metrics
+
+    count = config["optim"]["accumulate"]
+    if count == 1:
+        return one(batch)
+    parts = micro_batches(batch, count, shards)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts)))
+    total, _ = jax.lax.scan(lambda sums, part: (jax.tree.map(jnp.add, sums, one(part)), None), zeros, parts)
+    return jax.tree.map(lambda x: x / count, total)
+
+
+def train_step(
+    model: IPT, config: Mapping[str, Any], shards: int, state: TrainState, batch: Batch
+) -> tuple[TrainState, dict[str, Array]]:
+    """One step of Adam on the groups that the batch trains; what was not drawn stays bit for bit as it was.
+
+    A step whose loss or gradient is not finite changes nothing but the counters.
+    """
+    settings = config["optim"]
+    transform, groups = optim.adam(settings), groups_of(batch)
+    params = {group: state.params[group] for group in groups}
+    grads, metrics = gradients(model, params, batch, config, shards)
+    norm = optax.global_norm(grads)
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+    grads = optim.clip_by_global_norm(grads, norm, settings["clip_norm"])
+    rate = optim.schedule(settings)(state.step)
+
+    new_params, new_moments = dict(state.params), dict(state.moments)
+    for group in groups:
+        direction, moments = transform.update(grads[group], state.moments[group])
+        moved = jax.tree.map(lambda p, d: p - rate * d, params[group], direction)
+        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)  # noqa: E731
+        new_params[group] = keep(moved, params[group])
+        new_moments[group] = keep(moments, state.moments[group])
+
+    ema = state.ema
+    if ema is not None:
+        decay = jnp.where(finite, optim.ema_decay(settings["ema"], state.step), 1.0)
+        averaged = {g: jax.tree.map(lambda e, p: e * decay + p * (1 - decay), ema[g], new_params[g]) for g in groups}
+        ema = {**ema, **averaged}
+
+    bad = 1 - finite.astype(jnp.int32)
+    state = TrainState(
+        step=state.step + 1,
+        params=new_params,
+        moments=new_moments,
+        ema=ema,
+        skipped=state.skipped + bad,
+        skipped_in_a_row=(state.skipped_in_a_row + 1) * bad,
+    )
+    return state, {
+        **metrics,
+        "lr": rate,
+        "grad_norm": norm,
+        "skipped": state.skipped,
+        "skipped_in_a_row": state.skipped_in_a_row,
+    }
+
+
+def compile_step(model: IPT, config: Mapping[str, Any], mesh: Mesh) -> jax.stages.Wrapped:
+    """`train_step`, jitted for a mesh: batch split, state whole and donated. One program for each layout of a batch."""
+    shards = mesh.size
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        return train_step(model, config, shards, state, batch)
+
+    whole = partition.replicated(mesh)
+    return jax.jit(step, in_shardings=(whole, partition.split(mesh)), out_shardings=whole, donate_argnums=0)

@@ -1,0 +1,125 @@
+"""The table of tasks: the only place where a task is defined.
+
+A task turns a clean picture (hq) into a degraded one (lq) and asks for the way back. Heads, tails, embeddings, the
+pipeline, the loss and the evaluator all read this table, so a new task is one entry here, or one `{name, ...}` dict
+in a config.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from ipt_jax.data.degrade import Bicubic, Noise, Rain, RainFolder
+
+
+class Degradation(Protocol):
+    """A pure, picklable function of (picture, generator)."""
+
+    @property
+    def margin(self) -> int:
+        """lq pixels that a crop needs on every side to be what a crop of the whole degraded picture would be."""
+
+    @property
+    def rounded(self) -> bool:
+        """Whether lq is uint8; else it is float32 in 0..255."""
+
+    def __call__(self, hq: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """hq uint8 `[H, W, 3]` -> lq `[H / scale, W / scale, 3]`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One restoration task.
+
+    Attributes:
+      name: names the task's head, tail and embedding, its part of a batch and its metrics.
+      scale: side of hq over side of lq.
+      degrade: makes lq of hq.
+    """
+
+    name: str
+    scale: int
+    degrade: Degradation
+
+    @property
+    def border(self) -> int:
+        """Pixels of hq left out on every side when a result is scored: the scale for SR, none at x1."""
+        return self.scale if self.scale > 1 else 0
+
+
+# The paper's six, in the order of the authors' six-task file.
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task("sr2", 2, Bicubic(2)),
+        Task("sr3", 3, Bicubic(3)),
+        Task("sr4", 4, Bicubic(4)),
+        Task("derain", 1, Rain()),
+        Task("denoise30", 1, Noise(30.0)),
+        Task("denoise50", 1, Noise(50.0)),
+    )
+}
+PAPER_TASKS = tuple(TASKS)
+
+# What a config's `{name, degradation, ...}` dict can ask for; the other keys are the degradation's own fields.
+DEGRADATIONS: dict[str, type] = {"bicubic": Bicubic, "noise": Noise, "rain": Rain, "rain_folder": RainFolder}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for a message: ' (did you mean X?)', or '' when nothing is near."""
+    match = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def make_task(entry: str | Mapping[str, Any]) -> Task:
+    """A task from a config's entry: a name of the table, or a dict of `name`, `degradation` and its fields.
+
+    `{"name": "denoise70", "degradation": "noise", "sigma": 70}` is a new task.
+
+    Raises:
+      ValueError: no such task, degradation or field; the message names the nearest known one.
+    """
+    if isinstance(entry, str):
+        if entry not in TASKS:
+            raise ValueError(f"unknown task {entry!r}{nearest(entry, TASKS)}; known: {', '.join(TASKS)}")
+        return TASKS[entry]
+    fields = dict(entry)
+    name, kind = fields.pop("name", None), fields.pop("degradation", None)
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError(f"a task's name must be a word of letters, digits and _, not {name!r}, in {dict(entry)}")
+    if kind not in DEGRADATIONS:
+        raise ValueError(
+            f"task {name!r}: unknown degradation {kind!r}{nearest(str(kind), DEGRADATIONS)}; known: {', '.join(DEGRADATIONS)}"
+        )
+    known = [field.name for field in dataclasses.fields(DEGRADATIONS[kind])]
+    for field in fields:
+        if field not in known:
+            raise ValueError(
+                f"task {name!r}: {kind!r} has no field {field!r}{nearest(field, known)}; it has {', '.join(known)}"
+            )
+    try:
+        degrade = DEGRADATIONS[kind](**fields)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"task {name!r}: {error}") from None
+    return Task(name, getattr(degrade, "scale", 1), degrade)
+
+
+def make_tasks(entries: Iterable[str | Mapping[str, Any]]) -> tuple[Task, ...]:
+    """The tasks of a config, in its order.
+
+    Raises:
+      ValueError: an entry that is no task, the same name twice, or none at all.
+    """
+    tasks = tuple(make_task(entry) for entry in entries)
+    names = [task.name for task in tasks]
+    if not names:
+        raise ValueError("no tasks: name at least one in `tasks`")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"tasks named more than once: {', '.join(twice)}")
+    return tasks

@@ -1,0 +1,164 @@
+"""A run, from top to bottom: devices, data, model, state, step, evaluator, loop."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import Any
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from ipt_jax import config as configs
+from ipt_jax import loading, log, partition
+from ipt_jax.checkpoint import CheckpointError, Checkpoints
+from ipt_jax.config import ConfigError
+from ipt_jax.data import pipeline
+from ipt_jax.data.sources import open_source
+from ipt_jax.evaluator import Evaluator
+from ipt_jax.meter import Meter, StopSignals
+from ipt_jax.model import IPT, build
+from ipt_jax.model.ipt import GEOMETRY
+from ipt_jax.run import Run
+from ipt_jax.step import TrainState, compile_step, init_state
+from ipt_jax.tasks import make_tasks
+
+logger = log.logger
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended: the steps that are done, whether that is all of them, and the last evaluation's means."""
+
+    step: int
+    finished: bool
+    scores: dict[str, dict[str, float]]
+
+
+def pretrain(config: ConfigDict, workdir: str) -> Outcome:
+    """Trains as the config says, in a folder of its own; goes on by itself where that folder's run stopped.
+
+    Raises:
+      ConfigError, DataError: what was asked for cannot be run; nothing was changed.
+      CheckpointError, RunError: a fault while running.
+    """
+    folder = epath.Path(workdir).expanduser()
+
+    # Devices.
+    try:
+        mesh = partition.make_mesh(config.devices)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    tasks = make_tasks(config.tasks)
+    configs.check_batch(config, len(tasks), mesh.size, jax.process_count())
+
+    # Data, and whether the folder's run is this one.
+    source = open_source(config.data, "train")
+    run = Run.open(folder, config, source)
+    plain = run.config
+    batches = pipeline.make_batches(source, tasks, plain, jax.process_index(), jax.process_count())
+
+    # Model, step and evaluator.
+    model = build(plain["model"], tasks)
+    train_step = compile_step(model, plain, mesh)
+    evaluator = Evaluator(model, tasks, plain, mesh, folder)
+
+    # State. In this order: 1 this run's own newest good checkpoint, 2 `init_from`, 3 from scratch.
+    keep = plain["checkpoint"]
+    with Checkpoints(folder / "checkpoints", keep=keep["keep"], keep_every=keep["keep_every"]) as checkpoints:
+        state, start = first_state(model, plain, mesh, checkpoints)
+        run.begin()
+        if start >= config.steps:
+            logger.info("%s is at step %d of %d: nothing left to train", folder, start, config.steps)
+        else:
+            logger.info(
+                "%s: step %d of %d, %d tasks, %.1f M parameters, %d pictures, %s",
+                folder,
+                start,
+                config.steps,
+                len(tasks),
+                sum(x.size for x in jax.tree.leaves(state.params)) / 1e6,
+                len(source),
+                ", ".join(f"{k} {v}" for k, v in partition.describe().items()),
+            )
+
+        # Loop. The state saved at step i is the one before batch i is taken.
+        metrics_log = log.MetricsLog(folder, start, start >= config.steps, plain["log"]["tensorboard"], partition.is_main())
+        meter = Meter(plain, len(source), batches, metrics_log)
+        scores: dict[str, dict[str, float]] = {}
+        step = start
+        with StopSignals() as stop, contextlib.closing(pipeline.stream(batches, start, config.steps, plain["data"])) as items:
+            while step < config.steps and not stop.requested:
+                item = meter.wait_for(items)
+                state, metrics = train_step(state, partition.put_batch(item.batch, mesh))
+                step += 1
+                meter.took(step, metrics, item)  # reads the step before, while this one runs
+                if step % keep["every"] == 0 and step < config.steps:
+                    with meter.paused():
+                        save(checkpoints, step, state, run)
+                if evaluator.due(step) and step < config.steps:
+                    with meter.paused():
+                        scores = evaluator(state, step, metrics_log)
+            meter.finish()
+            save(checkpoints, step, state, run, last=True)
+            checkpoints.wait()
+        finished = step >= config.steps
+        if finished and plain["evaluate"]["every"]:
+            scores = evaluator(state, step, metrics_log)
+        metrics_log.close()
+    if finished:
+        logger.info("done: %d steps; checkpoints in %s, log in %s", step, folder / "checkpoints", folder / "metrics.jsonl")
+    else:
+        logger.warning(
+            "stopped by %s at step %d of %d, saved; start the same command again to go on", stop.name, step, config.steps
+        )
+    return Outcome(step, finished, scores)
+
+
+def first_state(model: IPT, plain: dict[str, Any], mesh: jax.sharding.Mesh, checkpoints: Checkpoints) -> tuple[TrainState, int]:
+    """The state to start from, whole on every device, and its step."""
+    whole = partition.replicated(mesh)
+    fresh = jax.jit(lambda params: init_state(params, plain), out_shardings=whole)
+    if checkpoints.latest() is not None:
+        target = partition.abstract(jax.eval_shape(lambda: init_state(model.init_params(0), plain)), whole)
+        state, meta = checkpoints.restore(target)
+        return state, int(meta["step"])
+    if plain["init_from"]:
+        return fresh(initial_weights(plain["init_from"], model)), 0
+    return fresh(model.init_params(plain["seed"])), 0
+
+
+def initial_weights(path: str, model: IPT) -> dict[str, Any]:
+    """The parameters that `ipt_jax.load(path)` finds: of another run, a weights folder, a file.
+
+    Raises:
+      ConfigError: they are not this model's; all differences are listed.
+      WeightsError: there are none, or not such.
+    """
+    found = loading.load(path)
+    pairs = [(key, getattr(found.model, key), getattr(model, key)) for key in GEOMETRY]
+    wrong = [f"model.{key}: {theirs}, not {ours}" for key, theirs, ours in pairs if theirs != ours]
+    if wrong:
+        raise ConfigError(f"init_from={path!r} holds another model:\n  " + "\n  ".join(wrong))
+    loading.check(found.params, model, f"init_from={path!r}")
+    logger.info("parameters from %s", found.provenance.get("from", path))
+    return dict(found.params)
+
+
+def save(checkpoints: Checkpoints, step: int, state: TrainState, run: Run, last: bool = False) -> None:
+    """Saves in the background. A failure is said loudly and the run goes on: the older checkpoints are whole.
+
+    Raises:
+      CheckpointError: the last save failed.
+    """
+    try:
+        checkpoints.wait()
+    except CheckpointError as error:  # of the save before, whose place this one takes
+        logger.error("%s", error)
+    try:
+        checkpoints.save(step, state, run.meta())
+    except CheckpointError as error:
+        if last:
+            raise
+        logger.error("%s; going on, the next save is in %d steps", error, run.config["checkpoint"]["every"])

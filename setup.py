@@ -1,0 +1,61 @@
+"""ipt_jax: IPT, the Pre-Trained Image Processing Transformer, in JAX and Flax."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ipt_jax" / "__init__.py").read_text()).group(1)
+
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "scikit-image>=0.24"]
+EXTRAS = {
+    "test": TEST,
+    "demo": ["scikit-image>=0.24"],  # whose photographs the demo is trained on
+    "tpu": ["libtpu"],
+    "cuda": ["jax[cuda13]>=0.10"],
+    "prepare": [
+        "tensorflow-cpu>=2.20; platform_system == 'Linux'",
+        "tensorflow>=2.20; platform_system != 'Linux'",
+        "importlib_resources",
+    ],  # TFDS forgets to require the last
+    "torch": ["torch>=2.6"],
+    "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
+    "serve": ["gradio>=5"],
+    "notebook": ["nbclient>=0.10", "ipykernel>=6.29", "matplotlib>=3.9"],
+    "dev": [*TEST, "ruff>=0.8", "mypy>=1.13"],
+}
+
+setup(
+    name="ipt_jax",
+    version=VERSION,
+    description=__doc__,
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    # The config files travel inside the package, so that --config=configs/demo.py works without a clone.
+    packages=[*find_packages(include=["ipt_jax", "ipt_jax.*"]), "ipt_jax.configs"],
+    package_dir={"ipt_jax": "ipt_jax", "ipt_jax.configs": "configs"},
+    package_data={"ipt_jax": ["py.typed"]},
+    entry_points={"console_scripts": ["ipt = ipt_jax.cli:main"]},
+    install_requires=[
+        "absl-py>=2.1",
+        "array-record>=0.8",
+        "etils[epath]>=1.9",
+        "flax>=0.12",
+        "grain>=0.2.15",
+        "jax>=0.10",
+        "ml-collections>=1.0",
+        "numpy>=2.0",
+        "opencv-python-headless>=4.11",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.12",
+        "pillow>=11",
+        "safetensors>=0.5",
+        "tensorboardX>=2.6.2",
+        "tensorflow-datasets>=4.9.8",
+        "tqdm>=4.66",
+    ],
+    extras_require=EXTRAS,
+)

@@ -1,0 +1,54 @@
+"""The formula for FLOPs, and the benchmark commands."""
+
+from __future__ import annotations
+
+import json
+
+import golden
+import jax
+import jax.numpy as jnp
+import pytest
+
+from ipt_jax.cli import main
+from ipt_jax.model import IPT, flops
+
+# G multiply-adds of a tile with the smallest and the largest tail: the paper says 33 G.
+PAPER = {"denoise30": 33.0, "sr4": 34.7}
+
+
+@pytest.mark.parametrize("task", PAPER)
+def test_multiply_adds_of_the_papers_model(task):
+    assert flops.multiply_adds(IPT(golden.SCALES), task) == pytest.approx(PAPER[task] * 1e9, rel=5e-3)
+
+
+def test_training_cost_of_the_papers_model():
+    model = IPT(golden.SCALES)
+    assert flops.step(model, model.names, 1) == pytest.approx(200.7e9, rel=5e-3)
+
+
+@pytest.mark.parametrize("task", ["sr2", "sr4", "denoise30"])
+def test_the_formula_is_the_compilers_count_on_an_unrolled_model(task):
+    """With one layer in each stack nothing is hidden in a loop. What is left over is element-wise work."""
+    model = IPT(golden.SCALES, encoder_layers=1, decoder_layers=1)
+    params = jax.eval_shape(lambda: model.init_params(0))
+    tile = jax.ShapeDtypeStruct((2, 48, 48, 3), jnp.float32)
+    counted = jax.jit(lambda p, x: model.apply({"params": p}, {task: x})).lower(params, tile).cost_analysis()["flops"]
+    assert counted == pytest.approx(flops.forward(model, (task,), 2), rel=0.03)
+
+
+@pytest.mark.parametrize("what", ["step", "forward"])
+def test_bench_prints_one_json_object_last(what, capsys, tmp_path):
+    keys = {"features": 4, "patch": 4, "hidden": 32, "heads": 2, "tile": 16}
+    small = [f"--config.model.{key}={value}" for key, value in keys.items()]
+    small += ["--config.evaluate.overlap=4", "--config.tasks=sr2,denoise50", "--config.devices=2"]
+    code = main(["bench", what, "--config=configs/demo.py", "--batch=16", "--calls=2", f"--json={tmp_path / 'a.json'}", *small])
+    found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert code == 0 and found == json.loads((tmp_path / "a.json").read_text())
+    assert found["devices"] == 2 and found["batch"] == 16 and found["tasks"] == 2
+    assert found["samples_per_s"] == pytest.approx(16 / found["seconds"])
+    assert found["share_of_product"] > 0 and found["compile_s"] > 0
+
+
+def test_a_batch_that_does_not_divide_is_refused(capsys):
+    assert main(["bench", "step", "--config=configs/demo.py", "--batch=25"]) == 2
+    assert "batch_size=25 must be a multiple of" in capsys.readouterr().err

@@ -1,0 +1,245 @@
+"""`ipt evaluate`, from the words on the command line to tables, JSON and report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import shutil
+import subprocess
+
+import cv2
+import numpy as np
+import pytest
+import runs
+from test_evaluate import photograph
+from test_sets import put
+
+from ipt_jax import commands_evaluate, report
+from ipt_jax.benchmark import Trial
+from ipt_jax.commands_evaluate import UsageError
+from ipt_jax.data.checks import DataError
+from ipt_jax.data.degrade import Noise, bicubic, bicubic_up
+from ipt_jax.metrics import psnr, ssim
+from ipt_jax.published import published
+from ipt_jax.tasks import TASKS
+from ipt_jax.weights import WeightsError
+
+
+def evaluate(*words: str) -> int:
+    parser = argparse.ArgumentParser()
+    commands_evaluate.add_parser(parser.add_subparsers(required=True))
+    options = parser.parse_args(["evaluate", *words])
+    return options.run(options)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> pathlib.Path:
+    """A small Set5, a small CBSD68 and rainy pairs."""
+    root = tmp_path_factory.mktemp("data")
+    for i in range(2):
+        put(root / "Set5" / "HR" / f"p{i}.png", image=photograph(41 + i, 37, i))
+        put(root / "CBSD68" / f"{i}.png", image=photograph(30, 30 + 20 * i, i + 5))
+        clean = put(root / "Rain100L" / "clean" / f"{i}.png", image=photograph(24, 25, i + 9))
+        put(root / "Rain100L" / "rainy" / f"{i}.png", image=np.clip(clean.astype(int) + 20 * i + 5, 0, 255).astype(np.uint8))
+    return root
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("run")
+    runs.make_run(folder, tasks=("sr2", "denoise50"))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def scores(data, run_folder, tmp_path_factory) -> tuple[dict, str]:
+    """One evaluation of weights: what it wrote as JSON and as a page."""
+    out = tmp_path_factory.mktemp("out")
+    code = evaluate("--weights", run_folder, "--data", str(data), "--overlap", "4", "--batch", "2",
+                    "--json", str(out / "s.json"), "--report", str(out / "r.html"), "--sets", "Set5,CBSD68")  # fmt: skip
+    assert code == 0
+    return json.loads((out / "s.json").read_text()), (out / "r.html").read_text()
+
+
+def test_sets_are_scored_at_their_usual_tasks_with_one_program_each(scores):
+    found, _ = scores
+    assert [(row["set"], row["task"]) for row in found["rows"]] == [("Set5", "sr2"), ("CBSD68", "denoise50")]
+    assert found["programs"] == 2
+    assert found["protocol"] == "blend" and found["overlap"] == 4 and found["provenance"]["step"] == 20
+    for row in found["rows"]:
+        assert len(row["scores"]) == row["pictures"] == 2 and row["tiles"] >= 8 and row["seconds"] > 0
+        for side in ("input", "result"):
+            for metric, value in row[side].items():
+                assert value == pytest.approx(np.mean([picture[side][metric] for picture in row["scores"]]))
+
+
+def test_a_score_is_that_of_the_restored_picture(scores, data, run_folder):
+    import ipt_jax
+
+    found, _ = scores
+    hq = cv2.imread(str(data / "Set5" / "HR" / "p1.png"))[:42, :36, ::-1]
+    out = ipt_jax.load(run_folder).restore(bicubic(np.ascontiguousarray(hq), 2), "sr2", overlap=4, batch=2)
+    (score,) = [p for p in found["rows"][0]["scores"] if p["picture"] == "p1"]
+    assert score["result"]["psnr_y"] == pytest.approx(psnr(out, hq, "y", 2), abs=1e-3)
+    assert score["input"]["psnr_rgb"] == pytest.approx(psnr(bicubic_up(bicubic(hq, 2), 2), hq, "rgb", 2))
+    assert score["input"]["ssim_y"] == pytest.approx(ssim(bicubic_up(bicubic(hq, 2), 2), hq, "y", 2))
+
+
+def test_words_for_what_is_not_a_model(data, tmp_path, capsys):
+    assert (
+        evaluate("--weights", "input", "--data", str(data), "--sets", "Rain100L,CBSD68", "--json", str(tmp_path / "a.json"))
+        == 0
+    )
+    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert [(r["set"], r["task"]) for r in rows] == [("Rain100L", "derain"), ("CBSD68", "denoise30"), ("CBSD68", "denoise50")]
+    assert all(r["input"] == r["result"] for r in rows)
+    assert evaluate("--weights", "bicubic", "--data", str(data), "--tasks", "sr3") == 0
+    out = capsys.readouterr().out
+    assert "CBSD68" in out and "Rain100L: 2 pictures, pairs rainy/ + clean/; none of the tasks are for it: left out" in out
+    with pytest.raises(UsageError, match="no task 'sr2'"):
+        evaluate("--weights", "input", "--data", str(data), "--tasks", "sr2")
+
+
+@pytest.mark.parametrize("place", ["", "x2", "Set5/x2", "sr2", "Set5"])
+def test_outputs_of_something_else(data, tmp_path, place):
+    for i in range(2):
+        hq = photograph(41 + i, 37, i)[: (41 + i) // 2 * 2, :36]
+        worse = np.clip(hq.astype(int) + 3, 0, 255).astype(np.uint8)
+        put(tmp_path / "o" / place / f"p{i}_OTHER_x2.png", image=worse)
+    assert evaluate("--weights", f"outputs:{tmp_path / 'o'}", "--data", str(data), "--sets", "Set5", "--tasks", "sr2", "--json",
+                    str(tmp_path / "a.json")) == 0  # fmt: skip
+    (row,) = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert row["result"]["psnr_rgb"] == pytest.approx(20 * np.log10(255 / 3), abs=0.3)
+
+
+def test_equal_pictures_score_inf_and_json_stays_json(data, tmp_path):
+    code = evaluate("--weights", f"outputs:{data / 'Rain100L' / 'clean'}", "--data", str(data), "--sets", "Rain100L",
+                    "--tasks", "derain", "--json", str(tmp_path / "a.json"), "--report", str(tmp_path / "r.html"))  # fmt: skip
+    assert code == 0
+    text = (tmp_path / "a.json").read_text()
+    found = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert found["rows"][0]["result"]["psnr_y"] == "inf" and found["rows"][0]["result"]["ssim_y"] == 1
+
+
+def test_outputs_that_are_missing_or_of_another_size(data, tmp_path):
+    with pytest.raises(UsageError, match="there is no folder"):
+        evaluate("--weights", f"outputs:{tmp_path / 'o'}", "--data", str(data))
+    put(tmp_path / "o" / "p0.png", 5, 5)
+    with pytest.raises(DataError, match="no restored picture for p1"):
+        evaluate("--weights", f"outputs:{tmp_path / 'o'}", "--data", str(data), "--sets", "Set5", "--tasks", "sr2")
+    put(tmp_path / "o" / "p1.png", 5, 5)
+    with pytest.raises(DataError, match=r"p0\.png is 5x5; sr2 of p0 gives 36x40"):
+        evaluate("--weights", f"outputs:{tmp_path / 'o'}", "--data", str(data), "--sets", "Set5", "--tasks", "sr2")
+
+
+def test_another_sigma_and_no_clipping(data, tmp_path):
+    results = {}
+    for clip in ("on", "off"):
+        evaluate("--weights", "input", "--data", str(data / "CBSD68"), "--tasks", "denoise50@10,denoise50",
+                 "--noise-clip", clip, "--json", str(tmp_path / "a.json"))  # fmt: skip
+        rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+        assert [row["task"] for row in rows] == ["denoise50@10", "denoise50"]
+        results[clip] = rows
+    assert results["on"][0]["result"]["psnr_rgb"] == pytest.approx(20 * np.log10(255 / 10), abs=0.5)
+    assert results["on"][1]["result"]["psnr_rgb"] > 14.2
+
+
+def test_trials():
+    trial = Trial.parse("denoise30@12.5", TASKS)
+    assert trial.head == "denoise30" and trial.task.degrade == Noise(12.5) and trial.label == "denoise30@12.5"
+    for word, message in (
+        ("denoise5", "did you mean 'denoise50'"),
+        ("sr2@30", "only a denoising task"),
+        ("denoise30@x", "'x' is no"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            Trial.parse(word, TASKS)
+
+
+def test_weights_at_another_sigma_use_the_named_head(data, run_folder, tmp_path):
+    evaluate("--weights", run_folder, "--data", str(data), "--sets", "CBSD68", "--tasks", "denoise50@70", "--overlap", "4",
+             "--limit", "1", "--json", str(tmp_path / "a.json"))  # fmt: skip
+    (row,) = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert row["task"] == "denoise50@70" and row["pictures"] == 1
+
+
+@pytest.mark.parametrize("words, error, message", [
+    (["--weights", "nothing"], WeightsError, "there is no nothing"),
+    (["--tasks", "sr4"], UsageError, "there is no task 'sr4'"),
+    (["--sets", "Set6"], DataError, "no set 'Set6'"),
+    (["--sets", "Rain100L", "--tasks", "denoise50"], UsageError, "none of the tasks denoise50 can be scored on Rain100L"),
+    (["--overlap", "16"], UsageError, "--overlap 16: tiles of 16 pixels can overlap by 0 to 15"),
+    (["--batch", "0"], UsageError, "--batch 0"),
+    (["--json", "no/such/folder/a.json"], UsageError, "there is no folder"),
+])  # fmt: skip
+def test_wrong_words(data, run_folder, words, error, message):
+    given = {"--weights": run_folder, "--data": str(data)} | dict(zip(words[::2], words[1::2], strict=True))
+    with pytest.raises(error, match=message):
+        evaluate(*(part for pair in given.items() for part in pair))
+
+
+def test_the_page_needs_no_network_and_holds_scores_and_pictures(scores):
+    found, page = scores
+    assert "http" not in page and "<script src" not in page and "<link" not in page
+    for row in found["rows"]:
+        for picture in row["scores"]:
+            assert f"{picture['result']['psnr_y']:.2f}" in page and f"{picture['result']['ssim_rgb']:.4f}" in page
+    assert page.count('<input type="range"') == 4 and page.count("data:image/jpeg") == 8 and page.count("data:image/png") == 12
+    assert "EDSR" in page and "38.11" in page and "28.39 RGB" in page  # published, beside
+
+
+def test_published_scores():
+    assert dict(published("set5", "sr2"))["IPT"] == "38.37"
+    assert "VDSR" in dict(published("urban100", "sr4")) and published("set5", "denoise50") == []
+    assert dict(published("cbsd68", "denoise50@70")) == {"IPT": "28.21"}
+
+
+def test_the_worst_place_is_found():
+    clean = np.zeros((90, 120, 3), np.uint8)
+    after = clean.copy()
+    after[40:60, 70:100] = 30
+    y, x = report.worst_place(clean, after)
+    assert y <= 40 and y + report.ZOOM >= 60 and x <= 70 and x + report.ZOOM >= 100
+    assert report.worst_place(clean[:10, :10], after[:10, :10]) == (0, 0)
+
+
+def test_names_cannot_break_the_page(tmp_path):
+    put(tmp_path / "<b>&" / "a<script>.png", 20, 20)
+    evaluate(
+        "--weights", "input", "--data", str(tmp_path / "<b>&"), "--tasks", "denoise50", "--report", str(tmp_path / "r.html")
+    )
+    page = (tmp_path / "r.html").read_text()
+    assert "<b>&<" not in page and "a<script>" not in page and "a&lt;script&gt;" in page
+
+
+BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_a_browser_shows_the_slider(tmp_path):
+    """Input black, result white, on a page of its own: left of the slider's middle is dark, right of it light."""
+    put(tmp_path / "S" / "clean" / "a.png", image=np.full((200, 400, 3), 250, np.uint8))
+    put(tmp_path / "S" / "rainy" / "a.png", image=np.zeros((200, 400, 3), np.uint8))
+    put(tmp_path / "o" / "a.png", image=np.full((200, 400, 3), 255, np.uint8))
+    evaluate("--weights", f"outputs:{tmp_path / 'o'}", "--data", str(tmp_path), "--sets", "S", "--tasks", "derain", "--report",
+             str(tmp_path / "r.html"))  # fmt: skip
+    page = (tmp_path / "r.html").read_text()
+    moved = page.replace('value="50"', 'value="25"').replace("</script>", "document.querySelector('.pair input')"
+                         ".dispatchEvent(new Event('input'));</script>")  # fmt: skip
+    (tmp_path / "moved.html").write_text(moved)
+    for name, share in (("r", 0.5), ("moved", 0.25)):
+        shot = tmp_path / f"{name}.png"
+        subprocess.run([BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,1000", "--hide-scrollbars",
+                        f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}", f"file://{tmp_path / name}.html"],
+                       check=True, capture_output=True, timeout=120)  # fmt: skip
+        image = cv2.imread(str(shot), cv2.IMREAD_GRAYSCALE)
+        black = (image < 10).mean(axis=1)
+        rows = np.flatnonzero(black > 0.9 * share * 400 / 1200)  # through the picture, not the text
+        middle = image[rows[len(rows) // 2]]
+        dark = np.flatnonzero(middle < 10)
+        picture = dark[dark < dark[0] + 400]
+        assert len(rows) > 150
+        assert len(picture) == pytest.approx(share * 400, abs=4)
+        assert (middle[picture[-1] + 8 : picture[0] + 392] > 245).all()

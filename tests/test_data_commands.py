@@ -1,0 +1,99 @@
+"""`ipt data preview` and `ipt bench data`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import cv2
+import numpy as np
+import pytest
+from data_sets import Noisy, batches, jpeg
+
+from ipt_jax.bench import data as bench
+from ipt_jax.data import preview
+from ipt_jax.data.checks import DataError
+from ipt_jax.data.preview import sheet
+
+CONFIG = """
+from ml_collections import ConfigDict
+def get_config():
+    return ConfigDict(dict(batch_size=24, data=dict(source="folder", held_out=0)))
+"""
+
+
+@pytest.fixture
+def config(tmp_path) -> list[str]:
+    """Overrides of a config of five photographs."""
+    (tmp_path / "photos").mkdir()
+    for i in range(5):
+        (tmp_path / "photos" / f"{i}.jpg").write_bytes(jpeg(i, 220, 260)[: 900 if i == 3 else None])
+    (tmp_path / "config.py").write_text(CONFIG)
+    return [f"data.dir={tmp_path / 'photos'}"]
+
+
+def parsed(module: object, *arguments: str, overrides: list[str]) -> argparse.Namespace:
+    top = argparse.ArgumentParser()
+    module.add_parser(top.add_subparsers(required=True))
+    options = top.parse_args(arguments)
+    options.overrides = overrides
+    return options
+
+
+def test_the_sheet_shows_what_is_in_the_batch():
+    batch = batches(Noisy(9))(0).batch
+    page = sheet(batch, pairs=3)
+    assert page.dtype == np.uint8 and page.shape == (6 * (48 + 26) + 6, 3 * (2 * 48 + 14) + 6, 3)
+    for row, pair in enumerate(batch.values()):
+        top = 6 + row * 74 + 20
+        for column in range(3):
+            left = 6 + column * (2 * 48 + 14)
+            lq, hq = page[top : top + 48, left : left + 48], page[top : top + 48, left + 50 : left + 98]
+            np.testing.assert_array_equal(lq[2::4, 2::4], np.clip(np.rint(pair["lq"][column]), 0, 255))
+            if 48 % pair["hq"].shape[1]:
+                continue  # of sr3 not all pixels become squares of one size
+            zoom = 48 // pair["hq"].shape[1]
+            np.testing.assert_array_equal(hq[zoom // 2 :: zoom, zoom // 2 :: zoom], pair["hq"][column])
+
+
+def test_preview_writes_the_batch_of_a_step(config, tmp_path, capsys):
+    pages = []
+    for step in ("0", "1"):
+        out = tmp_path / f"{step}.png"
+        options = parsed(preview, "preview", f"--config={tmp_path / 'config.py'}", "-o", str(out), "--step", step,
+                         overrides=config)  # fmt: skip
+        assert options.run(options) == 0
+        pages.append(cv2.imread(str(out)))
+    printed = capsys.readouterr().out
+    assert pages[0].shape == pages[1].shape and (pages[0] != pages[1]).any()
+    assert "step 1, sr2, sr3, sr4, derain, denoise30, denoise50; 4 of 4 pairs of each" in printed
+    assert "replaced a picture that cannot be read: 3.jpg: the JPEG is truncated" in printed
+
+
+def test_preview_says_where_it_cannot_write(config, tmp_path):
+    options = parsed(preview, "preview", f"--config={tmp_path / 'config.py'}", "-o", str(tmp_path / "no/p.png"),
+                     overrides=config)  # fmt: skip
+    with pytest.raises(DataError, match="there is no folder"):
+        options.run(options)
+
+
+def test_bench_measures_every_stage_and_prints_json_last(config, tmp_path, capsys):
+    options = parsed(bench, "data", f"--config={tmp_path / 'config.py'}", "--seconds=0.2", "--workers=0,1", "--crops=2",
+                     "--json", str(tmp_path / "found.json"), overrides=config)  # fmt: skip
+    assert options.run(options) == 0
+    printed = capsys.readouterr().out.strip().splitlines()
+    found = json.loads(printed[-1])
+    assert found == json.loads((tmp_path / "found.json").read_text())
+    assert found["pictures"] == 5 and set(found["crops"]) == {"2"}
+    for result in found["crops"].values():
+        assert set(result["ms_a_picture"]) == set(bench.STAGES) and result["batch_size"] == 24
+        assert all(value > 0 for value in result["ms_a_picture"].values())
+        assert set(result["samples_per_s"]) == {"0", "1"} and min(result["samples_per_s"].values()) > 0
+        assert result["samples_per_core"] > 0 and 0 <= result["wait"] <= 1
+
+
+def test_bench_refuses_what_is_no_number():
+    for text in ("", "a", "1,,2", "0", "-1"):
+        with pytest.raises(DataError, match=r"--crops .*: give whole numbers from 1 on"):
+            bench.numbers(text, "--crops")
+    assert bench.numbers("0,2", "--workers", 0) == [0, 2]

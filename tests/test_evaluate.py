@@ -1,0 +1,160 @@
+"""Scores of whole pictures: what goes in, what comes out, the table and the sheet."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from ipt_jax.data.checks import DataError
+from ipt_jax.data.degrade import bicubic, bicubic_up
+from ipt_jax.evaluate import (
+    Picture,
+    Score,
+    UnclippedNoise,
+    baseline,
+    evaluate,
+    generator,
+    make_lq,
+    mean,
+    save_png,
+    scored,
+    sheet,
+    table,
+    unclipped,
+)
+from ipt_jax.metrics import psnr, ssim
+from ipt_jax.restore import to_uint8
+from ipt_jax.tasks import TASKS
+
+
+def photograph(height: int = 90, width: int = 75, seed: int = 0) -> np.ndarray:
+    """Smooth noise: something that a network could restore."""
+    raw = np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    return cv2.normalize(cv2.GaussianBlur(raw, (0, 0), 3), None, 0, 255, cv2.NORM_MINMAX)
+
+
+def linear_enlargement(scale: int):
+    return lambda tiles: np.stack([cv2.resize(t, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR) for t in tiles])
+
+
+def test_scores_are_those_of_the_stored_pictures_with_the_task_s_border():
+    pictures = [Picture("a", photograph(91, 76, 1)), Picture("b", photograph(40, 50, 2))]
+    results = list(evaluate(lambda task: linear_enlargement(2), pictures, TASKS["sr2"], tile=48, overlap=12, batch=3))
+    assert [score.picture for score, *_ in results] == ["a", "b"]
+    for picture, (score, hq, before, after) in zip(pictures, results, strict=True):
+        height, width = (s // 2 * 2 for s in picture.hq.shape[:2])
+        np.testing.assert_array_equal(hq, picture.hq[:height, :width])
+        np.testing.assert_array_equal(before, bicubic_up(bicubic(hq, 2), 2))
+        assert after.dtype == np.uint8 and after.shape == hq.shape
+        for image, values in ((before, score.before), (after, score.after)):
+            assert values == {
+                "psnr_y": psnr(image, hq, "y", 2), "psnr_rgb": psnr(image, hq, "rgb", 2),
+                "ssim_y": ssim(image, hq, "y", 2), "ssim_rgb": ssim(image, hq, "rgb", 2),
+            }  # fmt: skip
+        # Bilinear is worse than bicubic, and that by a little: the pictures are in the right place.
+        assert score.before["psnr_y"] - 6 < score.after["psnr_y"] < score.before["psnr_y"]
+
+
+def test_the_ensemble_and_the_protocol_reach_the_tiles():
+    picture, seen = Picture("a", photograph(60, 96)), []
+    apply = lambda tiles: (seen.append(len(tiles)), tiles)[1]  # noqa: E731
+    settings = dict(tile=48, overlap=12, batch=1)
+    list(evaluate(lambda task: apply, [picture], TASKS["denoise30"], protocol="official", ensemble=True, **settings))
+    assert len(seen) == 80
+
+
+def test_noise_depends_on_seed_and_name_and_nothing_else():
+    picture, task = Picture("a", photograph()), TASKS["denoise50"]
+    lq, hq = make_lq(picture, task, 0)
+    np.testing.assert_array_equal(lq, make_lq(picture, task, 0)[0])
+    assert lq.dtype == np.float32 and lq.min() >= 0 and lq.max() <= 255
+    assert not np.array_equal(lq, make_lq(picture, task, 1)[0])
+    assert not np.array_equal(lq, make_lq(Picture("b", hq), task, 0)[0])
+    # The first draws for a name, as they are on every machine.
+    np.testing.assert_allclose(generator(0, "101085").standard_normal(3, dtype=np.float32), FIRST_DRAWS, rtol=1e-6)
+
+
+FIRST_DRAWS = [0.51584917, 2.7333188, 0.41718754]
+
+
+def test_noise_without_clipping_has_the_same_draws():
+    picture, task = Picture("a", photograph()), TASKS["denoise50"]
+    free = unclipped(task)
+    assert free.degrade == UnclippedNoise(50) and free.name == "denoise50"
+    clipped, hq = make_lq(picture, task, 3)
+    lq, _ = make_lq(picture, free, 3)
+    np.testing.assert_array_equal(np.clip(lq, 0, 255), clipped)
+    assert np.std(lq - hq) == pytest.approx(50, rel=0.02)
+    assert unclipped(TASKS["sr2"]) is TASKS["sr2"]
+
+
+def test_a_pair_s_own_input_is_used_and_its_size_checked():
+    hq = photograph(60, 61)
+    lq = np.full((30, 30, 3), 9, np.uint8)
+    np.testing.assert_array_equal(make_lq(Picture("a", hq, lq), TASKS["sr2"], 0)[0], lq)
+    with pytest.raises(DataError, match=r"a: .*30x30.*61x60.*20x20"):
+        make_lq(Picture("a", hq, lq), TASKS["sr3"], 0)
+    with pytest.raises(DataError, match="tiny is 3x3, too small for sr4"):
+        make_lq(Picture("tiny", hq[:3, :3]), TASKS["sr4"], 0)
+
+
+def test_a_picture_without_a_score_is_named():
+    with pytest.raises(DataError, match=r"small: ssim.*11x11"):
+        list(scored(lambda pairs: (p.lq for p in pairs), [Picture("small", photograph(9, 20))], TASKS["denoise30"]))
+
+
+def test_baseline():
+    lq = photograph(20, 20)
+    np.testing.assert_array_equal(baseline(lq, TASKS["sr3"]), bicubic_up(lq, 3))
+    noisy = np.array([[[-4.0, 3.5, 300.0]]], np.float32)
+    np.testing.assert_array_equal(baseline(noisy, TASKS["denoise50"]), to_uint8(noisy))
+
+
+def a_score(task: str, before: float, after: float) -> Score:
+    values = lambda v: {"psnr_y": v, "psnr_rgb": v - 1, "ssim_y": v / 100, "ssim_rgb": v / 200}  # noqa: E731
+    return Score("x", task, values(before), values(after))
+
+
+def test_mean_and_table():
+    average = mean([a_score("sr2", 30, 32), a_score("sr2", 34, 37)])
+    assert average.before["psnr_y"] == 32 and average.after["ssim_y"] == pytest.approx(0.345)
+    text = table([average, a_score("denoise50", 20, 28)])
+    lines = text.splitlines()
+    assert len(lines) == 3 and len(set(map(len, lines))) == 1
+    assert lines[1].split() == ["sr2", "32.00", "34.50", "+2.50", "31.00", "33.50", "0.3200", "0.3450"]
+
+
+def test_sheet_shows_the_middle_of_each_picture_at_its_own_pixels(tmp_path):
+    hq, before, after = (photograph(100, 60, seed) for seed in range(3))
+    image = sheet([("sr2", hq, before, after), ("derain", hq, before, after)], side=50)
+    assert image.dtype == np.uint8 and image.shape == (2 * 72, 166, 3)
+    for row in (22, 72 + 22):
+        for column, picture in ((0, hq), (58, before), (116, after)):
+            np.testing.assert_array_equal(image[row : row + 50, column : column + 50], picture[25:75, 5:55])
+    save_png(tmp_path / "sheet.png", image)
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "sheet.png"))[..., ::-1], image)
+
+
+def test_small_pictures_fit_on_a_sheet():
+    small = photograph(12, 14)
+    image = sheet([("sr2", small, small, small)], side=50)
+    np.testing.assert_array_equal(image[22:34, :14], small)
+    assert (image[34:, :14] == 255).all()
+
+
+@pytest.mark.parametrize("clip, y, rgb", [(True, 19.65, 15.00), (False, None, 14.15)])
+def test_noisy_cbsd68_scores_as_published(benchmarks, clip, y, rgb):
+    from ipt_jax.sets import find_sets
+
+    (cbsd68,) = find_sets(benchmarks, ["CBSD68"])
+    task = TASKS["denoise50"] if clip else unclipped(TASKS["denoise50"])
+    ys, rgbs = [], []
+    for picture in cbsd68.pictures(task):
+        lq, hq = make_lq(picture, task, 0)
+        rgbs.append(10 * np.log10(255**2 / np.mean((lq.astype(np.float64) - hq) ** 2)))
+        ys.append(psnr(to_uint8(lq), hq, "y"))
+    assert len(rgbs) == 68
+    assert np.mean(rgbs) == pytest.approx(rgb, abs=0.01)
+    if y is not None:
+        assert np.mean(ys) == pytest.approx(y, abs=0.01)

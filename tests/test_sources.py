@@ -1,0 +1,209 @@
+"""Sources: what they hold, how they are split and known, and what they say when data is missing."""
+
+import pathlib
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+
+from ipt_jax.data.sources import DataError, Embedded, Folder, Source, decode, embedded, open_source
+
+
+def _picture(seed: int, height: int = 24, width: int = 20) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def _png(image: np.ndarray) -> bytes:
+    return cv2.imencode(".png", image[:, :, ::-1])[1].tobytes()
+
+
+# Embedded
+
+
+def test_embedded_splits_are_disjoint_and_complete():
+    pytest.importorskip("skimage")
+    train, held_out, everything = embedded("train"), Embedded("eval"), embedded("all")
+    names = [[s.name(i) for i in range(len(s))] for s in (train, held_out, everything)]
+    assert [len(n) for n in names] == [3, 1, 4]
+    assert set(names[0]) | set(names[1]) == set(names[2]) and not set(names[0]) & set(names[1])
+    for i in range(4):
+        assert everything[i].dtype == np.uint8 and everything[i].ndim == 3 and everything[i].shape[2] == 3
+    assert len({s.fingerprint() for s in (train, held_out, everything)}) == 3
+    with pytest.raises(ValueError):
+        train[0][0, 0, 0] = 1  # Shared by all readers, so not to be changed by one.
+
+
+def test_embedded_pictures_are_those_of_skimage():
+    skimage_data = pytest.importorskip("skimage.data")
+    source = embedded("all")
+    for i in range(len(source)):
+        reference = getattr(skimage_data, pathlib.PurePosixPath(source.name(i)).stem)()
+        assert source[i].shape == reference.shape
+        assert np.abs(source[i].astype(int) - reference).max() <= (3 if source.name(i).endswith("jpg") else 0)
+
+
+def test_embedded_without_skimage_says_what_to_install(monkeypatch):
+    from ipt_jax.data import sources
+
+    sources._photograph.cache_clear()
+    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match="pip install"):
+        embedded("train")
+
+
+# Folders
+
+
+@pytest.fixture
+def folder(tmp_path) -> pathlib.Path:
+    root = tmp_path / "pictures"
+    files = ["b.png", "a.PNG", "sub/c.png", "sub/deep/d.png", ".hidden.png", ".cache/e.png", "readme.txt"]
+    for seed, name in enumerate(files):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(_png(_picture(seed)))
+    return root
+
+
+def test_folder_is_recursive_sorted_and_skips_what_is_hidden(folder):
+    source = Folder(folder)
+    assert [source.name(i) for i in range(len(source))] == ["a.PNG", "b.png", "sub/c.png", "sub/deep/d.png"]
+    assert isinstance(source, Source)
+    np.testing.assert_array_equal(decode(source[1]), _picture(0))
+    with pytest.raises(IndexError):
+        source[4]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPEG", ".webp", ".bmp", ".tif", ".TIFF"])
+def test_folder_knows_every_format_by_suffix(tmp_path, suffix):
+    (tmp_path / f"x{suffix}").write_bytes(cv2.imencode(suffix.lower(), _picture(0))[1].tobytes())
+    assert decode(Folder(tmp_path)[0]).shape == (24, 20, 3)
+
+
+def test_folder_follows_links_but_not_in_circles(folder, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "z.png").write_bytes(_png(_picture(9)))
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    (folder / "sub" / "up").symlink_to(folder)
+    source = Folder(folder)
+    names = [source.name(i) for i in range(len(source))]
+    assert names == ["a.PNG", "b.png", "link/z.png", "sub/c.png", "sub/deep/d.png"]
+
+
+def test_folder_splits_are_disjoint_stable_and_barely_change_when_files_are_added(tmp_path):
+    for i in range(40):
+        (tmp_path / f"{i:03}.png").write_bytes(_png(_picture(i, 4, 4)))
+
+    def names(split):
+        source = Folder(tmp_path, split, held_out=5)
+        return {source.name(i) for i in range(len(source))}
+
+    train, held_out = names("train"), names("eval")
+    assert len(held_out) == 5 and not train & held_out and train | held_out == names("all")
+    assert names("eval") == held_out
+    for i in range(40, 43):
+        (tmp_path / f"{i:03}.png").write_bytes(_png(_picture(i, 4, 4)))
+    assert len(names("eval") & held_out) >= 2
+
+
+def test_folder_fingerprint_is_of_content_not_of_place(folder, tmp_path):
+    first = Folder(folder).fingerprint()
+    moved = tmp_path / "moved"
+    folder.rename(moved)
+    assert Folder(moved).fingerprint() == first
+    before = (moved / "b.png").read_bytes()
+    (moved / "b.png").write_bytes(_png(_picture(77)))
+    changed = Folder(moved).fingerprint()
+    assert changed != first
+    (moved / "b.png").write_bytes(before)
+    assert Folder(moved).fingerprint() == first
+    (moved / "b.png").rename(moved / "bb.png")
+    assert Folder(moved).fingerprint() not in (first, changed)
+    assert Folder(moved, "train", 1).fingerprint() != Folder(moved, "eval", 1).fingerprint()
+
+
+def test_folder_errors_say_what_was_looked_for_and_what_is_there(folder, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "notes.txt").write_text("x")
+    cases = {
+        tmp_path / "nowhere": "folder not found: .*nowhere",
+        folder / "b.png": "not a folder: .*b.png",
+        empty: r"no pictures \(.png, .*empty: it is empty",
+        texts: r"no pictures \(.png, .*found only notes.txt",
+        "": "data.dir is empty",
+        "gs://bucket/x": "folders must be local",
+    }
+    for directory, match in cases.items():
+        with pytest.raises(DataError, match=match) as error:
+            Folder(directory)
+        assert "\n" not in str(error.value)
+
+
+def test_folder_fingerprint_counts_every_byte(tmp_path):
+    (tmp_path / "a.bmp").write_bytes(b"\0" * 20_000)
+    before = Folder(tmp_path).fingerprint()
+    (tmp_path / "a.bmp").write_bytes(b"\0" * 20_001)
+    assert Folder(tmp_path).fingerprint() != before
+
+
+@pytest.mark.parametrize(
+    ("split", "held_out", "match"),
+    [
+        ("train", 4, "held_out=4 .* 4 pictures"),
+        ("eval", 0, "held_out=0 leaves no"),
+        ("all", -1, "held_out=-1"),
+        ("test", 1, "unknown split 'test' .*train, eval, all"),
+    ],
+)
+def test_folder_refuses_impossible_splits(folder, split, held_out, match):
+    with pytest.raises(DataError, match=match):
+        Folder(folder, split, held_out)
+
+
+def test_folder_file_that_vanishes_is_named(folder):
+    source = Folder(folder)
+    (folder / "b.png").unlink()
+    with pytest.raises(DataError, match=r"cannot read b\.png"):
+        source[1]
+    with pytest.raises(DataError, match=r"cannot read b\.png"):
+        source.fingerprint()
+
+
+# By config
+
+
+def test_open_source_opens_what_the_config_names(folder):
+    config = {"source": "folder", "dir": str(folder), "held_out": 1, "name": "", "split": None}
+    train, held_out = open_source(config), open_source(config, "eval")
+    assert (len(train), len(held_out), len(open_source(config, "all"))) == (3, 1, 4)
+    pytest.importorskip("skimage")
+    assert len(open_source({"source": "embedded", "dir": None}, "eval")) == 1
+
+
+def test_open_source_takes_a_config_dict(folder):
+    config_dict = pytest.importorskip("ml_collections").ConfigDict({"source": "folder", "dir": str(folder)})
+    assert len(open_source(config_dict)) == 4
+
+
+@pytest.mark.parametrize(
+    ("source", "match"),
+    [
+        ("foldr", "unknown source 'foldr'; did you mean 'folder'.*known: embedded, folder, packed, tfds"),
+        ("", "unknown source ''"),
+    ],
+)
+def test_open_source_names_the_nearest_known_source(source, match):
+    with pytest.raises(DataError, match=match) as error:
+        open_source({"source": source})
+    assert "\n" not in str(error.value)
+
+
+def test_sources_survive_pickling(folder):
+    source = Folder(folder)
+    source.fingerprint()
+    copy = pickle.loads(pickle.dumps(source))
+    assert [copy[i] for i in range(4)] == [source[i] for i in range(4)]
+    assert copy.fingerprint() == source.fingerprint()

@@ -1,0 +1,229 @@
+"""The training step: devices, drawn and undrawn tasks, accumulation, guards."""
+
+from __future__ import annotations
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import small
+
+from ipt_jax import optim, partition, step
+
+NAMES = ("sr2", "denoise50")
+
+
+def leaves(tree):
+    return jax.tree_util.tree_leaves_with_path(tree)
+
+
+def assert_same(a, b):
+    for (path, x), y in zip(leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
+
+
+def distance(a, b) -> float:
+    return float(optax.global_norm(jax.tree.map(lambda x, y: jnp.asarray(x) - jnp.asarray(y), a, b)))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return small.config("optim.ema=0.99", "optim.clip_norm=1.0")
+
+
+@pytest.fixture(scope="module")
+def batches():
+    return [small.batch(NAMES, 16, seed) for seed in range(5)]
+
+
+@pytest.fixture(scope="module")
+def on_one(plain, batches):
+    return small.run(plain, 1, batches)
+
+
+@pytest.fixture(scope="module")
+def on_eight(plain, batches):
+    return small.run(plain, 8, batches)
+
+
+def test_first_gradients_do_not_depend_on_the_devices(plain, batches):
+    network = small.model(plain)
+    params = network.init_params(0)
+
+    def of(devices):
+        mesh = partition.make_mesh(devices)
+        function = jax.jit(
+            lambda p, b: step.gradients(network, p, b, plain, devices),
+            in_shardings=(partition.replicated(mesh), partition.split(mesh)),
+        )
+        grads, metrics = function(jax.device_put(params, partition.replicated(mesh)), partition.put_batch(batches[0], mesh))
+        return jax.device_get(grads), float(metrics["loss"])
+
+    one, loss_one = of(1)
+    eight, loss_eight = of(8)
+    assert loss_eight == pytest.approx(loss_one, rel=1e-6)
+    for (path, a), b in zip(leaves(one), jax.tree.leaves(eight), strict=True):
+        assert np.abs(a - b).max() <= 1e-5 * np.abs(a).max(), jax.tree_util.keystr(path)
+
+
+def test_parameters_after_five_steps_do_not_depend_on_the_devices(plain, on_one, on_eight):
+    first = small.model(plain).init_params(plain["seed"])
+    update = distance(on_one[0].params, first)
+    assert update > 0
+    assert distance(on_one[0].params, on_eight[0].params) < 1e-3 * update
+
+
+def test_same_devices_same_bits(plain, batches, on_eight):
+    again, metrics, _ = small.run(plain, 8, batches)
+    assert_same(again, on_eight[0])
+    assert metrics == on_eight[1]
+
+
+def test_the_step_compiles_once(on_one, on_eight):
+    assert on_one[2]._cache_size() == 1
+    assert on_eight[2]._cache_size() == 1
+
+
+@pytest.mark.parametrize("draw, names", [("all", NAMES), ("one", ("sr2",))])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_nothing_but_reductions_between_devices(draw, names, accumulate):
+    plain = small.config(f"data.draw={draw}", f"optim.accumulate={accumulate}", "batch_size=128", "optim.ema=0.9")
+    mesh, state, train_step = small.start(plain, 8)
+    batch = partition.put_batch(small.batch(names, 128 // len(names)), mesh)
+    text = train_step.lower(state, batch).compile().as_text()
+    kinds = set(re.findall(r" ((?:all-|reduce-scatter|collective-|ragged-all)[\w-]*)\(", text))
+    assert kinds == {"all-reduce"}
+
+
+def test_what_was_not_drawn_stays_bit_for_bit(plain):
+    _, before, train_step = small.start(plain, 1)
+    mesh = partition.make_mesh(1)
+    put = lambda names, seed: partition.put_batch(small.batch(names, 8, seed), mesh)  # noqa: E731
+    state, _ = train_step(before, put(NAMES, 0))  # moments that would go on moving it
+    kept = jax.device_get(state)
+    for seed in range(1, 4):
+        state, _ = train_step(state, put(("sr2",), seed))
+    after = jax.device_get(state)
+    for part in ("params", "moments", "ema"):
+        assert_same(getattr(after, part)["task_denoise50"], getattr(kept, part)["task_denoise50"])
+    assert int(after.moments["task_denoise50"].count) == 1
+    assert int(after.moments["task_sr2"].count) == int(after.moments["body"].count) == 4
+    for group in ("body", "task_sr2"):
+        for part in ("params", "ema"):
+            for (path, a), b in zip(leaves(getattr(after, part)[group]), jax.tree.leaves(getattr(kept, part)[group])):
+                assert np.any(a != b), (group, part, jax.tree_util.keystr(path))
+    assert train_step._cache_size() == 2  # one program for each layout of a batch
+
+
+def test_accumulation_is_the_mean_over_micro_batches(plain, batches):
+    network = small.model(plain)
+    params = network.init_params(0)
+    halves = [jax.tree.map(lambda x, h=h: x[8 * h : 8 * h + 8], batches[0]) for h in (0, 1)]
+    gradient = jax.jit(lambda p, b: step.gradients(network, p, b, plain))
+    expected = jax.tree.map(lambda a, b: (a + b) / 2, *(gradient(params, half) for half in halves))
+    accumulated = small.config("optim.accumulate=2")
+    got = jax.jit(lambda p, b: step.gradients(network, p, b, accumulated))(params, batches[0])
+    whole = gradient(params, batches[0])
+    for (path, a), b, c in zip(leaves(got), jax.tree.leaves(expected), jax.tree.leaves(whole), strict=True):
+        for other in (b, c):  # rounding: the sums are made in another order
+            np.testing.assert_allclose(a, other, rtol=0, atol=1e-5 * np.abs(b).max() + 1e-12, err_msg=str(path))
+
+
+def test_accumulation_on_devices_keeps_rows_in_place(batches):
+    parts = step.micro_batches(jax.tree.map(jnp.asarray, batches[0]), 2, shards=4)
+    rows = np.asarray(parts["sr2"]["lq"])
+    whole = batches[0]["sr2"]["lq"]  # 16 rows, 4 a device: each device's first two are in the first micro-batch
+    np.testing.assert_array_equal(rows[0], whole.reshape(4, 2, 2, 16, 16, 3)[:, 0].reshape(8, 16, 16, 3))
+    np.testing.assert_array_equal(rows[1], whole.reshape(4, 2, 2, 16, 16, 3)[:, 1].reshape(8, 16, 16, 3))
+
+
+def test_the_update_is_adams(plain, batches):
+    plain = small.config("optim.clip_norm=0.5", "optim.ema=0.9")
+    network = small.model(plain)
+    params = network.init_params(plain["seed"])
+    reference = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(optim.schedule(plain["optim"])))
+    moments = reference.init(params)
+    average = params
+    for i, batch in enumerate(batches[:3]):
+        grads, _ = jax.jit(lambda p, b: step.gradients(network, p, b, plain))(params, batch)
+        updates, moments = reference.update(grads, moments)
+        params = optax.apply_updates(params, updates)
+        decay = min(0.9, (1 + i) / (10 + i))
+        average = jax.tree.map(lambda e, p, d=decay: e * d + p * (1 - d), average, params)
+    state, metrics, _ = small.run(plain, 1, batches[:3])
+    first = network.init_params(plain["seed"])
+    assert distance(state.params, params) < 1e-4 * distance(params, first)
+    assert distance(state.ema, average) < 1e-4 * distance(average, first)
+    assert metrics[0]["grad_norm"] > 0.5  # the clip was at work
+    assert metrics[2]["lr"] == pytest.approx(float(optim.schedule(plain["optim"])(2)))
+
+
+def test_the_loss_is_the_mean_over_tasks_plus_lambda_times_the_contrast(plain, batches, on_one):
+    values = on_one[1][0]
+    mean = np.mean([values[f"l1/{name}"] for name in NAMES])
+    assert values["loss"] == pytest.approx(mean + 0.1 * values["contrastive"], rel=1e-6)
+    without = small.run(small.config("loss.contrastive=none"), 1, batches[:1])[1][0]
+    assert "contrastive" not in without
+    assert without["loss"] == pytest.approx(mean, rel=1e-6)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_a_step_that_is_not_finite_changes_only_the_counters(plain, batches, poison):
+    mesh, state, train_step = small.start(plain, 1)
+    state, _ = train_step(state, partition.put_batch(batches[0], mesh))
+    kept = jax.device_get(state)
+    bad = small.batch(NAMES, 16, 1)
+    bad["denoise50"]["lq"][3, 2, 1, 0] = poison
+    for _ in range(2):
+        state, _ = train_step(state, partition.put_batch(bad, mesh))
+    after = jax.device_get(state)
+    assert_same((after.params, after.moments, after.ema), (kept.params, kept.moments, kept.ema))
+    assert (int(after.step), int(after.skipped), int(after.skipped_in_a_row)) == (3, 2, 2)
+    state, _ = train_step(state, partition.put_batch(batches[1], mesh))
+    assert int(state.skipped_in_a_row) == 0 and int(state.skipped) == 2
+    assert distance(jax.device_get(state).params, kept.params) > 0
+
+
+def test_it_learns(plain):
+    """From the identity start, the loss on one batch of smooth pictures with noise falls well below its start."""
+    rng = np.random.default_rng(0)
+    flat = np.broadcast_to(rng.integers(60, 200, (16, 1, 1, 3)), (16, 16, 16, 3)).astype(np.uint8)
+    noisy = np.clip(flat + 40 * rng.standard_normal(flat.shape), 0, 255).astype(np.float32)
+    batch = {"denoise50": {"lq": noisy, "hq": flat}}
+    quick = small.config("tasks=('denoise50',)", "batch_size=16", "optim.learning_rate=3e-3", "optim.schedule_steps=60")
+    _, metrics, _ = small.run(quick, 1, [batch] * 60)
+    assert metrics[-1]["l1/denoise50"] < 0.5 * metrics[0]["l1/denoise50"]
+
+
+def test_bfloat16_trains_with_a_finite_float32_loss(batches):
+    state, metrics, _ = small.run(small.config("model.dtype=bfloat16", "model.remat=layer"), 1, batches[:2])
+    exact = small.run(small.config(), 1, batches[:2])[1]
+    assert metrics[0]["loss"] == pytest.approx(exact[0]["loss"], rel=1e-2)
+    assert all(x.dtype == np.float32 for x in jax.tree.leaves(state.params))
+
+
+def test_schedules():
+    base = dict(small.config()["optim"], schedule_steps=300, warmup_steps=0, learning_rate=5e-5, final_learning_rate=2e-5)
+    paper = optim.schedule({**base, "schedule": "step", "drop_at": 2 / 3})
+    assert [float(paper(i)) for i in (0, 199, 200, 299)] == pytest.approx([5e-5, 5e-5, 2e-5, 2e-5])
+    warm = optim.schedule({**base, "schedule": "step", "drop_at": 2 / 3, "warmup_steps": 10})
+    assert [float(warm(i)) for i in (0, 9, 10, 199, 200)] == pytest.approx([5e-5 / 11, 5e-5 * 10 / 11, 5e-5, 5e-5, 2e-5])
+    cosine = optim.schedule({**base, "schedule": "cosine", "warmup_steps": 100})
+    assert [float(cosine(i)) for i in (100, 200, 300, 400)] == pytest.approx([5e-5, 3.5e-5, 2e-5, 2e-5])
+    assert float(optim.schedule({**base, "schedule": "constant"})(10_000)) == pytest.approx(5e-5)
+
+
+def test_groups_never_cross_devices(batches):
+    plain = small.config()
+    with pytest.raises(ValueError, match="8 rows a task on 8 device"):
+        jax.eval_shape(
+            lambda b: step.gradients(small.model(plain), small.model(plain).init_params(0), b, plain, 8), small.batch(NAMES, 8)
+        )
+
+
+def test_more_devices_than_there_are_is_an_error():
+    with pytest.raises(ValueError, match="devices=99 asked for, but there are 8"):
+        partition.make_mesh(99)

@@ -1,0 +1,78 @@
+"""The table of tasks, and tasks that a config makes."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+from ipt_jax.data.degrade import Bicubic, Noise, Rain, RainFolder
+from ipt_jax.tasks import DEGRADATIONS, PAPER_TASKS, TASKS, Task, make_task, make_tasks, nearest
+
+
+def test_the_papers_tasks_are_in_the_order_of_the_published_file():
+    assert PAPER_TASKS == ("sr2", "sr3", "sr4", "derain", "denoise30", "denoise50")
+    assert [TASKS[name].scale for name in PAPER_TASKS] == [2, 3, 4, 1, 1, 1]
+    assert [task.name for task in make_tasks(PAPER_TASKS)] == list(PAPER_TASKS)
+    assert TASKS["denoise30"].degrade == Noise(30.0) and TASKS["denoise50"].degrade == Noise(50.0)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_a_task_keeps_what_it_promises(task):
+    tile = 10
+    hq = np.random.default_rng(0).integers(0, 256, (tile * task.scale, tile * task.scale, 3), dtype=np.uint8)
+    before = hq.copy()
+    lq, again = (task.degrade(hq, np.random.default_rng(1)) for _ in range(2))
+    assert lq.shape == (tile, tile, 3)
+    assert lq.dtype == (np.uint8 if task.degrade.rounded else np.float32)
+    assert lq.min() >= 0 and lq.max() <= 255
+    np.testing.assert_array_equal(lq, again)
+    np.testing.assert_array_equal(hq, before)
+    assert task.degrade.margin >= (2 if task.scale > 1 else 0)
+    assert pickle.loads(pickle.dumps(task)) == task
+
+
+def test_sr_is_scored_without_a_border_of_its_scale():
+    assert [task.border for task in TASKS.values()] == [2, 3, 4, 0, 0, 0]
+
+
+def test_a_config_makes_new_tasks(tmp_path):
+    assert make_task({"name": "denoise70", "degradation": "noise", "sigma": 70}) == Task("denoise70", 1, Noise(70))
+    assert make_task({"name": "x3", "degradation": "bicubic", "scale": 3}) == Task("x3", 3, Bicubic(3))
+    rain = make_task({"name": "drizzle", "degradation": "rain", "density": (10, 20)})
+    assert rain.scale == 1 and rain.degrade == Rain(density=(10, 20))
+    folder = make_task({"name": "streaks", "degradation": "rain_folder", "directory": str(tmp_path)})
+    assert folder.degrade == RainFolder(str(tmp_path))
+    assert set(DEGRADATIONS) == {"bicubic", "noise", "rain", "rain_folder"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("sr22", r"unknown task 'sr22' \(did you mean 'sr2'\?\); known: sr2, sr3"),
+        ({"name": "a b", "degradation": "noise", "sigma": 1}, "must be a word .* not 'a b'"),
+        ({"degradation": "noise", "sigma": 1}, "must be a word .* not None"),
+        ({"name": "n", "degradation": "nose", "sigma": 1}, r"task 'n': unknown degradation 'nose' \(did you mean 'noise'"),
+        ({"name": "n", "degradation": "noise", "sgma": 1}, r"'noise' has no field 'sgma' \(did you mean 'sigma'\?\)"),
+        ({"name": "n", "degradation": "noise"}, "task 'n': .*sigma"),
+        ({"name": "n", "degradation": "noise", "sigma": -1}, "task 'n': Noise: sigma"),
+        ({"name": "s", "degradation": "bicubic", "scale": 1}, "task 's': .*scale must be an integer, 2 or more"),
+        ({"name": "r", "degradation": "rain", "width": (2, 1)}, "task 'r': Rain: width must be a range"),
+    ],
+)
+def test_entries_that_are_no_task_are_refused_by_name(entry, message):
+    with pytest.raises(ValueError, match=message):
+        make_task(entry)
+
+
+def test_a_list_without_tasks_or_with_one_twice_is_refused():
+    with pytest.raises(ValueError, match="no tasks"):
+        make_tasks([])
+    with pytest.raises(ValueError, match="more than once: sr2"):
+        make_tasks(["sr2", {"name": "sr2", "degradation": "bicubic", "scale": 2}, "sr3"])
+
+
+def test_hints_are_of_near_names_only():
+    assert nearest("derian", TASKS) == " (did you mean 'derain'?)"
+    assert nearest("colourise", TASKS) == ""

@@ -1,0 +1,333 @@
+"""Whole runs of a small model, in processes of their own where that matters."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+import small
+from etils import epath
+from ml_collections import ConfigDict
+
+from ipt_jax import log
+from ipt_jax.checkpoint import Checkpoints
+from ipt_jax.config import ConfigError, complete
+from ipt_jax.data.checks import DataError
+from ipt_jax.errors import RunError
+from ipt_jax.train import pretrain
+from ipt_jax.weights import WeightsError
+
+pytest.importorskip("skimage", reason="needs scikit-image's photographs")
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> pathlib.Path:
+    """A folder of eight small photographs, cut from scikit-image's."""
+    from ipt_jax.data.sources import embedded
+
+    folder = tmp_path_factory.mktemp("photographs")
+    pictures = embedded("all")
+    for i in range(8):
+        picture = pictures[i % 4][60 + 40 * (i // 4) :][:96, 100 + 60 * (i // 4) :][:, :96]
+        cv2.imwrite(str(folder / f"{i}.png"), picture[..., ::-1])
+    return folder
+
+
+def settings(folder: pathlib.Path, **changes) -> dict:
+    base = {
+        "model": small.MODEL,
+        "optim": {**small.OPTIM, "ema": 0.9, "schedule_steps": 40},
+        "tasks": ["sr2", "denoise50"],
+        "batch_size": 8,
+        "steps": 40,
+        "devices": 1,
+        "data": {"source": "folder", "dir": str(folder), "held_out": 2},
+        "checkpoint": {"every": 10, "keep": 2, "keep_every": 20},
+        "evaluate": {"every": 0},
+        "log": {"every": 5},
+    }
+    for key, value in changes.items():
+        base[key] = {**base[key], **value} if isinstance(value, dict) else value
+    return base
+
+
+def config(folder: pathlib.Path, **changes) -> ConfigDict:
+    return complete(settings(folder, **changes))
+
+
+def arrays(workdir: pathlib.Path, step: int) -> dict[str, bytes]:
+    """Every leaf of a checkpoint: parameters, moments, average, counters."""
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        return {
+            f"{part}/{path}": leaf
+            for part in ("params", "moments", "ema")
+            for path, leaf in flat(checkpoints.restore_params(part, step)[0])
+        }
+
+
+def flat(tree, prefix=""):
+    for key, value in tree.items():
+        yield from flat(value, f"{prefix}{key}/") if isinstance(value, dict) else [(prefix + key, value)]
+
+
+def assert_same(a: dict, b: dict) -> None:
+    assert a.keys() == b.keys() and len(a) > 50
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+@pytest.fixture(scope="module")
+def straight(photographs, tmp_path_factory):
+    """40 steps without a stop, evaluated."""
+    workdir = tmp_path_factory.mktemp("straight")
+    outcome = pretrain(config(photographs, evaluate={"every": 20, "pictures": 2, "batch": 4, "overlap": 4}), str(workdir))
+    return workdir, outcome
+
+
+def test_a_run_leaves_what_the_readme_says(straight):
+    workdir, outcome = straight
+    assert outcome.finished and outcome.step == 40
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    training = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in training] == [5, 10, 15, 20, 25, 30, 35, 40]
+    keys = {"step", "loss", "l1/sr2", "l1/denoise50", "contrastive", "lr", "grad_norm", "samples_per_s", "wait"}
+    assert keys <= set(training[0])
+    scores = [line for line in lines if "held_out/sr2/psnr_y" in line]
+    assert [line["step"] for line in scores] == [20, 40]
+    assert {"held_out/denoise50/psnr_y", "held_out/denoise50/psnr_rgb", "held_out/denoise50/ssim_y"} <= set(scores[0])
+    assert outcome.scores["denoise50"]["psnr_y"] == pytest.approx(scores[1]["held_out/denoise50/psnr_y"])
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        assert checkpoints.steps() == [20, 30, 40]  # the last two, and each 20th
+        meta = checkpoints.read_meta()
+    assert meta["config"]["model"]["features"] == 4 and {"jax", "flax", "ipt_jax"} <= set(meta["versions"])
+    assert json.loads((workdir / "config.json").read_text())["fingerprint"] == meta["fingerprint"]
+    picture = cv2.imread(str(workdir / "evaluation" / "00000040.png"))
+    assert picture is not None and picture.shape[0] > 2 * 90
+    assert "denoise50" in (workdir / "evaluation" / "00000040.txt").read_text()
+    assert list((workdir / "tensorboard").glob("events*"))
+
+
+def test_the_loss_of_a_run_falls(straight):
+    """Means over 40 small steps are noisy, so it is noise that is asked for: there the start is far from the end."""
+    lines = log.read_lines(epath.Path(straight[0] / "metrics.jsonl"))
+    noise = [line["l1/denoise50"] for line in lines if "loss" in line]
+    assert np.mean(noise[-2:]) < 0.8 * noise[0]
+    assert straight[1].scores["denoise50"]["psnr_y"] > straight[1].scores["denoise50"]["input_psnr_y"] + 1
+
+
+def test_stopped_and_resumed_is_bit_identical(straight, photographs, tmp_path):
+    """17 steps, then the same command for all 40."""
+    first = pretrain(config(photographs, steps=17), str(tmp_path))
+    assert (first.step, first.finished) == (17, True)
+    second = pretrain(config(photographs), str(tmp_path))
+    assert second.step == 40
+    assert_same(arrays(tmp_path, 40), arrays(straight[0], 40))
+    logged = [line["step"] for line in log.read_lines(epath.Path(tmp_path / "metrics.jsonl")) if "loss" in line]
+    assert logged == sorted(set(logged)) and logged[-1] == 40
+    again = pretrain(config(photographs), str(tmp_path))
+    assert again.step == 40 and again.finished  # nothing left to do is no error
+
+
+def command(folder: pathlib.Path, workdir: pathlib.Path, tmp_path: pathlib.Path, *more: str, **changes) -> list[str]:
+    file = tmp_path / "config.py"
+    file.write_text(
+        f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({settings(folder, **changes)!r})\n"
+    )
+    return [sys.executable, "-m", "ipt_jax", "pretrain", f"--config={file}", f"--workdir={workdir}", *more]
+
+
+def wait_for_step(workdir: pathlib.Path, step: int, process: subprocess.Popen, limit: float = 240) -> None:
+    end = time.monotonic() + limit
+    while time.monotonic() < end and process.poll() is None:
+        if (workdir / "metrics.jsonl").exists():
+            steps = [line["step"] for line in log.read_lines(epath.Path(workdir / "metrics.jsonl"))]
+            if steps and steps[-1] >= step:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"step {step} was not reached; exit code {process.poll()}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_run_goes_on_bit_identical(number, straight, photographs, tmp_path):
+    workdir = tmp_path / "run"
+    run = command(photographs, workdir, tmp_path, "--config.steps=100000", "--config.log.every=1")
+    process = subprocess.Popen(run, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        wait_for_step(workdir, 3, process)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, said
+    stopped = int(re.search(r"stopped by SIG\w+ at step (\d+) of 100000, saved; start the same command again", said).group(1))
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        assert checkpoints.latest() == stopped >= 3
+    assert "Traceback" not in said
+    if stopped < 40:
+        assert pretrain(config(photographs), str(workdir)).step == 40
+        assert_same(arrays(workdir, 40), arrays(straight[0], 40))
+
+
+def test_killed_at_once_and_started_again(straight, photographs, tmp_path):
+    workdir = tmp_path / "run"
+    run = command(photographs, workdir, tmp_path, "--config.log.every=1")
+    process = subprocess.Popen(run, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        wait_for_step(workdir, 12, process)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert subprocess.run(run, stderr=subprocess.DEVNULL, timeout=300).returncode == 0
+    assert_same(arrays(workdir, 40), arrays(straight[0], 40))
+
+
+def test_a_folder_with_another_run_is_refused_and_untouched(straight, photographs):
+    workdir, _ = straight
+    before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*")}
+    with pytest.raises(ConfigError, match=r"another config.*\n  optim.learning_rate: 0.001 -> 0.002\n  seed: 0 -> 5"):
+        pretrain(config(photographs, seed=5, optim={"learning_rate": 2e-3}), str(workdir))
+    assert {p: p.stat().st_mtime_ns for p in workdir.rglob("*")} == before
+
+
+def test_other_data_is_refused(straight, photographs, tmp_path):
+    others = tmp_path / "others"
+    others.mkdir()
+    for i in range(8):
+        cv2.imwrite(str(others / f"{i}.png"), np.full((96, 96, 3), 20 * i, np.uint8))
+    with pytest.raises(ConfigError, match="the data's fingerprint"):
+        pretrain(config(others), str(straight[0]))
+
+
+def test_a_moved_data_folder_is_the_same_data(straight, photographs, tmp_path):
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for file in photographs.iterdir():
+        (moved / file.name).write_bytes(file.read_bytes())
+    before = (straight[0] / "metrics.jsonl").read_text()
+    again = pretrain(config(moved, evaluate={"every": 20, "pictures": 2, "batch": 4, "overlap": 4}), str(straight[0]))
+    assert again.finished and again.scores == straight[1].scores
+    assert (straight[0] / "metrics.jsonl").read_text() == before  # evaluated again, not logged twice
+
+
+def test_a_truncated_picture_is_named_replaced_and_counted(photographs, tmp_path, caplog):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for file in photographs.iterdir():
+        picture = cv2.imread(str(file))
+        data = cv2.imencode(".jpg", picture)[1].tobytes()
+        (folder / f"{file.stem}.jpg").write_bytes(data[: len(data) // 2] if file.stem == "3" else data)
+    with caplog.at_level(logging.WARNING):
+        done = pretrain(config(folder, steps=12, data={"max_bad": 0.3, "held_out": 0}), str(tmp_path / "run"))
+    assert done.finished
+    named = [r.getMessage() for r in caplog.records if "replaced a picture" in r.getMessage()]
+    assert len(named) == 1 and "3.jpg" in named[0] and "truncated" in named[0]
+    last = log.read_lines(epath.Path(tmp_path / "run" / "metrics.jsonl"))[-1]
+    assert last["bad_pictures"] == 1
+    with pytest.raises(RunError, match=r"more than data.max_bad=0.05; the last: 3.jpg"):
+        pretrain(config(folder, steps=12, data={"max_bad": 0.05, "held_out": 0}), str(tmp_path / "strict"))
+
+
+def test_bad_numbers_stop_the_run_with_the_last_good_checkpoint(photographs, tmp_path):
+    wild = {"learning_rate": 1e30, "final_learning_rate": 1e30, "schedule": "constant", "warmup_steps": 0, "max_skipped": 3}
+    with pytest.raises(RunError, match="3 steps in a row without a finite loss"):
+        pretrain(config(photographs, optim=wild, checkpoint={"every": 1}), str(tmp_path))
+
+
+def test_init_from_takes_another_runs_average(straight, photographs, tmp_path):
+    workdir, _ = straight
+    started = pretrain(
+        config(photographs, steps=1, optim={"learning_rate": 1e-12, "final_learning_rate": 1e-12}, init_from=str(workdir)),
+        str(tmp_path / "a"),
+    )
+    assert started.finished
+    with Checkpoints(workdir / "checkpoints") as old, Checkpoints(tmp_path / "a" / "checkpoints") as new:
+        for (key, a), (_, b) in zip(flat(old.restore_params("ema")[0]), flat(new.restore_params("params")[0]), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-9, err_msg=key)
+    with pytest.raises(ConfigError, match=r"holds another model:\n  model.hidden: 32, not 16$"):
+        pretrain(config(photographs, model={**small.MODEL, "hidden": 16}, init_from=str(workdir)), str(tmp_path / "b"))
+    with pytest.raises(WeightsError, match=r"task_sr2.*unexpected"):
+        pretrain(config(photographs, tasks=["denoise50"], init_from=str(workdir)), str(tmp_path / "b"))
+    with pytest.raises(WeightsError, match="there is no"):
+        pretrain(config(photographs, init_from=str(tmp_path / "none")), str(tmp_path / "c"))
+
+
+def test_eight_devices_and_one_task_a_step(photographs, tmp_path):
+    done = pretrain(
+        config(photographs, devices=8, batch_size=16, steps=6, data={"draw": "one"}, log={"every": 2}), str(tmp_path)
+    )
+    assert done.finished
+    with pytest.raises(ConfigError, match="batch_size=8 must be a multiple of"):
+        pretrain(config(photographs, devices=8), str(tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    "changes, error, message",
+    [
+        ({"data": {"dir": "/nowhere"}}, DataError, "/nowhere"),
+        ({"data": {"held_out": 8}}, DataError, "held_out"),
+        ({"devices": 99, "batch_size": 396}, ConfigError, "devices=99 asked for, but there are 8"),
+        ({"batch_size": 12, "loss": {"contrastive": "eq5", "group": 3}, "data": {"held_out": 6}}, DataError, "groups of 3"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_is_written(changes, error, message, photographs, tmp_path):
+    base = settings(photographs)
+    for key, value in changes.items():
+        base[key] = {**base.get(key, {}), **value} if isinstance(value, dict) else value
+    with pytest.raises(error, match=message):
+        pretrain(complete(base), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_empty_and_pictureless_folders(photographs, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("no picture")
+    for name in ("empty", "texts"):
+        with pytest.raises(DataError, match=name):
+            pretrain(config(tmp_path / name), str(tmp_path / "run"))
+
+
+def test_a_workdir_that_is_something_else(photographs, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="is a file"):
+        pretrain(config(photographs), str(tmp_path / "file"))
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match="is not a run's config"):
+        pretrain(config(photographs), str(tmp_path / "odd"))
+
+
+def test_a_full_disk_is_said_and_loses_nothing(photographs, tmp_path):
+    """The disk is a tmpfs of a few MB; it fills up while the run goes on."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("needs permission to mount a tmpfs")
+    try:
+        workdir = disk / "run"
+        assert pretrain(config(photographs, steps=10), str(workdir)).finished
+        kept = arrays(workdir, 10)
+        with open(disk / "ballast", "wb", buffering=0) as f, contextlib.suppress(OSError):
+            while True:
+                f.write(b"\0" * 4096)
+        run = command(photographs, workdir, tmp_path, "--config.steps=30")
+        done = subprocess.run(run, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 1, done.stderr
+        assert "No space left" in done.stderr and "Traceback" not in done.stderr
+        assert_same(arrays(workdir, 10), kept)
+        (disk / "ballast").unlink()
+        done = subprocess.run(run, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=False)
