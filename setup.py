@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ipt_jax" / "__init__.py").read_text()).group(1)
 
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "scikit-image>=0.24"]
+TEST = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "scikit-image>=0.24"]
 EXTRAS = {
     "test": TEST,
     "demo": ["scikit-image>=0.24"],  # whose photographs the demo is trained on

@@ -12,11 +12,11 @@ from ipt_jax.cli import main, split_overrides
 
 def test_help_needs_no_jax():
     code = "import sys; from ipt_jax.cli import parser; parser().format_help(); sys.exit('jax' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 
 
 def test_module_and_help():
-    done = subprocess.run([sys.executable, "-m", "ipt_jax", "pretrain", "--help"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "ipt_jax", "pretrain", "--help"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and "--workdir" in done.stdout and "--config.batch_size" in done.stdout
 
 

@@ -184,5 +184,5 @@ def test_truncated_pictures_leave_stderr_clean(tmp_path):
     )
     root = pathlib.Path(__file__).parent.parent
     command = [sys.executable, "-c", code, str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True)
+    result = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True, timeout=120)
     assert (int(result.stdout), result.stderr) == (3 * len(VARIETY), "")

@@ -142,7 +142,7 @@ except OSError as error:
 def test_a_disk_that_fills_up_leaves_nothing(folder, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parent.parent)}
     result = subprocess.run([sys.executable, "-c", FULL, str(folder), str(tmp_path / "out")], capture_output=True, text=True,
-                            check=False, env=environment)  # fmt: skip
+                            check=False, env=environment, timeout=120)  # fmt: skip
     assert "failed:" in result.stdout and "nothing of it was kept" in result.stdout, result
     assert [p.name for p in tmp_path.iterdir()] == ["photos"]
 

@@ -136,7 +136,7 @@ def run(archives: pathlib.Path, data_dir: pathlib.Path, *more: str, before: str 
     arguments = ["prepare", "imagenet2012", "--manual-dir", str(archives), "--data-dir", str(data_dir), *more]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(pathlib.Path(__file__).parent.parent)}
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ def _tar(files: dict[str, bytes]) -> bytes:
 def _run(*arguments: str) -> None:
     command = [sys.executable, *arguments]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
     assert result.returncode == 0, result.stderr[-4000:]
 
 
@@ -125,7 +125,7 @@ def test_reading_does_not_import_tensorflow(array_record):
         "assert 'tensorflow' not in sys.modules\n"
     )
     root = pathlib.Path(__file__).parent.parent
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=False)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=False, timeout=300)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 

@@ -194,7 +194,7 @@ def test_needs_no_tensorflow_and_is_quiet(tmp_path):
         "assert source[3].startswith(b'encoded picture 3 ')\n"
         "assert 'tensorflow' not in sys.modules\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
