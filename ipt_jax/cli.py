@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -121,6 +122,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from ipt_jax import log  # late: jax takes a second to import, `ipt --help` should not
 
     log.setup()
+    try:
+        code = _run(options)
+    finally:
+        workers = sys.modules.get("ipt_jax.data.workers")
+        if workers is not None and workers.hang():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)  # threads that wait for a dead storage would be waited for
+    return code
+
+
+def _run(options: argparse.Namespace) -> int:
     from ipt_jax.errors import RunError, UserError
 
     try:

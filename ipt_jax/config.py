@@ -52,6 +52,7 @@ def default() -> ConfigDict:
                 workers=0,  # processes that make batches; 0 = threads of this one
                 threads=2,  # without workers
                 prefetch=2,  # batches made ahead, by each worker
+                stalled=1800.0,  # seconds without a batch before the run stops
                 max_bad=0.2,  # share of pictures that may be unreadable (and replaced) before the run stops
             ),
             loss=dict(
@@ -104,6 +105,7 @@ MAY_CHANGE = (
     "data.threads",
     "data.prefetch",
     "data.max_bad",
+    "data.stalled",
     "checkpoint.",
     "evaluate.",
     "log.",
@@ -268,6 +270,7 @@ def check(config: ConfigDict) -> None:
         need(flatten(config)[key] >= 0, key, "0 or more")
     need(config.loss.group >= 2, "loss.group", "at least 2: a picture needs another to be told from")
     need(0 <= config.data.max_bad <= 1, "data.max_bad", "a share, 0 to 1")
+    need(config.data.stalled > 0, "data.stalled", "above 0 seconds")
     need(0 <= config.optim.ema < 1, "optim.ema", "in [0, 1)")
     need(config.optim.learning_rate > 0, "optim.learning_rate", "above 0")
     need(0 < config.optim.drop_at <= 1, "optim.drop_at", "a share of schedule_steps, above 0 and at most 1")

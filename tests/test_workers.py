@@ -64,10 +64,9 @@ def test_an_iterator_left_half_way_leaves_no_process():
         next(items)
 
 
-def left_behind() -> set[str]:
-    """Folders of streams in shared memory."""
-    memory = pathlib.Path("/dev/shm")
-    return {path.name for path in memory.glob("ipt-data-*")} if memory.is_dir() else set()
+def left_behind(pid: int) -> list[pathlib.Path]:
+    """Folders in shared memory of a process's streams; those of other tests come and go meanwhile."""
+    return list(pathlib.Path("/dev/shm").glob(f"ipt-data-{pid}-*"))
 
 
 SCRIPT = """
@@ -91,24 +90,38 @@ def test_programs_end_quietly_whatever_they_leave_open(tmp_path, kind, count, ho
     (tmp_path / "script.py").write_text(SCRIPT)  # without a guard, as in a notebook
     program = ["-c", SCRIPT] if kind == "-c" else [str(tmp_path / "script.py")]
     environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parent.parent), "TMPDIR": str(tmp_path)}
-    before = left_behind()
     command = [sys.executable, "-W", "default", "-W", "ignore::DeprecationWarning", *program, str(tmp_path), str(count), how]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
-    assert (result.returncode, result.stdout, result.stderr) == (0, "left 5\n", "")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
+        try:
+            said = run.communicate(timeout=120)
+        finally:
+            run.kill()
+    assert (run.returncode, *said) == (0, "left 5\n", "")
     assert not list(tmp_path.glob("ipt-data-*"))
-    assert not left_behind() - before
+    assert not left_behind(run.pid)
 
 
-def test_a_stalled_source_is_said(caplog, monkeypatch):
-    class Slow(Noisy):
-        def __getitem__(self, i: int) -> np.ndarray:
-            time.sleep(0.05)
-            return super().__getitem__(i)
+class Slow(Noisy):
+    def __getitem__(self, i: int) -> np.ndarray:
+        time.sleep(0.2)
+        return super().__getitem__(i)
 
-    monkeypatch.setattr(workers, "STALLED", 0.02)
+
+@pytest.mark.parametrize("threads", [0, 1])
+def test_a_slow_source_is_said_and_one_that_stalls_is_given_up(caplog, monkeypatch, threads):
+    monkeypatch.setattr(workers, "PATIENCE", 0.02)
     with caplog.at_level("WARNING", "ipt_jax"):
-        taken(batches(Slow(9)), 0, 2, dict(workers=0, threads=1, prefetch=1))
+        taken(batches(Slow(9)), 0, 1, dict(workers=0, threads=threads, prefetch=1))
     assert "no batch for" in caplog.text
+    monkeypatch.setattr(workers, "_PARTING", 0.01)
+    items = workers.run(batches(Slow(9)), range(9), 0, threads, 1, stalled=0.1, what="the old disk")
+    with pytest.raises(workers.Stalled, match=r"no batch for 0 s \(data.stalled\): the old disk does not answer"):
+        next(items)
+    assert workers.hang()
+    end = time.monotonic() + 60
+    while workers.hang() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not workers.hang()
 
 
 def test_batches_of_workers_can_be_kept_and_written_to():
@@ -168,7 +181,6 @@ time.sleep(600)
 def test_workers_do_not_outlive_a_killed_run_and_outlive_the_schedulers_sigterm(tmp_path):
     for i in range(3):
         (tmp_path / f"{i}.jpg").write_bytes(jpeg(i))
-    before = left_behind()
     environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parent.parent), "TMPDIR": str(tmp_path)}
     with subprocess.Popen([sys.executable, "-c", ORPHAN, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                           text=True, env=environment) as run:  # fmt: skip
@@ -182,11 +194,11 @@ def test_workers_do_not_outlive_a_killed_run_and_outlive_the_schedulers_sigterm(
         finally:
             run.kill()
     for _ in range(200):
-        if not any(alive(pid) for pid in pids) and not left_behind() - before:
+        if not any(alive(pid) for pid in pids) and not left_behind(run.pid):
             break
         time.sleep(0.1)
     assert not any(alive(pid) for pid in pids)
-    assert not left_behind() - before and not list(tmp_path.glob("ipt-data-*"))
+    assert not left_behind(run.pid) and not list(tmp_path.glob("ipt-data-*"))
 
 
 def alive(pid: int) -> bool:

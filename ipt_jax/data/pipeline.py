@@ -228,6 +228,9 @@ def stream(batches: Batches, start: int, stop: int, data: Mapping[str, Any]) -> 
 
     Raises:
       WorkerError: a worker process died.
+      Stalled: no batch came for `data.stalled` seconds.
       Exception: whatever making a batch raised, with the traceback of the worker.
     """
-    return workers.run(batches, range(start, stop), data["workers"], data["threads"], data["prefetch"])
+    limits = {key: data[key] for key in ("stalled",) if key in data}
+    what = f"data.dir={data['dir']!r}" if data.get("dir") else "the source"
+    return workers.run(batches, range(start, stop), data["workers"], data["threads"], data["prefetch"], what=what, **limits)

@@ -26,7 +26,8 @@ class Room:
 
     def __init__(self) -> None:
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-        self.folders = [tempfile.mkdtemp(prefix="ipt-data-", dir=place) for place in dict.fromkeys((memory, None))]
+        prefix = f"ipt-data-{os.getpid()}-"
+        self.folders = [tempfile.mkdtemp(prefix=prefix, dir=place) for place in dict.fromkeys((memory, None))]
 
     def remove(self) -> None:
         """Removes both, with all that was not received."""

@@ -8,6 +8,7 @@ import functools
 import logging
 import multiprocessing
 import os
+import queue
 import signal
 import sys
 import threading
@@ -29,7 +30,9 @@ T = TypeVar("T")
 
 logger = logging.getLogger("ipt_jax")
 
-STALLED = 60.0  # seconds without an item before a warning
+PATIENCE = 60.0  # seconds without an item before a warning
+STALLED = 1800.0  # and before an error, unless the caller says otherwise
+_PARTING = 5.0  # seconds for an item that was given up
 _GRACE = 30  # seconds that a worker outlives a SIGTERM
 _ENVIRONMENT = {  # of worker processes
     **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),  # their number is the parallelism
@@ -42,7 +45,19 @@ class WorkerError(DataError):
     """A process that makes batches died; the message has its exit code."""
 
 
-def run(make: Callable[[int], T], steps: range, processes: int, threads: int, prefetch: int) -> Generator[T, None, None]:
+class Stalled(DataError):
+    """No item came for a long time. What makes them may hang for ever, and with it this process's end."""
+
+
+def run(
+    make: Callable[[int], T],
+    steps: range,
+    processes: int,
+    threads: int,
+    prefetch: int,
+    stalled: float = STALLED,
+    what: str = "the source",
+) -> Generator[T, None, None]:
     """`make(step)` for each step, in order.
 
     Args:
@@ -51,17 +66,26 @@ def run(make: Callable[[int], T], steps: range, processes: int, threads: int, pr
       processes: that many worker processes, each `prefetch` items ahead; 0 = threads of this process.
       threads: without processes; 0 = each item is made when it is asked for.
       prefetch: items made ahead.
+      stalled: seconds without an item before the error.
+      what: where items come from, for that error.
 
     Raises:
       WorkerError: a worker process died.
+      Stalled: nothing came for so long.
       Exception: what `make` raised, with the worker's traceback.
     """
     items = _by_processes(make, steps, processes, prefetch) if processes else _by_threads(make, steps, threads, prefetch)
-    watched = _watched(items)
-    _open.add(watched)
-    return watched
+    bounded = _bounded(items, stalled, what)
+    _open.add(bounded)
+    return bounded
 
 
+def hang() -> bool:
+    """Whether something that made items still hangs: then this process can only end by `os._exit`."""
+    return any(thread.is_alive() for thread in _hanging)
+
+
+_hanging: list[threading.Thread] = []
 _open: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
 
 
@@ -73,14 +97,54 @@ def _close_open() -> None:
             items.close()
 
 
-def _watched(items: Generator[T, None, None]) -> Generator[T, None, None]:
-    with contextlib.closing(items), contextlib.closing(_Watch()) as watch:
+def _bounded(items: Generator[T, None, None], stalled: float, what: str) -> Generator[T, None, None]:
+    """The same items. They are asked for by another thread, so that waiting for one can be given up."""
+    asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    answers: queue.SimpleQueue[tuple[list[T], BaseException | None]] = queue.SimpleQueue()
+
+    def answer() -> None:
+        while asked.get():
+            try:
+                answers.put(([next(items)], None))
+            except StopIteration:
+                answers.put(([], None))
+            except BaseException as error:
+                answers.put(([], error))
+
+    thread = threading.Thread(target=answer, name="ipt-data-next", daemon=True)
+    thread.start()
+    stuck = False
+    try:
         while True:
-            with watch:
-                held: deque[Any] = deque([next(items, None)])
-            if held[0] is None:
+            asked.put(True)
+            stuck = True
+            item, error = _wait(answers, stalled, what)
+            stuck = False
+            if error is not None:
+                raise error
+            if not item:
                 return
-            yield held.pop()  # and holds it no longer: the receiver decides when its memory is freed
+            yield item.pop()  # and holds it no longer: the receiver decides when its memory is freed
+    finally:
+        asked.put(False)
+        thread.join(_PARTING if stuck else None)
+        if thread.is_alive():
+            _hanging.append(thread)
+        else:
+            items.close()
+
+
+def _wait(answers: queue.SimpleQueue[T], stalled: float, what: str) -> T:
+    end, patience = time.monotonic() + stalled, PATIENCE
+    while True:
+        try:
+            return answers.get(timeout=max(0.0, min(patience, end - time.monotonic())))
+        except queue.Empty:
+            waited = stalled - (end - time.monotonic())
+            if waited >= stalled:
+                raise Stalled(f"no batch for {stalled:.0f} s (data.stalled): {what} does not answer") from None
+            logger.warning("no batch for %.0f s: is the storage slow, or a data worker stuck? (%s)", waited, what)
+            patience *= 2
 
 
 def _by_threads(make: Callable[[int], T], steps: range, threads: int, prefetch: int) -> Generator[T, None, None]:
@@ -209,34 +273,3 @@ def _die_with_parent(room: shared.Room) -> None:
         parent.join()
         room.remove()
         os._exit(1)
-
-
-class _Watch:
-    """Warns when an item has been waited for for `STALLED` seconds, and again after each twice as long."""
-
-    def __init__(self) -> None:
-        self._since = 0.0  # when the wait under way began; 0 = none
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="ipt-data-watch", daemon=True)
-        self._thread.start()
-
-    def _look(self) -> None:
-        limit = STALLED
-        while not self._done.wait(STALLED / 4):
-            since = self._since
-            waited = time.monotonic() - since if since else 0.0
-            if waited < STALLED:
-                limit = STALLED
-            elif waited >= limit:
-                logger.warning("no batch for %.0f s: is the storage slow, or a data worker stuck?", waited)
-                limit *= 2
-
-    def __enter__(self) -> None:
-        self._since = time.monotonic()
-
-    def __exit__(self, *exc: object) -> None:
-        self._since = 0.0
-
-    def close(self) -> None:
-        self._done.set()
-        self._thread.join()
