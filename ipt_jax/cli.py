@@ -78,6 +78,7 @@ def add_pretrain(commands: Any) -> None:
         help="a config file, e.g. configs/demo.py; FILE:ARGUMENT hands an argument to its get_config",
     )
     command.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
+    command.add_argument("--force-config", action="store_true", help="go on in a folder whose run differs, knowingly")
     command.set_defaults(run=pretrain)
 
 
@@ -85,7 +86,7 @@ def pretrain(options: argparse.Namespace) -> int:
     """Runs `ipt pretrain`."""
     from ipt_jax import config, train
 
-    train.pretrain(config.load(options.config, options.overrides), options.workdir)
+    train.pretrain(config.load(options.config, options.overrides), options.workdir, options.force_config)
     return 0
 
 

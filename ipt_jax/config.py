@@ -74,7 +74,8 @@ def default() -> ConfigDict:
                 clip_norm=0.0,  # of all gradients together; 0 = off
                 ema=0.0,  # decay of the moving average of the weights; 0 = off
                 accumulate=1,  # micro-batches a step
-                max_skipped=20,  # non-finite steps in a row before the run stops
+                max_spike=0.0,  # a step whose loss is that many times the recent mean changes nothing; 0 = off
+                max_skipped=20,  # steps in a row that changed nothing before the run stops
             ),
             checkpoint=dict(
                 every=1000,  # steps
@@ -91,6 +92,7 @@ def default() -> ConfigDict:
             log=dict(
                 every=50,  # steps between two lines
                 tensorboard=True,
+                stacks_after=600.0,  # seconds without a step's end after which all threads' stacks are written; 0 = never
             ),
         )
     )
@@ -266,6 +268,8 @@ def check(config: ConfigDict) -> None:
         "evaluate.size",
         "evaluate.overlap",
         "loss.weight",
+        "optim.max_spike",
+        "log.stacks_after",
     ):
         need(flatten(config)[key] >= 0, key, "0 or more")
     need(config.loss.group >= 2, "loss.group", "at least 2: a picture needs another to be told from")
@@ -274,6 +278,8 @@ def check(config: ConfigDict) -> None:
     need(0 <= config.optim.ema < 1, "optim.ema", "in [0, 1)")
     need(config.optim.learning_rate > 0, "optim.learning_rate", "above 0")
     need(0 < config.optim.drop_at <= 1, "optim.drop_at", "a share of schedule_steps, above 0 and at most 1")
+    spike = config.optim.max_spike
+    need(spike == 0 or spike > 1, "optim.max_spike", "0, or above 1: times the recent mean of the loss")
     need(config.model.input_scale > 0, "model.input_scale", "above 0")
     need(config.model.norm_eps > 0, "model.norm_eps", "above 0")
     choice("data.source", ("embedded", "folder", "packed", "tfds"))

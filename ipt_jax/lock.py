@@ -31,12 +31,19 @@ class Locked(UserError):
 
 
 @contextlib.contextmanager
-def hold(folder: epath.Path) -> Iterator[None]:
+def hold(folder: epath.Path, active: bool = True) -> Iterator[None]:
     """Makes the folder if need be, and keeps other runs out of it.
+
+    Args:
+      folder: the run's.
+      active: whether this process is the one of its run that does so.
 
     Raises:
       Locked: another run has it.
     """
+    if not active:
+        yield
+        return
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "lock"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from ipt_jax import log, partition
 from ipt_jax.data import pipeline
-from ipt_jax.data.checks import DataError
+from ipt_jax.data.checks import DataError, listed
 from ipt_jax.errors import RunError
 
 logger = log.logger
@@ -74,16 +74,24 @@ class Meter:
             self._steps_in_report += 1
         in_a_row = int(values.pop("skipped_in_a_row"))
         if in_a_row:
-            logger.warning("step %d: loss or gradient is not finite; nothing was changed (%d in a row)", step, in_a_row)
+            logger.warning("step %d: %s; nothing was changed (%d in a row)", step, self._why(step, values), in_a_row)
         for key, value in values.items():
             self._sums.setdefault(key, []).append(value)
         if in_a_row >= self._plain["optim"]["max_skipped"]:
             raise RunError(
-                f"{in_a_row} steps in a row without a finite loss and gradient, up to step {step}; the last "
+                f"{in_a_row} steps in a row changed nothing, up to step {step}: {self._why(step, values)}; the last "
                 "checkpoint is good: lower optim.learning_rate or look at the data"
             )
         if step % self._plain["log"]["every"] == 0 or step == self._plain["steps"]:
             self._report(step)
+
+    def _why(self, step: int, values: Mapping[str, float]) -> str:
+        """What is wrong with a step, in which tasks, and the pictures that its batch was made of."""
+        finite = np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"])
+        what = f"a loss of {values['loss']:.4g} is a spike" if finite else "loss or gradient is not finite"
+        names = [task.name for task in self._batches.tasks if f"l1/{task.name}" in values]
+        bad = [name for name in names if not np.isfinite(values[f"l1/{name}"])]
+        return f"{what} (tasks: {', '.join(bad or names)}; pictures: {listed(self._batches.names(step - 1))})"
 
     def _report(self, step: int) -> None:
         means = {k: float(np.mean(v)) for k, v in self._sums.items()}

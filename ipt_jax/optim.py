@@ -53,6 +53,16 @@ def clip_by_global_norm(grads: Tree, norm: Array, limit: float) -> Tree:
     return jax.tree.map(lambda g: g * factor, grads)
 
 
+def spike_guard(loss: Array, good: Array, usual: Array, limit: float) -> tuple[Array, Array]:
+    """Whether a step counts, its loss being at most `limit` times the usual one, and the usual loss after it.
+
+    The usual loss is a moving average over some hundred steps that counted; infinite before the first.
+    """
+    good = good & (loss <= limit * usual)
+    after = jnp.where(jnp.isinf(usual), loss, 0.99 * usual + 0.01 * loss)
+    return good, jnp.where(good, after, usual)
+
+
 def ema_decay(decay: float, step: Array) -> Array:
     """The moving average's decay at a step: short at first, so that the start is soon forgotten."""
     return jnp.minimum(decay, (1 + step) / (10 + step))

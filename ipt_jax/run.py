@@ -17,6 +17,7 @@ from ipt_jax import config as configs
 from ipt_jax.config import ConfigError
 from ipt_jax.data import pipeline
 from ipt_jax.data.sources import Source
+from ipt_jax.log import logger
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +29,10 @@ class Run:
     data: dict[str, Any]
 
     @classmethod
-    def open(cls, folder: epath.Path, config: ConfigDict, source: Source) -> Run:
+    def open(cls, folder: epath.Path, config: ConfigDict, source: Source, force: bool = False) -> Run:
         """The run that this config makes in this folder, new or begun.
+
+        With `force`, the run goes on under another config or with other data, and the log says what differs.
 
         Raises:
           ConfigError: the folder holds another run (all differences are listed), or something that is not a run.
@@ -50,10 +53,14 @@ class Run:
         plain = json.loads(json.dumps(configs.resolve(config, before["optim"]["schedule_steps"])))
         changed = configs.differences(before, plain)
         changed += [f"the data's {k}: {old_data.get(k)} -> {data[k]}" for k in data if old_data.get(k) != data[k]]
-        if changed:
+        lines = "".join(f"\n  {line}" for line in changed)
+        if changed and not force:
             raise ConfigError(
-                f"workdir {folder} holds a run with another config; name another folder, or undo:\n  " + "\n  ".join(changed)
+                f"workdir {folder} holds a run with another config; name another folder, undo these, or go on knowingly "
+                f"with --force-config:{lines}"
             )
+        if changed:
+            logger.warning("going on in %s, forced, though it is another run now:%s", folder, lines)
         return cls(folder, plain, data)
 
     def begin(self) -> None:

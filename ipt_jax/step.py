@@ -28,7 +28,8 @@ class TrainState:
       params: float32 parameters, `{"body", "task_<name>"}`: the groups.
       moments: Adam's state for each group.
       ema: moving average of the parameters, or None.
-      skipped: steps that changed nothing because loss or gradient was not finite, in all and in a row.
+      skipped: steps that changed nothing because loss or gradient was not finite or the loss a spike, in all and in a row.
+      usual_loss: moving average of the loss, or None where no guard against spikes needs it.
     """
 
     step: Array
@@ -37,6 +38,7 @@ class TrainState:
     ema: Params | None
     skipped: Array
     skipped_in_a_row: Array
+    usual_loss: Array | None = None
 
 
 def init_state(params: Params, config: Mapping[str, Any]) -> TrainState:
@@ -53,6 +55,7 @@ def init_state(params: Params, config: Mapping[str, Any]) -> TrainState:
         ema=jax.tree.map(jnp.copy, params) if config["optim"]["ema"] else None,
         skipped=zero(),
         skipped_in_a_row=zero(),
+        usual_loss=jnp.full((), jnp.inf) if config["optim"]["max_spike"] else None,
     )
 
 
@@ -112,14 +115,17 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Array]]:
     """One step of Adam on the groups that the batch trains; what was not drawn stays bit for bit as it was.
 
-    A step whose loss or gradient is not finite changes nothing but the counters.
+    A step whose loss or gradient is not finite, or whose loss is a spike, changes nothing but the counters.
     """
     settings = config["optim"]
     transform, groups = optim.adam(settings), groups_of(batch)
     params = {group: state.params[group] for group in groups}
     grads, metrics = gradients(model, params, batch, config, shards)
     norm = optax.global_norm(grads)
-    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+    good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+    usual = state.usual_loss
+    if usual is not None:
+        good, usual = optim.spike_guard(metrics["loss"], good, usual, settings["max_spike"])
     grads = optim.clip_by_global_norm(grads, norm, settings["clip_norm"])
     rate = optim.schedule(settings)(state.step)
 
@@ -127,17 +133,17 @@ def train_step(
     for group in groups:
         direction, moments = transform.update(grads[group], state.moments[group])
         moved = jax.tree.map(lambda p, d: p - rate * d, params[group], direction)
-        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)  # noqa: E731
+        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)  # noqa: E731
         new_params[group] = keep(moved, params[group])
         new_moments[group] = keep(moments, state.moments[group])
 
     ema = state.ema
     if ema is not None:
-        decay = jnp.where(finite, optim.ema_decay(settings["ema"], state.step), 1.0)
+        decay = jnp.where(good, optim.ema_decay(settings["ema"], state.step), 1.0)
         averaged = {g: jax.tree.map(lambda e, p: e * decay + p * (1 - decay), ema[g], new_params[g]) for g in groups}
         ema = {**ema, **averaged}
 
-    bad = 1 - finite.astype(jnp.int32)
+    bad = 1 - good.astype(jnp.int32)
     state = TrainState(
         step=state.step + 1,
         params=new_params,
@@ -145,6 +151,7 @@ def train_step(
         ema=ema,
         skipped=state.skipped + bad,
         skipped_in_a_row=(state.skipped_in_a_row + 1) * bad,
+        usual_loss=usual,
     )
     return state, {
         **metrics,

@@ -11,7 +11,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from ipt_jax import config as configs
-from ipt_jax import loading, log, partition
+from ipt_jax import loading, lock, log, partition
 from ipt_jax.checkpoint import CheckpointError, Checkpoints
 from ipt_jax.config import ConfigError
 from ipt_jax.data import pipeline
@@ -23,6 +23,7 @@ from ipt_jax.model.ipt import GEOMETRY
 from ipt_jax.run import Run
 from ipt_jax.step import TrainState, compile_step, init_state
 from ipt_jax.tasks import make_tasks
+from ipt_jax.watchdog import Watchdog
 
 logger = log.logger
 
@@ -36,11 +37,16 @@ class Outcome:
     scores: dict[str, dict[str, float]]
 
 
-def pretrain(config: ConfigDict, workdir: str) -> Outcome:
+def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
     """Trains as the config says, in a folder of its own; goes on by itself where that folder's run stopped.
 
+    Args:
+      config: from `config.load` or `config.complete`.
+      workdir: the run's folder.
+      force: go on although the folder's run has another config or other data (logged).
+
     Raises:
-      ConfigError, DataError: what was asked for cannot be run; nothing was changed.
+      ConfigError, DataError, Locked: what was asked for cannot be run; nothing was changed.
       CheckpointError, RunError: a fault while running.
     """
     folder = epath.Path(workdir).expanduser()
@@ -55,7 +61,7 @@ def pretrain(config: ConfigDict, workdir: str) -> Outcome:
 
     # Data, and whether the folder's run is this one.
     source = open_source(config.data, "train")
-    run = Run.open(folder, config, source)
+    run = Run.open(folder, config, source, force)
     plain = run.config
     batches = pipeline.make_batches(source, tasks, plain, jax.process_index(), jax.process_count())
 
@@ -66,7 +72,10 @@ def pretrain(config: ConfigDict, workdir: str) -> Outcome:
 
     # State. In this order: 1 this run's own newest good checkpoint, 2 `init_from`, 3 from scratch.
     keep = plain["checkpoint"]
-    with Checkpoints(folder / "checkpoints", keep=keep["keep"], keep_every=keep["keep_every"]) as checkpoints:
+    with (
+        lock.hold(folder, partition.is_main()),
+        Checkpoints(folder / "checkpoints", keep=keep["keep"], keep_every=keep["keep_every"]) as checkpoints,
+    ):
         state, start = first_state(model, plain, mesh, checkpoints)
         run.begin()
         if start >= config.steps:
@@ -88,12 +97,17 @@ def pretrain(config: ConfigDict, workdir: str) -> Outcome:
         meter = Meter(plain, len(source), batches, metrics_log)
         scores: dict[str, dict[str, float]] = {}
         step = start
-        with StopSignals() as stop, contextlib.closing(pipeline.stream(batches, start, config.steps, plain["data"])) as items:
+        with (
+            StopSignals() as stop,
+            Watchdog(plain["log"]["stacks_after"]) as watchdog,
+            contextlib.closing(pipeline.stream(batches, start, config.steps, plain["data"])) as items,
+        ):
             while step < config.steps and not stop.requested:
                 item = meter.wait_for(items)
                 state, metrics = train_step(state, partition.put_batch(item.batch, mesh))
                 step += 1
                 meter.took(step, metrics, item)  # reads the step before, while this one runs
+                watchdog.step_ended()
                 if step % keep["every"] == 0 and step < config.steps:
                     with meter.paused():
                         save(checkpoints, step, state, run)

@@ -91,17 +91,25 @@ class Batches:
         epoch, place = divmod(position, self.epoch_pictures)
         return int(self._order[epoch * len(self.source) + place])
 
-    def __call__(self, step: int) -> Item:
-        tasks = self.drawn(step)
-        rows = self.batch_size // len(tasks) // self.process_count
-        pictures = rows // self.crops
+    def _positions(self, step: int) -> range:
+        """This host's places of a step's pictures in the endless stream of pictures."""
+        pictures = self.batch_size // len(self.drawn(step)) // self.process_count // self.crops
         first = (step * self.process_count + self.process_index) * pictures
+        return range(first, first + pictures)
+
+    def names(self, step: int) -> list[str]:
+        """The pictures that this host's rows of a step are cut from, before any is replaced."""
+        return [self.source.name(self.picture(position)) for position in self._positions(step)]
+
+    def __call__(self, step: int) -> Item:
+        tasks, positions = self.drawn(step), self._positions(step)
+        rows = len(positions) * self.crops
         batch = {task.name: empty_pair(task, rows, self.tile) for task in tasks}
         replaced: list[str] = []
-        for block in range(0, pictures, self.group):
-            taken = [self.picture(first + block + member) for member in range(self.group)]
+        for block in range(0, len(positions), self.group):
+            taken = [self.picture(positions[block + member]) for member in range(self.group)]
             for member in range(self.group):
-                position = first + block + member
+                position = positions[block + member]
                 picture = self._read(taken, member, position, replaced)
                 for task in tasks:
                     rng = self._generator(position, task)

@@ -1,0 +1,217 @@
+"""What docs/reliability.md promises of a run, broken for real where that takes no second machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import test_train
+from etils import epath
+from test_train import arrays, assert_same, command, config, wait_for_step
+
+from ipt_jax import log, optim, partition, train
+from ipt_jax.checkpoint import Checkpoints
+from ipt_jax.config import ConfigError
+from ipt_jax.errors import RunError
+from ipt_jax.train import pretrain
+
+pytest.importorskip("skimage", reason="needs scikit-image's photographs")
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> pathlib.Path:
+    return test_train.make_photographs(tmp_path_factory.mktemp("photographs"))
+
+
+def start(run: list[str]) -> subprocess.Popen:
+    return subprocess.Popen(run, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def stop(process: subprocess.Popen) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(60)
+
+
+def test_a_second_run_is_refused_and_a_dead_ones_lock_is_taken_over(photographs, tmp_path):
+    workdir = tmp_path / "run"
+    run = command(photographs, workdir, tmp_path, "--config.steps=100000", "--config.log.every=1", checkpoint={"every": 5})
+    process = start(run)
+    try:
+        wait_for_step(workdir, 7, process)
+        second = subprocess.run(run, capture_output=True, text=True, timeout=120)
+        assert second.returncode == 2
+        assert f"belongs to a run that is under way (process {process.pid} on " in second.stderr
+        assert process.poll() is None
+    finally:
+        stop(process)
+    assert (workdir / "lock").exists()  # it had no time to remove it
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        saved = checkpoints.latest()
+    assert pretrain(config(photographs, steps=saved + 1), str(workdir)).step == saved + 1
+    assert not (workdir / "lock").exists()
+
+
+def stall(photographs: pathlib.Path, tmp_path: pathlib.Path, limit: int, **data) -> None:
+    """The pictures of a run under way become pipes: whoever opens one waits for ever."""
+    folder, workdir = tmp_path / "pictures", tmp_path / "run"
+    folder.mkdir()
+    for file in photographs.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    run = command(folder, workdir, tmp_path, "--config.steps=100000", "--config.log.every=1", f"--config.data.stalled={limit}",
+                  f"--config.log.stacks_after={limit / 2}", data=data)  # fmt: skip
+    with open(tmp_path / "stderr", "w") as stderr:
+        process = subprocess.Popen(run, stderr=stderr, start_new_session=True)
+    try:
+        wait_for_step(workdir, 3, process)
+        for file in list(folder.iterdir()):
+            os.mkfifo(tmp_path / "fifo")
+            os.replace(tmp_path / "fifo", file)
+        process.wait(60 + 2 * limit)
+    finally:
+        stop(process)
+    said = (tmp_path / "stderr").read_text()
+    assert process.returncode == 1, said
+    assert f"no batch for {limit} s (data.stalled): data.dir='{folder}' does not answer" in said
+    assert "Timeout (0:00:" in said and "in _wait" in said
+    assert "Traceback" not in said
+
+
+def test_storage_that_stalls_is_named_and_the_stacks_are_written(photographs, tmp_path):
+    stall(photographs, tmp_path, limit=6, workers=0, threads=2)
+
+
+@pytest.mark.soak  # the limit has to be longer than a worker takes to start on a busy machine
+def test_storage_that_stalls_under_worker_processes(photographs, tmp_path):
+    stall(photographs, tmp_path, limit=60, workers=1)
+
+
+def poison(monkeypatch, where, factor: float) -> None:
+    """Multiplies the noisy pictures of some batches, counted from 1."""
+    put, count = partition.put_batch, iter(range(1, 1_000_000))
+
+    def put_batch(batch, mesh):
+        if where(next(count)):
+            batch["denoise50"]["lq"] = batch["denoise50"]["lq"] * np.float32(factor)
+        return put(batch, mesh)
+
+    monkeypatch.setattr(partition, "put_batch", put_batch)
+
+
+@pytest.mark.parametrize(
+    ("factor", "optim", "said"),
+    [
+        (np.nan, {}, "loss or gradient is not finite (tasks: denoise50; pictures: "),
+        (1e3, {"max_spike": 3.0}, "is a spike (tasks: sr2, denoise50; pictures: "),
+    ],
+    ids=["nan", "spike"],
+)
+def test_a_poisoned_batch_changes_nothing_but_counters(monkeypatch, photographs, tmp_path, caplog, factor, optim, said):
+    poison(monkeypatch, lambda step: step in (4, 5), factor)
+    changes = {"steps": 6, "checkpoint": {"every": 1, "keep": 9}, "optim": {**optim, "max_skipped": 3}}
+    with caplog.at_level(logging.WARNING):
+        assert pretrain(config(photographs, **changes), str(tmp_path)).finished
+    before, after, last = (arrays(tmp_path, step) for step in (3, 5, 6))
+    assert_same(before, after)
+    assert any((before[key] != last[key]).any() for key in before)
+    warned = [record.getMessage() for record in caplog.records if said in record.getMessage()]
+    assert len(warned) == 2 and warned[0].startswith("step 4: ") and warned[1].endswith("(2 in a row)")
+    assert ".png" in warned[0]
+    assert log.read_lines(epath.Path(tmp_path / "metrics.jsonl"))[-1]["skipped"] == 2
+
+
+def test_poison_without_end_stops_the_run_which_keeps_what_was_good(monkeypatch, photographs, tmp_path):
+    poison(monkeypatch, lambda step: step > 3, np.nan)
+    changes = {"checkpoint": {"every": 1, "keep": 9}, "optim": {"max_skipped": 3}}
+    with pytest.raises(RunError, match=r"3 steps in a row changed nothing, up to step 6: .*tasks: denoise50; pictures: \d.png"):
+        pretrain(config(photographs, **changes), str(tmp_path))
+    assert_same(arrays(tmp_path, 3), arrays(tmp_path, 5))
+
+
+def test_the_guard_against_spikes_follows_the_loss():
+    usual, taken = jnp.inf, []
+    for loss in [9.0, 8.0, 30.0, 7.0, np.nan, np.inf, 24.0, 20.0]:
+        good, usual = optim.spike_guard(jnp.float32(loss), jnp.isfinite(loss), jnp.float32(usual), 2.5)
+        taken.append(bool(good))
+    assert taken == [True, True, False, True, False, False, False, True]
+    assert float(usual) == pytest.approx(((9 * 0.99 + 0.08) * 0.99 + 0.07) * 0.99 + 0.2, rel=1e-6)
+
+
+def test_another_config_is_refused_unless_forced(photographs, tmp_path, caplog):
+    pretrain(config(photographs, steps=2), str(tmp_path))
+    changed = config(photographs, steps=3, seed=5)
+    with pytest.raises(ConfigError, match=r"--force-config:\n  seed: 0 -> 5$"):
+        pretrain(changed, str(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        assert pretrain(changed, str(tmp_path), force=True).step == 3
+    assert "forced, though it is another run now:\n  seed: 0 -> 5" in caplog.text
+    assert json.loads((tmp_path / "config.json").read_text())["config"]["seed"] == 5
+
+
+def test_a_torn_line_of_the_log_is_mended(photographs, tmp_path):
+    pretrain(config(photographs, steps=3, log={"every": 1}), str(tmp_path))
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 4, "lo')
+    assert pretrain(config(photographs, steps=5, log={"every": 1}), str(tmp_path)).step == 5
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3, 4, 5]
+
+
+def test_the_step_is_compiled_once_in_a_run(monkeypatch, photographs, tmp_path):
+    made, compile_step = [], train.compile_step
+    monkeypatch.setattr(train, "compile_step", lambda *args: made.append(compile_step(*args)) or made[-1])
+    pretrain(config(photographs, steps=4, evaluate={"every": 2, "pictures": 1, "batch": 4, "overlap": 4}), str(tmp_path))
+    pretrain(config(photographs, steps=6), str(tmp_path))
+    assert [step._cache_size() for step in made] == [1, 1]
+
+
+def test_a_folder_that_cannot_be_written_is_said(photographs, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(disk)], capture_output=True, timeout=60).returncode:
+        pytest.skip("needs permission to mount a tmpfs")
+    try:
+        with pytest.raises(OSError, match="Read-only"):
+            pretrain(config(photographs), str(disk / "run"))
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=False, timeout=60)
+
+
+def kill_often(photographs: pathlib.Path, folder: pathlib.Path, kills: int, seed: int) -> None:
+    """A run killed so many times at random moments, many of them in a save, ends as one that was never stopped."""
+    changes = {"steps": 400, "optim": {"schedule_steps": 400}, "checkpoint": {"every": 2, "keep": 2, "keep_every": 0}}
+    whole = folder / "whole"
+    assert pretrain(config(photographs, **changes), str(whole)).finished
+    rng, workdir = random.Random(seed), folder / "run"
+    run = command(photographs, workdir, folder, "--config.log.every=1", **changes)
+    for kill in range(kills):
+        process = start(run)
+        try:
+            begun = (workdir / "metrics.jsonl").stat().st_size if kill else 0
+            end = time.monotonic() + 240
+            while process.poll() is None and time.monotonic() < end:
+                if (workdir / "metrics.jsonl").exists() and (workdir / "metrics.jsonl").stat().st_size != begun:
+                    break  # it trains
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 0.4))
+        finally:
+            stop(process)
+    assert pretrain(config(photographs, **changes), str(workdir)).finished
+    assert_same(arrays(workdir, 400), arrays(whole, 400))
+    steps = [line["step"] for line in log.read_lines(epath.Path(workdir / "metrics.jsonl"))]
+    assert steps == sorted(set(steps)) and steps[-1] == 400
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_twenty_random_kills_change_nothing(photographs, tmp_path):
+    kill_often(photographs, tmp_path, kills=20, seed=int(os.environ.get("IPT_SEED", "0")))
