@@ -22,7 +22,7 @@ EXTRAS = {
     "torch": ["torch>=2.6"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
     "serve": ["gradio>=5"],
-    "notebook": ["nbclient>=0.10", "ipykernel>=6.29", "matplotlib>=3.9"],
+    "notebook": ["nbclient>=0.10", "ipykernel>=6.29"],
     "dev": [*TEST, "ruff>=0.8", "mypy>=1.13"],
 }
 
@@ -46,6 +46,7 @@ setup(
         "flax>=0.12",
         "grain>=0.2.15",
         "jax>=0.10",
+        "matplotlib>=3.9",  # the curves that every run leaves in its folder
         "ml-collections>=1.0",
         "numpy>=2.0",
         "opencv-python-headless>=4.11",

@@ -8,14 +8,14 @@ import logging
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from ipt_jax import __version__, mindspore, tensors, weights
-from ipt_jax.data.checks import DataError, listed
+from ipt_jax.data.chain import Paired
+from ipt_jax.data.checks import listed
 from ipt_jax.data.degrade import Bicubic, Noise
 from ipt_jax.model import IPT
 from ipt_jax.restorer import Restorer
@@ -25,19 +25,6 @@ from ipt_jax.weights import StateDict, WeightsError
 HEADS = 12
 
 logger = logging.getLogger("ipt_jax")
-
-
-@dataclass(frozen=True)
-class Paired:
-    """The degradation of a task whose pictures only come in pairs, such as deblurring."""
-
-    scale: int = 1
-    margin: ClassVar[int] = 0
-    rounded: ClassVar[bool] = True
-    paired: ClassVar[bool] = True
-
-    def __call__(self, hq: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        raise DataError("this task has no degradation to make inputs with: it needs a set of pairs")
 
 
 def read(path: Any, task: str | None = None, heads: int | None = None) -> Restorer:

@@ -119,6 +119,10 @@ class Checkpoints:
         if not self._asynchronous:
             self.wait()
 
+    def protect(self, step: int | None) -> None:
+        """Keeps this step, the best one, whatever its age, until another is named."""
+        self._policy.protected = step
+
     def steps(self) -> list[int]:
         """The steps that are complete, oldest first. They have not been checked."""
         return sorted(found.step for found in orbax_calls.Names().find_all(self.directory))

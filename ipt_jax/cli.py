@@ -14,7 +14,7 @@ from ipt_jax.tasks import nearest
 
 PROGRAM = "ipt"
 # Each has an `add_parser(commands)`; they import what is heavy only when a command runs.
-MODULES = ("ipt_jax.commands_evaluate", "ipt_jax.commands_weights", "ipt_jax.commands_doctor")
+MODULES = ("ipt_jax.commands_finetune", "ipt_jax.commands_evaluate", "ipt_jax.commands_weights", "ipt_jax.commands_doctor")
 GROUPS = {
     "data": ("prepare, check and look at data", ("ipt_jax.data.prepare", "ipt_jax.data.check", "ipt_jax.data.preview")),
     "bench": ("measure", ("ipt_jax.bench.model", "ipt_jax.bench.data")),

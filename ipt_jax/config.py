@@ -10,6 +10,7 @@ import ast
 import hashlib
 import importlib.util
 import json
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,12 +18,17 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ipt_jax.data import pipeline
+from ipt_jax.data.sources import Pairs, Source, open_source
 from ipt_jax.errors import UserError
+from ipt_jax.metrics import METRICS
 from ipt_jax.model.ipt import preset
 from ipt_jax.model.layers import REMATERIALISATION
 from ipt_jax.model.start import STARTS
 from ipt_jax.optim import SCHEDULES
 from ipt_jax.tasks import PAPER_TASKS, make_tasks, nearest
+
+logger = logging.getLogger("ipt_jax")
 
 
 class ConfigError(UserError):
@@ -37,17 +43,19 @@ def default() -> ConfigDict:
             seed=0,  # of the data, and of the parameters' start
             batch_size=24,  # samples a step, all tasks and hosts together
             tasks=PAPER_TASKS,  # names, or {name, degradation, ...} dicts (tasks.py)
-            init_from="",  # a run's folder whose parameters to start with
+            epochs=0,  # instead of steps; an epoch is data.epoch_crops crops of each picture
+            init_from="",  # WEIGHTS whose parameters to start with
             devices=0,  # of this host; 0 = all, of all hosts
             model=preset("ipt"),  # model/ipt.py
             data=dict(
-                source="folder",  # embedded, folder, packed or tfds
-                dir="",  # the folder of pictures, the packed set, or TFDS's data_dir
+                source="folder",  # embedded, folder, pairs, packed or tfds
+                dir="",  # the folder of pictures or of pairs, the packed set, or TFDS's data_dir
                 name="imagenet2012",  # of a TFDS set
                 split="train",  # of a TFDS set
                 held_out=4,  # pictures kept from training, for evaluation
                 draw="all",  # tasks of a step: all, or one drawn at random as in the paper
                 crops=1,  # of each task from a decoded picture
+                epoch_crops=0,  # of each task from a picture in an epoch; 0 = data.crops, one pass over the pictures
                 flips=False,  # flips and transpositions at random
                 workers=0,  # processes that make batches; 0 = threads of this one
                 threads=2,  # without workers
@@ -77,6 +85,13 @@ def default() -> ConfigDict:
                 max_spike=0.0,  # a step whose loss is that many times the recent mean changes nothing; 0 = off
                 max_skipped=20,  # steps in a row that changed nothing before the run stops
             ),
+            finetune=dict(
+                new="identity",  # ends of tasks that init_from lacks: identity, torch, or a task of it to copy (finetune.py)
+                freeze=(),  # patterns of parameters' paths that stay as they are: body, */tail, task_sr2/embedding
+                lora_rank=0,  # of adapters on the body, which is frozen then (adapt.py); 0 = none
+                lora_alpha=8.0,  # an adapter counts alpha / rank times
+                lora_targets=("*attention",),  # patterns of the body's matrices that get one
+            ),
             checkpoint=dict(
                 every=1000,  # steps
                 keep=3,  # the last so many
@@ -88,6 +103,8 @@ def default() -> ConfigDict:
                 size=512,  # larger ones are cut to their middle; 0 = whole
                 batch=16,  # tiles a call, for each device
                 overlap=12,  # pixels by which tiles overlap
+                best="",  # metric whose best checkpoint is kept: psnr_y, ..., the mean over tasks, or TASK/psnr_y; "" = none
+                patience=0,  # evaluations without a better one after which the run stops; 0 = never
             ),
             log=dict(
                 every=50,  # steps between two lines
@@ -101,6 +118,7 @@ def default() -> ConfigDict:
 # What a resumed run may change (prefixes of dotted keys); anything else makes it another run.
 MAY_CHANGE = (
     "steps",
+    "epochs",
     "devices",
     "data.dir",
     "data.workers",
@@ -142,8 +160,16 @@ def find(path: str) -> Path:
     raise ConfigError(f"no config file {path!r}{nearest(path, known)}; shipped: {', '.join(known)}")
 
 
-def load(path: str, overrides: Iterable[str] = ()) -> ConfigDict:
+def load(
+    path: str, overrides: Iterable[str] = (), *, model: Mapping[str, Any] | None = None, checked: bool = True
+) -> ConfigDict:
     """The whole, checked config of a file and `key=value` overrides; `FILE:ARGUMENT` hands its get_config an argument.
+
+    Args:
+      path: the file.
+      overrides: `key=value`s.
+      model: values of `model` keys that take the place of the defaults.
+      checked: False leaves `check` out.
 
     Raises:
       ConfigError: no such file, not a config, an unknown key or a value that does not fit.
@@ -161,16 +187,20 @@ def load(path: str, overrides: Iterable[str] = ()) -> ConfigDict:
         raise ConfigError(f"{file} does not give a config: {type(error).__name__}: {error}") from error
     if not isinstance(changes, ConfigDict):
         raise ConfigError(f"{file}: get_config() returned a {type(changes).__name__}, not an ml_collections ConfigDict")
-    return complete(changes.to_dict(), overrides)
+    return complete(changes.to_dict(), overrides, model=model, checked=checked)
 
 
-def complete(changes: Mapping[str, Any], overrides: Iterable[str] = ()) -> ConfigDict:
-    """The defaults with `changes` and then `key=value` overrides, checked.
+def complete(
+    changes: Mapping[str, Any], overrides: Iterable[str] = (), *, model: Mapping[str, Any] | None = None, checked: bool = True
+) -> ConfigDict:
+    """The defaults with `changes` and then `key=value` overrides, checked. The other arguments are those of `load`.
 
     Raises:
       ConfigError: an unknown key or a value that does not fit.
     """
     config = default()
+    for key, value in (model or {}).items():
+        _set(config, f"model.{key}", value)
     for key, value in flatten(changes).items():
         _set(config, key, value)
     for override in overrides:
@@ -178,7 +208,8 @@ def complete(changes: Mapping[str, Any], overrides: Iterable[str] = ()) -> Confi
         if not equals:
             raise ConfigError(f"--config.{override} has no value: write --config.{key}=VALUE")
         _set(config, key, _parse(text))
-    check(config)
+    if checked:
+        check(config)
     return config
 
 
@@ -257,7 +288,11 @@ def check(config: ConfigDict) -> None:
         need(flatten(config)[key] >= 1, key, "at least 1")
     for key in (
         "seed",
+        "epochs",
         "devices",
+        "data.epoch_crops",
+        "finetune.lora_rank",
+        "evaluate.patience",
         "data.held_out",
         "data.workers",
         "optim.warmup_steps",
@@ -282,7 +317,7 @@ def check(config: ConfigDict) -> None:
     need(spike == 0 or spike > 1, "optim.max_spike", "0, or above 1: times the recent mean of the loss")
     need(config.model.input_scale > 0, "model.input_scale", "above 0")
     need(config.model.norm_eps > 0, "model.norm_eps", "above 0")
-    choice("data.source", ("embedded", "folder", "packed", "tfds"))
+    choice("data.source", ("embedded", "folder", "pairs", "packed", "tfds"))
     choice("data.draw", ("all", "one"))
     choice("loss.contrastive", ("eq5", "supcon", "none"))
     choice("optim.schedule", SCHEDULES)
@@ -290,6 +325,14 @@ def check(config: ConfigDict) -> None:
     choice("model.remat", tuple(REMATERIALISATION))
     choice("model.dtype", ("float32", "bfloat16"))
     need(config.model.tile % config.model.patch == 0, "model.tile", f"a multiple of model.patch ({config.model.patch})")
+    need(config.finetune.lora_alpha > 0, "finetune.lora_alpha", "above 0")
+    need(bool(config.finetune.lora_targets) or not config.finetune.lora_rank, "finetune.lora_targets", "at least one pattern")
+    need(config.data.source != "pairs" or len(tasks) == 1, "tasks", "one task, where data.source=pairs says what it is")
+    need(bool(config.evaluate.best) or not config.evaluate.patience, "evaluate.best", "a metric where there is a patience")
+    if config.evaluate.best:
+        metrics = (*METRICS, *(f"{task.name}/{metric}" for task in tasks for metric in METRICS))
+        choice("evaluate.best", metrics)
+        need(config.evaluate.every > 0, "evaluate.every", "above 0, since evaluate.best needs evaluations")
     width = config.model.features * config.model.patch**2
     need(width % config.model.heads == 0, "model.heads", f"a divisor of the token width features * patch^2 = {width}")
     need(config.model.features >= 4 or config.model.start == "torch", "model.features", "at least 4 for the identity start")
@@ -317,6 +360,36 @@ def check_batch(config: ConfigDict, tasks: int, devices: int, processes: int) ->
         )
 
 
+def data_of(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
+    """What `sources.open_source` needs: the `data` part, and for pairs the task's scale (0: to be found)."""
+    data = dict(config["data"])
+    return {**data, "scale": make_tasks(config["tasks"])[0].scale} if data["source"] == "pairs" else data
+
+
+def open_data(config: ConfigDict) -> tuple[ConfigDict, Source]:
+    """The training pictures, and the config with what only they settle: the scale of pairs, the steps of `epochs`.
+
+    Raises:
+      DataError: the data cannot be used, or pairs are of another scale than the task.
+    """
+    source = open_source(data_of(config), "train")
+    config = ConfigDict(config.to_dict())
+    if isinstance(source, Pairs) and isinstance(config.tasks[0], Mapping) and config.tasks[0].get("degradation") == "pairs":
+        config.tasks = ({**config.tasks[0], "scale": source.scale},)
+    if not config.epochs:
+        return config, source
+    drawn = len(config.tasks) if config.data.draw == "all" else 1
+    crops = config.data.epoch_crops or config.data.crops
+    samples = pipeline.epoch_pictures(len(source), config.loss.group) * crops * drawn
+    config.steps = max(1, math.ceil(config.epochs * samples / config.batch_size))
+    tasks = f" for each of {drawn} tasks" if drawn > 1 else ""
+    logger.info(
+        "an epoch is %d crop(s) of each of the %d pictures%s: %d samples, %.1f steps of %d; %d epoch(s) are %d steps",
+        crops, len(source), tasks, samples, samples / config.batch_size, config.batch_size, config.epochs, config.steps,
+    )  # fmt: skip
+    return config, source
+
+
 def resolve(config: ConfigDict, schedule_steps: int = 0) -> dict[str, Any]:
     """A plain dict of the config with the schedule's length settled: its own key, else the run's, else `steps`."""
     plain = config.to_dict()
@@ -326,8 +399,8 @@ def resolve(config: ConfigDict, schedule_steps: int = 0) -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Lines 'key: old -> new' for what a resumed run may not change."""
-    a, b = flatten(old), flatten(new)
+    """Lines 'key: old -> new' for what a resumed run may not change; a key that a run is too old to have has its default."""
+    a, b = flatten(json.loads(json.dumps(default().to_dict()))) | flatten(old), flatten(new)
     keys = [k for k in sorted({*a, *b}) if not any(k == m or (m.endswith(".") and k.startswith(m)) for m in MAY_CHANGE)]
     missing = "(none)"
     return [f"{k}: {a.get(k, missing)!r} -> {b.get(k, missing)!r}" for k in keys if a.get(k, missing) != b.get(k, missing)]

@@ -13,12 +13,10 @@ import cv2
 import numpy as np
 
 from ipt_jax.data.checks import DataError
-from ipt_jax.data.degrade import Noise, bicubic_up
-from ipt_jax.metrics import psnr, ssim
+from ipt_jax.data.degrade import Noise, bicubic_up, drawn
+from ipt_jax.metrics import METRICS, psnr, ssim
 from ipt_jax.restore import Apply, restore_pictures, to_uint8
 from ipt_jax.tasks import Task
-
-METRICS = ("psnr_y", "psnr_rgb", "ssim_y", "ssim_rgb")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +42,14 @@ class Score:
 class UnclippedNoise:
     """As `Noise`, with the same draws, but not clipped to 0..255: the other convention of denoising tables."""
 
-    sigma: float
+    sigma: float | tuple[float, float]
     scale: ClassVar[int] = 1
     margin: ClassVar[int] = 0
     rounded: ClassVar[bool] = False
 
     def __call__(self, hq: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        return rng.standard_normal(hq.shape, dtype=np.float32) * np.float32(self.sigma) + hq
+        sigma = drawn(self.sigma, rng)
+        return rng.standard_normal(hq.shape, dtype=np.float32) * np.float32(sigma) + hq
 
 
 def unclipped(task: Task) -> Task:

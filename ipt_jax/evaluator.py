@@ -9,9 +9,11 @@ import jax
 import numpy as np
 from etils import epath
 
-from ipt_jax import log, partition
+from ipt_jax import adapt, log, partition, plots
+from ipt_jax import config as configs
 from ipt_jax.data.checks import DataError
 from ipt_jax.data.decode import DecodeError, decode
+from ipt_jax.data.pairs import decode_pair
 from ipt_jax.data.sources import open_source
 from ipt_jax.evaluate import Picture, evaluate, mean, save_png, sheet, table
 from ipt_jax.model import IPT
@@ -28,6 +30,9 @@ class Evaluator:
     def __init__(self, model: IPT, tasks: tuple[Task, ...], plain: dict[str, Any], mesh: jax.sharding.Mesh, folder: epath.Path):
         self._tasks, self._settings, self._tile = tasks, plain["evaluate"], plain["model"]["tile"]
         self._apply = TileApply(model, mesh)
+        # Compiled, where adapters are to be merged.
+        merge = jax.jit if plain["finetune"]["lora_rank"] else lambda function: function
+        self._weights = merge(lambda params, ema: adapt.weights(params, ema, plain))
         self._folder = folder / "evaluation"
         self._batch = self._settings["batch"] * mesh.size
         self._pictures: list[Picture] = []
@@ -40,7 +45,7 @@ class Evaluator:
         return bool(every) and step % every == 0
 
     def __call__(self, state: TrainState, step: int, metrics_log: log.MetricsLog) -> dict[str, dict[str, float]]:
-        params = state.params if state.ema is None else state.ema
+        params = self._weights(state.params, state.ema)
         means, rows = [], []
         values: dict[str, float] = {}
         for task in self._tasks:
@@ -61,7 +66,10 @@ class Evaluator:
         if partition.is_main():
             self._folder.mkdir(parents=True, exist_ok=True)
             path = self._folder / f"{step:08d}.png"
-            save_png(path, sheet(rows))
+            picture = sheet(rows)
+            save_png(path, picture)
+            metrics_log.picture(step, f"{self._set}/before_after", picture)
+            plots.save_curves(self._folder.parent / "curves.png", metrics_log.lines())
             text = table(means)
             (self._folder / f"{step:08d}.txt").write_text(text + "\n")
             sys.stderr.flush()
@@ -75,21 +83,29 @@ def held_out(plain: dict[str, Any], count: int, size: int) -> list[Picture]:
     Raises:
       DataError: there are none.
     """
-    source = open_source(plain["data"], "eval")
+    settings = configs.data_of(plain)
+    source, scale = open_source(settings, "eval"), settings.get("scale", 1)
     pictures: list[Picture] = []
     for i in range(len(source)):
         if len(pictures) == count:
             break
-        raw = source[i]
+        raw: Any = source[i]
+        lq = None
         try:
-            hq = raw if isinstance(raw, np.ndarray) else decode(raw)
+            if isinstance(raw, tuple):
+                lq, hq = decode_pair(raw, scale)
+            else:
+                hq = raw if isinstance(raw, np.ndarray) else decode(raw)
         except DecodeError as error:
             logger.warning("held-out picture %s cannot be read and is left out: %s", source.name(i), error)
             continue
         if size:
-            y, x = (max(0, (s - size) // 2) for s in hq.shape[:2])
+            y, x = (max(0, (s - size) // 2) // scale * scale for s in hq.shape[:2])
             hq = hq[y : y + size, x : x + size]
-        pictures.append(Picture(source.name(i), hq))
+        if lq is not None:  # of the same place
+            y, x, height, width = ((y, x) if size else (0, 0)) + hq.shape[:2]
+            lq = lq[y // scale : (y + height) // scale, x // scale : (x + width) // scale]
+        pictures.append(Picture(source.name(i), hq, lq))
     if not pictures:
         raise DataError("no held-out picture can be read: set data.held_out, or evaluate.every=0 to go without")
     return pictures

@@ -6,10 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from ipt_jax import adapt, best
 from ipt_jax import config as configs
 from ipt_jax.checkpoint import Checkpoints
 from ipt_jax.model import IPT, build
@@ -24,7 +26,7 @@ def load(
     """Loads weights: a run's folder, a weights folder, or a file of the authors' names.
 
     Args:
-      path: a run's folder (its newest good checkpoint; `DIR@1200` names one), a weights folder (`ipt import`,
+      path: a run's folder (its newest good checkpoint; `DIR@1200` and `DIR@best` name one), a weights folder (`ipt import`,
         `ipt export`), or a .pt, .safetensors or .ckpt file. Folders may be on gs://.
       task: for a file: names its tasks (comma-separated) where the shapes do not tell, e.g. "denoise30". For what
         names its tasks itself: the only ones to keep.
@@ -78,6 +80,7 @@ def _run(folder: epath.Path, step: str, raw: bool) -> Restorer:
                            f"(model.json, weights.safetensors); in it: {there}")  # fmt: skip
     try:
         config = json.loads(file.read_text())["config"]
+        config.setdefault("finetune", configs.default().finetune.to_dict())  # of a run older than the key
         tasks = make_tasks(config["tasks"])
         model = build(config["model"], tasks)
     except (ValueError, KeyError, TypeError) as error:
@@ -86,10 +89,18 @@ def _run(folder: epath.Path, step: str, raw: bool) -> Restorer:
         steps = checkpoints.steps()
         if not steps:
             raise WeightsError(f"{folder}: no checkpoint yet in {folder / 'checkpoints'}")
+        if step == "best":
+            chosen = best.step_of(folder)
+            if chosen is None:
+                raise WeightsError(f"{folder}@best: the run keeps no best checkpoint (evaluate.best names a metric)")
+            step = str(chosen)
         if step and (not step.isdigit() or int(step) not in steps):
             raise WeightsError(f"{folder}@{step}: no such checkpoint; there are {', '.join(map(str, steps))}")
         which = ("params",) if raw else ("ema", "params")
         params, meta = checkpoints.restore_params(which, int(step) if step else None)
+        if meta["part"] == "ema" and adapt.is_partial(config):  # kept of what is trained only
+            params = adapt.overlay(checkpoints.restore_params("params", meta["step"])[0], params)
+    params = jax.tree.map(np.asarray, adapt.merged(params, config))
     check(params, model, str(folder))
     provenance = {"from": f"{folder}@{meta['step']}", "part": meta["part"], "step": meta["step"],
                   "config": meta.get("fingerprint"), "data": meta.get("data"), "versions": meta.get("versions")}  # fmt: skip

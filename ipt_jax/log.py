@@ -82,6 +82,20 @@ class MetricsLog:
                 self._writer.add_scalar(key, value, step)
             self._writer.flush()
 
+    def picture(self, step: int, name: str, image: Any) -> None:
+        """A uint8 `[H, W, 3]` picture for TensorBoard."""
+        if self._writer is not None:
+            self._writer.add_image(name, image, step, dataformats="HWC")
+            self._writer.flush()
+
+    def lines(self) -> list[dict[str, Any]]:
+        """All lines so far, in order."""
+        if not self._path.exists():
+            return []
+        if not self._remote:
+            return read_lines(self._path)
+        return [line for part in sorted(self._path.glob("*.jsonl")) for line in read_lines(part)]
+
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+METRICS = ("psnr_y", "psnr_rgb", "ssim_y", "ssim_rgb")  # as scores are named
+
 _Y_WEIGHTS = np.array([65.738, 129.057, 25.064]) / 256
 _WINDOW = 11
 _GAUSSIAN = cv2.getGaussianKernel(_WINDOW, 1.5, cv2.CV_64F)

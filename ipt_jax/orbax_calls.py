@@ -56,12 +56,13 @@ class Keep:
             rules.append(policies.EveryNSteps(keep_every))
         self._rule = policies.AnyPreservationPolicy(rules)
         self._damaged = damaged
+        self.protected: int | None = None
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         # orbax puts the new one last: it is kept even when its step is not the highest, after restore(step=...).
         good = [c for c in checkpoints if c.step not in self._damaged]
         kept = {c.step for c, keep in zip(good, self._rule.should_preserve(good, context=context), strict=True) if keep}
-        return [c.step in kept or c.step in self._damaged for c in checkpoints]
+        return [c.step in kept or c.step in self._damaged or c.step == self.protected for c in checkpoints]
 
 
 def context(json_name: str) -> Any:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from ipt_jax import losses, optim, partition
+from ipt_jax import adapt, losses, optim, partition
 from ipt_jax.model import IPT
 
 Array = jax.Array
@@ -25,9 +25,9 @@ class TrainState:
 
     Attributes:
       step: batches taken.
-      params: float32 parameters, `{"body", "task_<name>"}`: the groups.
-      moments: Adam's state for each group.
-      ema: moving average of the parameters, or None.
+      params: float32 parameters, `{"body", "task_<name>"}`: the groups; with adapters "lora" too (adapt.py).
+      moments: Adam's state for each group's trained parameters; groups without any have none.
+      ema: moving average of the trained parameters, or None.
       skipped: steps that changed nothing because loss or gradient was not finite or the loss a spike, in all and in a row.
       usual_loss: moving average of the loss, or None where no guard against spikes needs it.
     """
@@ -44,6 +44,8 @@ class TrainState:
 def init_state(params: Params, config: Mapping[str, Any]) -> TrainState:
     """The state before the first step."""
     transform = optim.adam(config["optim"])
+    params = adapt.with_adapters(params, config)
+    trained = adapt.trained(params, config)
 
     def zero() -> Array:  # a buffer each, since the state is donated
         return jnp.zeros((), jnp.int32)
@@ -51,17 +53,18 @@ def init_state(params: Params, config: Mapping[str, Any]) -> TrainState:
     return TrainState(
         step=zero(),
         params=params,
-        moments={group: transform.init(tree) for group, tree in params.items()},
-        ema=jax.tree.map(jnp.copy, params) if config["optim"]["ema"] else None,
+        moments={group: transform.init(tree) for group, tree in trained.items()},
+        ema=jax.tree.map(jnp.copy, trained) if config["optim"]["ema"] else None,
         skipped=zero(),
         skipped_in_a_row=zero(),
         usual_loss=jnp.full((), jnp.inf) if config["optim"]["max_spike"] else None,
     )
 
 
-def groups_of(batch: Mapping[str, Any]) -> tuple[str, ...]:
-    """The parameter groups that a batch trains: the body, and what belongs to its tasks."""
-    return ("body", *(f"task_{name}" for name in batch))
+def groups_of(batch: Mapping[str, Any], params: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+    """The parameter groups that a batch goes through: the body, what belongs to its tasks, adapters if there are any."""
+    adapters = (adapt.LORA,) if adapt.LORA in (params or ()) else ()
+    return ("body", *(f"task_{name}" for name in batch), *adapters)
 
 
 def loss_fn(model: IPT, params: Params, batch: Batch, loss: Mapping[str, Any], shards: int) -> tuple[Array, dict[str, Array]]:
@@ -95,11 +98,14 @@ def micro_batches(batch: Batch, count: int, shards: int) -> Batch:
 def gradients(
     model: IPT, params: Params, batch: Batch, config: Mapping[str, Any], shards: int = 1
 ) -> tuple[Params, dict[str, Array]]:
-    """Gradients and metrics, the mean over `optim.accumulate` micro-batches."""
+    """Gradients of the trained parameters, and metrics: the mean over `optim.accumulate` micro-batches."""
 
     def one(part: Batch) -> tuple[Params, dict[str, Array]]:
-        grads, metrics = jax.grad(lambda p: loss_fn(model, p, part, config["loss"], shards), has_aux=True)(params)
-        return grads, metrics
+        def loss(trained: Params) -> tuple[Array, dict[str, Array]]:
+            whole = adapt.merged(adapt.overlay(params, trained), config)
+            return loss_fn(model, whole, part, config["loss"], shards)
+
+        return jax.grad(loss, has_aux=True)(adapt.trained(params, config))
 
     count = config["optim"]["accumulate"]
     if count == 1:
@@ -118,9 +124,10 @@ def train_step(
     A step whose loss or gradient is not finite, or whose loss is a spike, changes nothing but the counters.
     """
     settings = config["optim"]
-    transform, groups = optim.adam(settings), groups_of(batch)
-    params = {group: state.params[group] for group in groups}
+    transform = optim.adam(settings)
+    params = {group: state.params[group] for group in groups_of(batch, state.params)}
     grads, metrics = gradients(model, params, batch, config, shards)
+    trained = adapt.trained(params, config)
     norm = optax.global_norm(grads)
     good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
     usual = state.usual_loss
@@ -129,24 +136,24 @@ def train_step(
     grads = optim.clip_by_global_norm(grads, norm, settings["clip_norm"])
     rate = optim.schedule(settings)(state.step)
 
-    new_params, new_moments = dict(state.params), dict(state.moments)
-    for group in groups:
+    new, new_moments = {}, dict(state.moments)
+    for group in trained:
         direction, moments = transform.update(grads[group], state.moments[group])
-        moved = jax.tree.map(lambda p, d: p - rate * d, params[group], direction)
+        moved = jax.tree.map(lambda p, d: p - rate * d, trained[group], direction)
         keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)  # noqa: E731
-        new_params[group] = keep(moved, params[group])
+        new[group] = keep(moved, trained[group])
         new_moments[group] = keep(moments, state.moments[group])
 
     ema = state.ema
     if ema is not None:
         decay = jnp.where(good, optim.ema_decay(settings["ema"], state.step), 1.0)
-        averaged = {g: jax.tree.map(lambda e, p: e * decay + p * (1 - decay), ema[g], new_params[g]) for g in groups}
+        averaged = {g: jax.tree.map(lambda e, p: e * decay + p * (1 - decay), ema[g], new[g]) for g in new}
         ema = {**ema, **averaged}
 
     bad = 1 - good.astype(jnp.int32)
     state = TrainState(
         step=state.step + 1,
-        params=new_params,
+        params=adapt.overlay(state.params, new),
         moments=new_moments,
         ema=ema,
         skipped=state.skipped + bad,

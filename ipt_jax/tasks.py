@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ipt_jax.data.blur import GaussianBlur, KernelBlur, MotionBlur
+from ipt_jax.data.chain import Chain, Jpeg, Paired
 from ipt_jax.data.degrade import Bicubic, Noise, Rain, RainFolder
 
 
@@ -67,7 +69,18 @@ TASKS: dict[str, Task] = {
 PAPER_TASKS = tuple(TASKS)
 
 # What a config's `{name, degradation, ...}` dict can ask for; the other keys are the degradation's own fields.
-DEGRADATIONS: dict[str, type] = {"bicubic": Bicubic, "noise": Noise, "rain": Rain, "rain_folder": RainFolder}
+DEGRADATIONS: dict[str, type] = {
+    "bicubic": Bicubic,
+    "noise": Noise,
+    "rain": Rain,
+    "rain_folder": RainFolder,
+    "gaussian_blur": GaussianBlur,
+    "motion_blur": MotionBlur,
+    "kernel_blur": KernelBlur,
+    "jpeg": Jpeg,
+    "chain": Chain,  # its `steps` are a list of {degradation, ...} dicts
+    "pairs": Paired,  # none: for data.source=pairs
+}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -92,21 +105,49 @@ def make_task(entry: str | Mapping[str, Any]) -> Task:
     name, kind = fields.pop("name", None), fields.pop("degradation", None)
     if not isinstance(name, str) or not name.isidentifier():
         raise ValueError(f"a task's name must be a word of letters, digits and _, not {name!r}, in {dict(entry)}")
-    if kind not in DEGRADATIONS:
-        raise ValueError(
-            f"task {name!r}: unknown degradation {kind!r}{nearest(str(kind), DEGRADATIONS)}; known: {', '.join(DEGRADATIONS)}"
-        )
-    known = [field.name for field in dataclasses.fields(DEGRADATIONS[kind])]
-    for field in fields:
-        if field not in known:
-            raise ValueError(
-                f"task {name!r}: {kind!r} has no field {field!r}{nearest(field, known)}; it has {', '.join(known)}"
-            )
     try:
-        degrade = DEGRADATIONS[kind](**fields)
+        degrade = make_degradation(kind, fields)
     except (TypeError, ValueError) as error:
         raise ValueError(f"task {name!r}: {error}") from None
     return Task(name, getattr(degrade, "scale", 1), degrade)
+
+
+def make_degradation(kind: Any, fields: Mapping[str, Any]) -> Degradation:
+    """A degradation from its name and fields.
+
+    Raises:
+      ValueError: no such degradation or field (the nearest known one is named), or a value that does not fit.
+      TypeError: a field without a default is missing.
+    """
+    if kind not in DEGRADATIONS:
+        raise ValueError(f"unknown degradation {kind!r}{nearest(str(kind), DEGRADATIONS)}; known: {', '.join(DEGRADATIONS)}")
+    known = [field.name for field in dataclasses.fields(DEGRADATIONS[kind])]
+    for field in fields:
+        if field not in known:
+            raise ValueError(f"{kind!r} has no field {field!r}{nearest(field, known)}; it has {', '.join(known)}")
+    if kind != "chain":
+        return DEGRADATIONS[kind](**fields)
+    steps = fields.get("steps", ())
+    if not isinstance(steps, (list, tuple)) or not all(isinstance(step, Mapping) for step in steps):
+        raise ValueError(f"'chain' needs steps, a list of {{degradation, ...}} dicts, not {steps!r}")
+    made = []
+    for step in steps:
+        rest = dict(step)
+        inner = rest.pop("degradation", None)
+        if inner in ("chain", "pairs"):
+            raise ValueError(f"{inner!r} cannot be a step of a chain")
+        made.append(make_degradation(inner, rest))
+    return Chain(tuple(made))
+
+
+def entry_of(degrade: Any) -> dict[str, Any] | None:
+    """The `{degradation, ...}` dict that makes a degradation, or None for one that no config can ask for."""
+    kind = next((name for name, made in DEGRADATIONS.items() if type(degrade) is made), None)
+    if kind is None:
+        return None
+    if isinstance(degrade, Chain):
+        return {"degradation": kind, "steps": [entry_of(step) for step in degrade.steps]}
+    return {"degradation": kind, **dataclasses.asdict(degrade)}
 
 
 def make_tasks(entries: Iterable[str | Mapping[str, Any]]) -> tuple[Task, ...]:

@@ -11,15 +11,14 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from ipt_jax import config as configs
-from ipt_jax import loading, lock, log, partition
+from ipt_jax import finetune, lock, log, partition, plots
+from ipt_jax.best import Best
 from ipt_jax.checkpoint import CheckpointError, Checkpoints
 from ipt_jax.config import ConfigError
 from ipt_jax.data import pipeline
-from ipt_jax.data.sources import open_source
 from ipt_jax.evaluator import Evaluator
 from ipt_jax.meter import Meter, StopSignals
 from ipt_jax.model import IPT, build
-from ipt_jax.model.ipt import GEOMETRY
 from ipt_jax.run import Run
 from ipt_jax.step import TrainState, compile_step, init_state
 from ipt_jax.tasks import make_tasks
@@ -56,11 +55,11 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
         mesh = partition.make_mesh(config.devices)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    tasks = make_tasks(config.tasks)
-    configs.check_batch(config, len(tasks), mesh.size, jax.process_count())
+    configs.check_batch(config, len(config.tasks), mesh.size, jax.process_count())
 
     # Data, and whether the folder's run is this one.
-    source = open_source(config.data, "train")
+    config, source = configs.open_data(config)
+    tasks = make_tasks(config.tasks)
     run = Run.open(folder, config, source, force)
     plain = run.config
     batches = pipeline.make_batches(source, tasks, plain, jax.process_index(), jax.process_count())
@@ -77,17 +76,20 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
         Checkpoints(folder / "checkpoints", keep=keep["keep"], keep_every=keep["keep_every"]) as checkpoints,
     ):
         state, start = first_state(model, plain, mesh, checkpoints)
+        trained = finetune.trained_text(state.params, plain)
         run.begin()
-        if start >= config.steps:
+        best = Best.open(folder, plain["evaluate"], start)
+        checkpoints.protect(best.step)
+        if start >= config.steps or best.exhausted:
             logger.info("%s is at step %d of %d: nothing left to train", folder, start, config.steps)
         else:
             logger.info(
-                "%s: step %d of %d, %d tasks, %.1f M parameters, %d pictures, %s",
+                "%s: step %d of %d, %d tasks, %s, %d pictures, %s",
                 folder,
                 start,
                 config.steps,
                 len(tasks),
-                sum(x.size for x in jax.tree.leaves(state.params)) / 1e6,
+                trained,
                 len(source),
                 ", ".join(f"{k} {v}" for k, v in partition.describe().items()),
             )
@@ -102,7 +104,7 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
             Watchdog(plain["log"]["stacks_after"]) as watchdog,
             contextlib.closing(pipeline.stream(batches, start, config.steps, plain["data"])) as items,
         ):
-            while step < config.steps and not stop.requested:
+            while step < config.steps and not stop.requested and not best.exhausted:
                 item = meter.wait_for(items)
                 state, metrics = train_step(state, partition.put_batch(item.batch, mesh))
                 step += 1
@@ -114,13 +116,23 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
                 if evaluator.due(step) and step < config.steps:
                     with meter.paused():
                         scores = evaluator(state, step, metrics_log)
+                        if best.add(step, scores):
+                            checkpoints.protect(step)
+                            if step % keep["every"]:
+                                save(checkpoints, step, state, run)
             meter.finish()
             save(checkpoints, step, state, run, last=True)
             checkpoints.wait()
-        finished = step >= config.steps
-        if finished and plain["evaluate"]["every"]:
+        early, finished = best.exhausted, step >= config.steps or best.exhausted
+        if step >= config.steps and plain["evaluate"]["every"]:
             scores = evaluator(state, step, metrics_log)
+            best.add(step, scores)
+        if partition.is_main() and step > start:
+            plots.save_curves(folder / "curves.png", metrics_log.lines())
         metrics_log.close()
+    if early:
+        logger.info("stopped early: no better %s in %d evaluations; the best is step %s, %s@best", best.metric, best.patience,
+                    best.step, folder)  # fmt: skip
     if finished:
         logger.info("done: %d steps; checkpoints in %s, log in %s", step, folder / "checkpoints", folder / "metrics.jsonl")
     else:
@@ -139,25 +151,8 @@ def first_state(model: IPT, plain: dict[str, Any], mesh: jax.sharding.Mesh, chec
         state, meta = checkpoints.restore(target)
         return state, int(meta["step"])
     if plain["init_from"]:
-        return fresh(initial_weights(plain["init_from"], model)), 0
+        return fresh(finetune.start_params(plain["init_from"], model, plain)), 0
     return fresh(model.init_params(plain["seed"])), 0
-
-
-def initial_weights(path: str, model: IPT) -> dict[str, Any]:
-    """The parameters that `ipt_jax.load(path)` finds: of another run, a weights folder, a file.
-
-    Raises:
-      ConfigError: they are not this model's; all differences are listed.
-      WeightsError: there are none, or not such.
-    """
-    found = loading.load(path)
-    pairs = [(key, getattr(found.model, key), getattr(model, key)) for key in GEOMETRY]
-    wrong = [f"model.{key}: {theirs}, not {ours}" for key, theirs, ours in pairs if theirs != ours]
-    if wrong:
-        raise ConfigError(f"init_from={path!r} holds another model:\n  " + "\n  ".join(wrong))
-    loading.check(found.params, model, f"init_from={path!r}")
-    logger.info("parameters from %s", found.provenance.get("from", path))
-    return dict(found.params)
 
 
 def save(checkpoints: Checkpoints, step: int, state: TrainState, run: Run, last: bool = False) -> None:

@@ -5,7 +5,6 @@ It holds our own names and layout, so that it is read as it was written, and nee
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,12 +15,13 @@ import numpy as np
 
 from ipt_jax import __version__, tensors
 from ipt_jax import config as configs
-from ipt_jax.authors import Paired, named_task, sha256
+from ipt_jax.authors import named_task, sha256
+from ipt_jax.data.chain import Paired
 from ipt_jax.loading import check
 from ipt_jax.model import IPT
 from ipt_jax.model.ipt import GEOMETRY
 from ipt_jax.restorer import Restorer
-from ipt_jax.tasks import DEGRADATIONS, TASKS, Task, make_task
+from ipt_jax.tasks import TASKS, Task, entry_of, make_task
 from ipt_jax.weights import WeightsError
 
 FORMAT = 1
@@ -40,9 +40,9 @@ def describe(restorer: Restorer) -> dict[str, Any]:
 
 def _entry(task: Task) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": task.name, "scale": task.scale}
-    kind = next((name for name, made in DEGRADATIONS.items() if type(task.degrade) is made), None)
-    if task.name not in TASKS and kind is not None and dataclasses.is_dataclass(task.degrade):
-        entry |= {"degradation": kind, **dataclasses.asdict(task.degrade)}
+    made = entry_of(task.degrade)
+    if task.name not in TASKS and made is not None:
+        entry |= made
     return entry
 
 
@@ -52,8 +52,9 @@ def _task(entry: Mapping[str, Any]) -> Task:
     if "degradation" not in fields:
         return named_task(name, scale)
     try:
-        task = make_task({"name": name, **fields, **({"scale": scale} if fields["degradation"] == "bicubic" else {})})
-    except ValueError:  # a folder of streaks that is not here: the weights are still good for restoring
+        scaled = {"scale": scale} if fields["degradation"] in ("bicubic", "pairs") else {}
+        task = make_task({"name": name, **fields, **scaled})
+    except ValueError:  # of a later version: the weights are still good for restoring
         return Task(name, scale, Paired(scale))
     return task
 

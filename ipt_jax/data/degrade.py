@@ -9,11 +9,15 @@ has
   and cut crop is what a crop of the whole degraded picture would be;
 - ``rounded``: True where ``lq`` is uint8, False where it is float32 in 0..255 and not rounded.
 
-Rain has a file of its own, :mod:`ipt_jax.data.rain`; its names can be imported from here.
+- ``grid``, where it has one: the spacing in lq pixels of places that are treated alike (JPEG's blocks).
+
+Rain has a file of its own, :mod:`ipt_jax.data.rain`; its names can be imported from here. Blur is in ``blur.py``, JPEG and
+chains of degradations are in ``chain.py``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -92,25 +96,53 @@ class Bicubic:
         return bicubic(hq, self.scale)
 
 
+Range = tuple[float, float]
+
+
+def range_of(value: float | Sequence[float], what: str, low: float, high: float) -> float | Range:
+    """A number, or a range (first, last), in low..high; a list becomes a tuple.
+
+    Raises:
+      ValueError: anything else; `what` names it.
+    """
+    span = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
+    numbers = all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in span)
+    if len(span) != 2 or not numbers or not low <= span[0] <= span[1] <= high or span[1] == float("inf"):
+        raise ValueError(f"{what} must be a number or a range [first, last] in {low:g} to {high:g}, not {value!r}.")
+    return (span[0], span[1]) if isinstance(value, (list, tuple)) else value
+
+
+def drawn(value: float | Range, rng: np.random.Generator) -> float:
+    """The number, or one drawn uniformly from the range; a fixed number takes nothing from the generator."""
+    return float(rng.uniform(*value)) if isinstance(value, tuple) else value
+
+
+def highest(value: float | Range) -> float:
+    """The largest number that `drawn` gives."""
+    return value[1] if isinstance(value, tuple) else value
+
+
 @dataclass(frozen=True)
 class Noise:
     """White Gaussian noise: uint8 ``[H, W, 3]`` -> float32 of the same shape, clipped to 0..255, not rounded.
 
-    ``sigma`` is the standard deviation in grey levels (0..255); R, G and B get independent noise.
+    ``sigma`` is the standard deviation in grey levels (0..255), or a range from which each crop draws its own (blind
+    denoising); R, G and B get independent noise.
     """
 
-    sigma: float
+    sigma: float | Range
     scale: ClassVar[int] = 1
     margin: ClassVar[int] = 0
     rounded: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.sigma < float("inf"):
-            raise ValueError(f"Noise: sigma is in grey levels (0..255) and cannot be {self.sigma!r}.")
+        span = range_of(self.sigma, "Noise: sigma, in grey levels (0..255),", 0, float("inf"))
+        object.__setattr__(self, "sigma", span)
 
     def __call__(self, hq: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        sigma = drawn(self.sigma, rng)
         lq = rng.standard_normal(hq.shape, dtype=np.float32)
-        lq *= np.float32(self.sigma)
+        lq *= np.float32(sigma)
         lq += hq
         return np.clip(lq, 0, 255, out=lq)
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from ipt_jax.data import workers
 from ipt_jax.data.decode import DataError, DecodeError, decode
+from ipt_jax.data.pairs import decode_pair
 from ipt_jax.data.sources import Source
 from ipt_jax.tasks import Task
 
@@ -77,7 +78,7 @@ class Batches:
     @property
     def epoch_pictures(self) -> int:
         """Pictures an epoch: all but the remainder of the last group, another one each epoch."""
-        return len(self.source) // self.group * self.group
+        return epoch_pictures(len(self.source), self.group)
 
     def drawn(self, step: int) -> tuple[Task, ...]:
         """The tasks of a step: all, or the one drawn from (seed, step)."""
@@ -113,17 +114,19 @@ class Batches:
                 picture = self._read(taken, member, position, replaced)
                 for task in tasks:
                     rng = self._generator(position, task)
-                    pair, hq = batch[task.name], at_least(picture, self.tile * task.scale)
+                    pair = batch[task.name]
+                    make = make_pair if isinstance(picture, np.ndarray) else cut_pair
+                    hq: Any = at_least(picture, self.tile * task.scale) if isinstance(picture, np.ndarray) else picture
                     for crop in range(self.crops):
                         row = block * self.crops + crop * self.group + member
-                        pair["lq"][row], pair["hq"][row] = make_pair(hq, task, self.tile, rng, self.flips)
+                        pair["lq"][row], pair["hq"][row] = make(hq, task, self.tile, rng, self.flips)
         return Item(batch, replaced)
 
     def _generator(self, position: int, task: Task) -> np.random.Generator:
         return np.random.Generator(np.random.SFC64([self.seed, position, zlib.crc32(task.name.encode())]))
 
-    def _read(self, taken: list[int], member: int, position: int, replaced: list[str]) -> np.ndarray:
-        """The decoded picture of a group's member; one that cannot be read gives way to another, always the same.
+    def _read(self, taken: list[int], member: int, position: int, replaced: list[str]) -> Any:
+        """The decoded picture or pair of a group's member; one that cannot be read gives way to another, always the same.
 
         Raises:
           DataError: `TRIES` in a row cannot be read, or there is no other picture left for the group.
@@ -146,14 +149,21 @@ class Batches:
                 drawn += drawn >= one
             taken[member] = drawn
 
-    def _decoded(self, index: int) -> np.ndarray:
-        raw = self.source[index]
+    def _decoded(self, index: int) -> Any:
+        raw: Any = self.source[index]
+        if isinstance(raw, tuple):
+            return decode_pair(raw, self.tasks[0].scale)
         picture = raw if isinstance(raw, np.ndarray) else decode(raw)
         height, width = picture.shape[:2]
         side = self.tile * max(task.scale for task in self.tasks)
         if max(height, width) * side > LONGEST * min(height, width):
             raise DecodeError(f"{width}x{height} pixels are too narrow to be enlarged to hold a crop of {side}x{side}")
         return picture
+
+
+def epoch_pictures(pictures: int, group: int) -> int:
+    """Pictures that an epoch takes: whole groups."""
+    return pictures // group * group
 
 
 def empty_pair(task: Task, rows: int, tile: int) -> dict[str, np.ndarray]:
@@ -175,18 +185,23 @@ def make_pair(
       rng: decides the place, the flips and the degradation.
       flips: flip either axis and transpose, each at random.
     """
-    scale, margin = task.scale, task.degrade.margin
+    scale, margin, grid = task.scale, task.degrade.margin, getattr(task.degrade, "grid", 1)
     picture = at_least(picture, tile * scale)
     height, width = picture.shape[0] // scale, picture.shape[1] // scale  # of the whole lq
     spots, cuts = [], []
     for size in (height, width):
         start = int(rng.integers(size - tile + 1))
-        low, high = max(0, start - margin), min(size, start + tile + margin)
+        low, high = max(0, start - margin) // grid * grid, min(size, -(-(start + tile + margin) // grid) * grid)
         spots.append(slice(low * scale, high * scale))
         cuts.append((start - low, high - low))
     region = picture[spots[0], spots[1]]
+    turn = int(rng.integers(8)) if flips else 0
+    if turn and grid > 1:  # the grid is that of the picture as it is stored
+        (top, _), (left, _) = cuts
+        lq = task.degrade(np.ascontiguousarray(region), rng)[top : top + tile, left : left + tile]
+        hq = region[top * scale : (top + tile) * scale, left * scale : (left + tile) * scale]
+        return turned(lq, turn), turned(hq, turn)
     if flips:
-        turn = int(rng.integers(8))
         if turn & 1:
             region, cuts[0] = region[::-1], (cuts[0][1] - cuts[0][0] - tile, cuts[0][1])
         if turn & 2:
@@ -198,6 +213,30 @@ def make_pair(
     (top, _), (left, _) = cuts
     hq = region[top * scale : (top + tile) * scale, left * scale : (left + tile) * scale]
     return lq[top : top + tile, left : left + tile], hq
+
+
+def turned(image: np.ndarray, turn: int) -> np.ndarray:
+    """One of the eight flips and transpositions."""
+    image = image[::-1] if turn & 1 else image
+    image = image[:, ::-1] if turn & 2 else image
+    return image.transpose(1, 0, 2) if turn & 4 else image
+
+
+def cut_pair(
+    pair: tuple[np.ndarray, np.ndarray], task: Task, tile: int, rng: np.random.Generator, flips: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """A random (lq, hq) crop of a pair of pictures (sources.Pairs); one smaller than the crop is mirrored to hold it."""
+    lq, hq = pair
+    scale = task.scale
+    if min(lq.shape[:2]) < tile:
+        missing = [max(0, tile - size) for size in lq.shape[:2]]
+        lq = np.pad(lq, [*((0, n) for n in missing), (0, 0)], mode="symmetric")
+        hq = np.pad(hq, [*((0, n * scale) for n in missing), (0, 0)], mode="symmetric")
+    top, left = (int(rng.integers(size - tile + 1)) for size in lq.shape[:2])
+    turn = int(rng.integers(8)) if flips else 0
+    lq = lq[top : top + tile, left : left + tile]
+    hq = hq[top * scale : (top + tile) * scale, left * scale : (left + tile) * scale]
+    return turned(lq, turn), turned(hq, turn)
 
 
 def at_least(picture: np.ndarray, side: int) -> np.ndarray:
@@ -219,7 +258,7 @@ def make_batches(
       DataError: too few pictures, or a degradation that cannot work (such as rain from a folder that is not there).
     """
     data, tile = config["data"], config["model"]["tile"]
-    for task in tasks:
+    for task in tasks if data["source"] != "pairs" else ():
         try:
             task.degrade(np.zeros((tile * task.scale, tile * task.scale, 3), np.uint8), np.random.default_rng(0))
         except ValueError as error:

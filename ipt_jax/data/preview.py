@@ -28,14 +28,14 @@ def run(options: argparse.Namespace) -> int:
     from ipt_jax import config as configs
     from ipt_jax.data import pipeline
     from ipt_jax.data.checks import DataError
-    from ipt_jax.data.sources import open_source
     from ipt_jax.tasks import make_tasks
 
     out = pathlib.Path(options.out)
     if not out.absolute().parent.is_dir():
         raise DataError(f"--out {out}: there is no folder {out.absolute().parent}")
     config = configs.load(options.config, getattr(options, "overrides", ()))
-    batches = pipeline.make_batches(open_source(config.data), make_tasks(config.tasks), config)
+    config, source = configs.open_data(config)
+    batches = pipeline.make_batches(source, make_tasks(config.tasks), config)
     item = batches(options.step)
     for text in item.replaced:
         print(f"replaced a picture that cannot be read: {text}")

@@ -20,6 +20,7 @@ import numpy as np
 from ipt_jax.data.checks import DataError, check_held_out, check_split, held_out_names, listed
 from ipt_jax.data.decode import DecodeError, decode
 from ipt_jax.data.packed import Packed
+from ipt_jax.data.pairs import Pairs
 from ipt_jax.data.tfds_source import Tfds
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Embedded",
     "Folder",
     "Packed",
+    "Pairs",
     "Source",
     "Tfds",
     "decode",
@@ -48,8 +50,8 @@ class Source(Protocol):
     def __len__(self) -> int:
         """Number of pictures."""
 
-    def __getitem__(self, i: int) -> bytes | np.ndarray:
-        """Picture i: encoded bytes for `decode`, or uint8 [H, W, 3]. IndexError beyond the end."""
+    def __getitem__(self, i: int) -> bytes | np.ndarray | tuple[bytes, bytes]:
+        """Picture i: encoded bytes for `decode`, or uint8 [H, W, 3], or (lq, hq) bytes. IndexError beyond the end."""
 
     def name(self, i: int) -> str:
         """What to call picture i in a message."""
@@ -62,7 +64,7 @@ def open_source(config_data: Mapping[str, Any], split: str = "train") -> Source:
     """Opens the source that a config's `data` section asks for.
 
     Args:
-      config_data: `source` ("embedded", "folder", "packed" or "tfds") and what that source needs of `dir`, `name`
+      config_data: `source` ("embedded", "folder", "pairs", "packed" or "tfds") and what that source needs of `dir`, `name`
         (default "imagenet2012"), `split` (of the TFDS set; default "train") and `held_out` (number of
         pictures kept for evaluation; default 0).
       split: "train", "eval" (the held-out pictures) or "all".
@@ -80,6 +82,7 @@ def open_source(config_data: Mapping[str, Any], split: str = "train") -> Source:
     openers: dict[str, Callable[[], Source]] = {
         "embedded": lambda: Embedded(split),
         "folder": lambda: Folder(get("dir", ""), split, held_out),
+        "pairs": lambda: Pairs(get("dir", ""), split, held_out, get("scale", 0)),
         "packed": lambda: Packed(get("dir", ""), split, held_out),
         "tfds": lambda: Tfds(name, get("split", "train"), get("dir", None), split, held_out),
     }
