@@ -1,4 +1,4 @@
-"""JPEG compression, degradations one after another, and pairs that need none. The interface is :mod:`ipt_jax.data.degrade`'s."""
+"""JPEG compression, degradations one after another, and pairs that need none, as :mod:`ipt_jax.data.degrade`."""
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ class Chain:
     def margin(self) -> int:
         needed = 0  # pixels beside the crop, of what a step gives; from the last step back to hq
         for step in reversed(self.steps):
-            needed = (needed + step.margin) * step.scale
+            # A block is right only where all of its pixels are, so a step on a grid reaches that much further.
+            needed = (needed + step.margin + getattr(step, "grid", 1) - 1) * step.scale
         return -(-needed // self.scale)
 
     @property
