@@ -1,0 +1,129 @@
+"""Pairs of pictures in folders: layouts, scale, crops, and everything that can be wrong with them."""
+
+from __future__ import annotations
+
+import pathlib
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+import small
+
+from ipt_jax import config as configs
+from ipt_jax.config import ConfigError
+from ipt_jax.data import pipeline
+from ipt_jax.data.checks import DataError
+from ipt_jax.data.chain import Paired
+from ipt_jax.data.pairs import Pairs, decode_pair
+from ipt_jax.data.sources import open_source
+from ipt_jax.evaluator import held_out
+from ipt_jax.tasks import Task, make_tasks
+
+
+def write(path: pathlib.Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image)
+
+
+def make_pairs(
+    folder: pathlib.Path, count: int = 4, scale: int = 1, names: tuple[str, str] = ("input", "target"), size=(40, 50)
+):
+    """Pairs whose pixels tell where they are: lq = 100 + row + column, hq its enlargement plus a picture's number."""
+    for i in range(count):
+        y, x = np.mgrid[: size[0], : size[1]]
+        lq = np.repeat((50 + y + x)[..., None], 3, axis=2).astype(np.uint8)
+        hq = lq.repeat(scale, 0).repeat(scale, 1) + np.uint8(i + 1)
+        write(folder / names[0] / f"p{i}.png", lq)
+        write(folder / names[1] / f"p{i}.png", hq)
+    return folder
+
+
+@pytest.mark.parametrize("scale", [1, 2, 4])
+def test_scale_is_found_and_crops_lie_on_each_other(scale, tmp_path):
+    source = Pairs(str(make_pairs(tmp_path, scale=scale)))
+    assert len(source) == 4 and source.scale == scale and source.name(2) == "p2"
+    assert pickle.loads(pickle.dumps(source)).fingerprint() == source.fingerprint()
+    task = Task("t", scale, Paired(scale))
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        lq, hq = pipeline.cut_pair(decode_pair(source[1], scale), task, 16, rng, flips=True)
+        assert lq.shape == (16, 16, 3) and hq.shape == (16 * scale, 16 * scale, 3)
+        np.testing.assert_array_equal(lq.repeat(scale, 0).repeat(scale, 1) + 2, hq)
+    lq, hq = pipeline.cut_pair(decode_pair(source[0], scale), task, 64, np.random.default_rng(0))  # larger than the pictures
+    np.testing.assert_array_equal(lq.repeat(scale, 0).repeat(scale, 1) + 1, hq)
+
+
+def test_batches_and_held_out_pictures_are_the_pairs_own(tmp_path):
+    make_pairs(tmp_path, count=6, scale=2)
+    task = {"name": "mine", "degradation": "pairs"}
+    data = {"source": "pairs", "dir": str(tmp_path), "held_out": 2, "flips": True}
+    config = configs.complete({"model": small.MODEL, "tasks": [task], "batch_size": 8, "data": data})
+    config, source = configs.open_data(config)
+    assert config.tasks[0]["scale"] == 2 and len(source) == 4
+    batches = pipeline.make_batches(source, make_tasks(config.tasks), config)
+    item = batches(3)
+    lq, hq = item.batch["mine"]["lq"], item.batch["mine"]["hq"]
+    assert lq.dtype == np.uint8 and lq.shape == (8, 16, 16, 3) and hq.shape == (8, 32, 32, 3) and not item.replaced
+    assert {int(n) for n in np.unique(hq - lq.repeat(2, 1).repeat(2, 2))} <= {1, 2, 3, 4, 5, 6}
+    np.testing.assert_array_equal(batches(3).batch["mine"]["hq"], hq)
+    pictures = held_out(configs.resolve(config), 4, 31)
+    assert len(pictures) == 2 and not {p.name for p in pictures} & {source.name(i) for i in range(4)}
+    for picture in pictures:
+        assert picture.lq is not None and picture.hq.shape[0] // 2 == picture.lq.shape[0]
+        small_hq = picture.lq.repeat(2, 0).repeat(2, 1)
+        assert len(np.unique(picture.hq[: small_hq.shape[0], : small_hq.shape[1]] - small_hq)) == 1
+
+
+def test_layouts_of_the_benchmarks(tmp_path):
+    for scene in ("a", "b"):
+        make_pairs(tmp_path / "gopro" / scene, 2, names=("blur", "sharp"))
+    assert len(Pairs(str(tmp_path / "gopro"))) == 4
+    make_pairs(tmp_path / "rain", 3, names=("rainy", "clean"))
+    assert len(Pairs(str(tmp_path / "rain"), "train", 1)) == 2
+    make_pairs(tmp_path / "sr", 3, scale=2, names=("LR_bicubic/X2", "HR"))
+    for i in range(3):
+        write(tmp_path / "sr/LR_bicubic/X4" / f"p{i}.png", np.zeros((20, 25, 3), np.uint8))
+    assert Pairs(str(tmp_path / "sr"), scale=4).scale == 4
+    with pytest.raises(DataError, match=r"x2, x4; the task is for one scale"):
+        Pairs(str(tmp_path / "sr"))
+
+
+def test_what_is_wrong_is_named(tmp_path):
+    with pytest.raises(DataError, match="no folder is named"):
+        Pairs("")
+    with pytest.raises(DataError, match="there is no such folder"):
+        Pairs(str(tmp_path / "none"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no pairs in a layout that is known.*there is: nothing"):
+        Pairs(str(tmp_path / "empty"))
+    folder = make_pairs(tmp_path / "a")
+    with pytest.raises(DataError, match="the pairs are x1; the task is x2"):
+        open_source({"source": "pairs", "dir": str(folder), "scale": 2})
+    write(folder / "input" / "extra.png", np.zeros((40, 50, 3), np.uint8))
+    with pytest.raises(DataError, match=r"4 clean and 5 degraded pictures; without a clean one: extra.png"):
+        Pairs(str(folder))
+    folder = make_pairs(tmp_path / "b")
+    (folder / "input" / "p2.png").unlink()
+    with pytest.raises(DataError, match="no degraded picture for p2"):
+        Pairs(str(folder))
+    folder = make_pairs(tmp_path / "c")
+    write(folder / "input" / "p3.png", np.zeros((40, 49, 3), np.uint8))
+    with pytest.raises(DataError, match=r"1 pair.s. whose sizes do not match at x1: .*p3.png \(49x40\) and .*p3.png \(50x40\)"):
+        Pairs(str(folder))
+    with pytest.raises(DataError, match="held_out=4 must be between 0 and 3"):
+        Pairs(str(make_pairs(tmp_path / "d")), "train", 4)
+    with pytest.raises(ConfigError, match="tasks must be one task, where data.source=pairs"):
+        configs.complete({"tasks": ["derain", "denoise30"], "batch_size": 8, "data": {"source": "pairs"}})
+    with pytest.raises(DataError, match="needs pairs"):
+        plain = small.config(tasks=[{"name": "mine", "degradation": "pairs", "scale": 1}], batch_size=8)
+        pipeline.make_batches(open_source(plain["data"]), make_tasks(plain["tasks"]), plain)
+
+
+def test_a_damaged_pair_gives_way_to_another(tmp_path):
+    folder = make_pairs(tmp_path, count=5)
+    (folder / "input" / "p1.png").write_bytes(b"\x89PNG torn")
+    source = Pairs(str(folder))
+    batches = pipeline.Batches(source, (Task("t", 1, Paired(1)),), seed=0, batch_size=10, tile=16, group=2)
+    item = batches(0)
+    assert len(item.replaced) >= 1 and all(text.startswith("p1: ") for text in item.replaced)
