@@ -24,7 +24,7 @@ def get_config(size: str = "") -> ConfigDict:
             loss=dict(contrastive="none"),
             optim=dict(schedule="constant", learning_rate=2e-5, final_learning_rate=2e-5),
             checkpoint=dict(every=500),
-            evaluate=dict(every=500, pictures=8, size=512, batch=4, overlap=64, best="psnr_y"),
+            evaluate=dict(every=500, pictures=8, size=512, batch=4, overlap=32, best="psnr_y"),
             log=dict(every=25),
         )
     )

@@ -13,8 +13,8 @@ import small
 from ipt_jax import config as configs
 from ipt_jax.config import ConfigError
 from ipt_jax.data import pipeline
-from ipt_jax.data.checks import DataError
 from ipt_jax.data.chain import Paired
+from ipt_jax.data.checks import DataError
 from ipt_jax.data.pairs import Pairs, decode_pair
 from ipt_jax.data.sources import open_source
 from ipt_jax.evaluator import held_out
@@ -90,32 +90,32 @@ def test_layouts_of_the_benchmarks(tmp_path):
 
 
 def test_what_is_wrong_is_named(tmp_path):
-    with pytest.raises(DataError, match="no folder is named"):
+    with pytest.raises(DataError, match=r"no folder is named"):
         Pairs("")
-    with pytest.raises(DataError, match="there is no such folder"):
+    with pytest.raises(DataError, match=r"there is no such folder"):
         Pairs(str(tmp_path / "none"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no pairs in a layout that is known.*there is: nothing"):
+    with pytest.raises(DataError, match=r"no pairs in a layout that is known.*there is: nothing"):
         Pairs(str(tmp_path / "empty"))
     folder = make_pairs(tmp_path / "a")
-    with pytest.raises(DataError, match="the pairs are x1; the task is x2"):
+    with pytest.raises(DataError, match=r"the pairs are x1; the task is x2"):
         open_source({"source": "pairs", "dir": str(folder), "scale": 2})
     write(folder / "input" / "extra.png", np.zeros((40, 50, 3), np.uint8))
     with pytest.raises(DataError, match=r"4 clean and 5 degraded pictures; without a clean one: extra.png"):
         Pairs(str(folder))
     folder = make_pairs(tmp_path / "b")
     (folder / "input" / "p2.png").unlink()
-    with pytest.raises(DataError, match="no degraded picture for p2"):
+    with pytest.raises(DataError, match=r"no degraded picture for p2"):
         Pairs(str(folder))
     folder = make_pairs(tmp_path / "c")
     write(folder / "input" / "p3.png", np.zeros((40, 49, 3), np.uint8))
     with pytest.raises(DataError, match=r"1 pair.s. whose sizes do not match at x1: .*p3.png \(49x40\) and .*p3.png \(50x40\)"):
         Pairs(str(folder))
-    with pytest.raises(DataError, match="held_out=4 must be between 0 and 3"):
+    with pytest.raises(DataError, match=r"held_out=4 must be between 0 and 3"):
         Pairs(str(make_pairs(tmp_path / "d")), "train", 4)
-    with pytest.raises(ConfigError, match="tasks must be one task, where data.source=pairs"):
+    with pytest.raises(ConfigError, match=r"tasks must be one task, where data.source=pairs"):
         configs.complete({"tasks": ["derain", "denoise30"], "batch_size": 8, "data": {"source": "pairs"}})
-    with pytest.raises(DataError, match="needs pairs"):
+    with pytest.raises(DataError, match=r"needs pairs"):
         plain = small.config(tasks=[{"name": "mine", "degradation": "pairs", "scale": 1}], batch_size=8)
         pipeline.make_batches(open_source(plain["data"]), make_tasks(plain["tasks"]), plain)
 
