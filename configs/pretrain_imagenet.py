@@ -27,7 +27,7 @@ def get_config(chips: str = "8") -> ConfigDict:
         dict(
             steps=steps,
             batch_size=batch_size,
-            model=preset("ipt") | dict(dtype="bfloat16"),
+            model=preset("ipt") | dict(dtype="bfloat16", remat="elementwise"),
             data=dict(source="tfds", name="imagenet2012", held_out=16, workers=16),
             loss=dict(contrastive="eq5", weight=0.1, group=4),
             optim=dict(

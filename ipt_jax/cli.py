@@ -9,15 +9,23 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ipt_jax import __version__
+from ipt_jax import __version__, distributed
 from ipt_jax.tasks import nearest
 
 PROGRAM = "ipt"
 # Each has an `add_parser(commands)`; they import what is heavy only when a command runs.
-MODULES = ("ipt_jax.commands_finetune", "ipt_jax.commands_evaluate", "ipt_jax.commands_weights", "ipt_jax.commands_doctor")
+MODULES = (
+    "ipt_jax.commands_finetune",
+    "ipt_jax.commands_evaluate",
+    "ipt_jax.commands_restore",
+    "ipt_jax.commands_serve",
+    "ipt_jax.commands_weights",
+    "ipt_jax.commands_doctor",
+    "ipt_jax.bench.compile",
+)
 GROUPS = {
     "data": ("prepare, check and look at data", ("ipt_jax.data.prepare", "ipt_jax.data.check", "ipt_jax.data.preview")),
-    "bench": ("measure", ("ipt_jax.bench.model", "ipt_jax.bench.data")),
+    "bench": ("measure", ("ipt_jax.bench.model", "ipt_jax.bench.data", "ipt_jax.bench.restore")),
 }
 
 
@@ -79,14 +87,17 @@ def add_pretrain(commands: Any) -> None:
     )
     command.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
     command.add_argument("--force-config", action="store_true", help="go on in a folder whose run differs, knowingly")
+    distributed.add_flags(command)
     command.set_defaults(run=pretrain)
 
 
 def pretrain(options: argparse.Namespace) -> int:
     """Runs `ipt pretrain`."""
-    from ipt_jax import config, train
+    from ipt_jax import config, partition, train
 
-    train.pretrain(config.load(options.config, options.overrides), options.workdir, options.force_config)
+    with distributed.together(options):
+        partition.cache_programs(os.path.join(os.path.expanduser(options.workdir), "compiled"))
+        train.pretrain(config.load(options.config, options.overrides), options.workdir, options.force_config)
     return 0
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-FORMATS = ("torch", "safetensors", "npz", "folder")
+FORMATS = ("torch", "safetensors", "npz", "folder", "stablehlo", "onnx")
 
 
 def add_parser(commands: Any) -> None:
@@ -25,7 +25,9 @@ def add_parser(commands: Any) -> None:
     writer = commands.add_parser(
         "export", allow_abbrev=False, help="weights -> a file for the authors' code, or our own forms",
         description="Writes weights to a file. torch and safetensors have the authors' names and layout and load into "
-        "their code with strict=True; npz and folder (model.json + weights.safetensors) have ours.",
+        "their code with strict=True; npz and folder (model.json + weights.safetensors) have ours. stablehlo and onnx are "
+        "programs for one task with the weights inside, for any number of tiles. Each is run on random patches and compared "
+        "with the model before it gets its name; a model card goes beside it, FILE.card.json and FILE.card.md.",
     )  # fmt: skip
     writer.add_argument("--weights", required=True, metavar="WEIGHTS", help="a run's folder (DIR@STEP), weights folder or file")
     writer.add_argument("--format", required=True, choices=FORMATS, help="what to write")
@@ -33,6 +35,11 @@ def add_parser(commands: Any) -> None:
     writer.add_argument("--task", metavar="T", help="only these tasks; one gives the authors' single-task form")
     writer.add_argument("--heads", type=int, metavar="N", help="attention heads of an authors' file; 12 if not given")
     writer.add_argument("--raw", action="store_true", help="a run's weights themselves, not their moving average")
+    writer.add_argument("--weights-tasks", metavar="A,B", help="tasks of an authors' file, where its shapes do not tell")
+    writer.add_argument("--dtype", default="float32", choices=("float32", "float16"), help="what an ONNX file computes in")
+    writer.add_argument("--licence", metavar="TEXT", help="of the training data, for the card, where its name does not tell")
+    writer.add_argument("--scores", metavar="FILE", help="scores for the card, from ipt evaluate --json")
+    writer.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     writer.set_defaults(run=run_export)
 
 
@@ -48,8 +55,11 @@ def run_import(options: argparse.Namespace) -> int:
 
 
 def run_export(options: argparse.Namespace) -> int:
-    """Runs `ipt export`. Raises WeightsError; nothing is written then."""
-    from ipt_jax import authors, load, weights_folder
+    """Runs `ipt export`. Raises WeightsError or ExportError; nothing is written then."""
+    import dataclasses
+
+    from ipt_jax import load
+    from ipt_jax.export import card, export
     from ipt_jax.weights import WeightsError
 
     out = Path(options.out).expanduser()
@@ -57,20 +67,23 @@ def run_export(options: argparse.Namespace) -> int:
         raise WeightsError(f"--out {out}: there is no folder {out.parent}")
     if out.is_dir() and options.format != "folder":
         raise WeightsError(f"--out {out} is a folder; name a file")
-    restorer = load(options.weights, heads=options.heads, raw=options.raw)
+    if out.exists() and not options.overwrite:
+        raise WeightsError(f"--out {out} exists; --overwrite replaces it")
+    restorer = load(options.weights, task=options.weights_tasks, heads=options.heads, raw=options.raw)
     if options.task:
         names = [word.strip() for word in options.task.split(",")]
         try:
             restorer = restorer.only(names)
         except ValueError as error:
             raise WeightsError(f"--task {options.task}: {error}") from None
-    if options.format == "folder":
-        weights_folder.write(restorer, out)
-    elif options.format == "npz":
-        weights_folder.write_npz(restorer, out)
-    else:
-        authors.write(restorer, out, options.format)
+    try:
+        known = card.details(options.weights, restorer, options.licence, options.scores)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"--scores {options.scores}: not what ipt evaluate --json writes ({error!r})") from None
+    restorer = dataclasses.replace(restorer, provenance={**restorer.provenance, **card.kept(known)})
+    difference = export(restorer, out, options.format, dtype=options.dtype, details=known)
     print(f"{out}: {_summary(restorer)}")
+    print(f"largest difference from the model on random patches: {difference:.1e} of the largest value")
     return 0
 
 

@@ -26,6 +26,7 @@ from ipt_jax.model.ipt import preset
 from ipt_jax.model.layers import REMATERIALISATION
 from ipt_jax.model.start import STARTS
 from ipt_jax.optim import SCHEDULES
+from ipt_jax.partition import SHARDINGS
 from ipt_jax.tasks import PAPER_TASKS, make_tasks, nearest
 
 logger = logging.getLogger("ipt_jax")
@@ -46,6 +47,7 @@ def default() -> ConfigDict:
             epochs=0,  # instead of steps; an epoch is data.epoch_crops crops of each picture
             init_from="",  # WEIGHTS whose parameters to start with
             devices=0,  # of this host; 0 = all, of all hosts
+            sharding="data",  # of the state: data (whole on each device) or fsdp (large leaves in pieces)
             model=preset("ipt"),  # model/ipt.py
             data=dict(
                 source="folder",  # embedded, folder, pairs, packed or tfds
@@ -120,6 +122,7 @@ MAY_CHANGE = (
     "steps",
     "epochs",
     "devices",
+    "sharding",
     "data.dir",
     "data.workers",
     "data.threads",
@@ -183,7 +186,7 @@ def load(
     try:
         spec.loader.exec_module(module)
         changes = module.get_config(*([argument] if colon else []))
-    except Exception as error:  # a config is somebody's code: whatever it raises is theirs to read
+    except (Exception, SystemExit) as error:  # a config is somebody's code: whatever it raises is theirs to read
         raise ConfigError(f"{file} does not give a config: {type(error).__name__}: {error}") from error
     if not isinstance(changes, ConfigDict):
         raise ConfigError(f"{file}: get_config() returned a {type(changes).__name__}, not an ml_collections ConfigDict")
@@ -321,6 +324,7 @@ def check(config: ConfigDict) -> None:
     choice("data.draw", ("all", "one"))
     choice("loss.contrastive", ("eq5", "supcon", "none"))
     choice("optim.schedule", SCHEDULES)
+    choice("sharding", SHARDINGS)
     choice("model.start", tuple(STARTS))
     choice("model.remat", tuple(REMATERIALISATION))
     choice("model.dtype", ("float32", "bfloat16"))

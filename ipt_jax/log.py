@@ -25,6 +25,14 @@ def setup() -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
 
 
+def for_process(index: int) -> None:
+    """In a run on several processes: process 0 says all, the others only what is wrong, with their number."""
+    if index:
+        logger.setLevel(logging.WARNING)
+        for handler in logger.handlers:
+            handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname).1s [process {index}] %(message)s", "%H:%M:%S"))
+
+
 class MetricsLog:
     """Appends to `<workdir>/metrics.jsonl`, one JSON object a line, flushed; and to TensorBoard events.
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ipt_jax import log, partition
+from ipt_jax import hosts, log, partition
 from ipt_jax.data import pipeline
 from ipt_jax.data.checks import DataError, listed
 from ipt_jax.errors import RunError
@@ -130,15 +130,30 @@ class Meter:
 
 
 class StopSignals:
-    """While it lasts, SIGTERM and Ctrl-C ask for a stop after the step under way; a second one stops at once."""
+    """While it lasts, SIGTERM and Ctrl-C ask for a stop after the step under way; a second one stops at once.
 
-    def __init__(self) -> None:
-        self.name = ""
+    With several processes, a signal to any of them stops all after the same step.
+    """
+
+    def __init__(self, line: hosts.Line) -> None:
+        self._line = line
+        self._signal = ""
         self._before: dict[int, Any] = {}
 
     @property
-    def requested(self) -> bool:
-        return bool(self.name)
+    def name(self) -> str:
+        """The signal that stopped the run, and the process that got it if there are several."""
+        return self._line.stopped_by
+
+    def requested(self, step: int) -> bool:
+        """Whether to stop before batch `step`, the same in all processes.
+
+        Raises:
+          Lost: another process has gone or reported an error.
+        """
+        if self._signal and self._line.stop_at is None:
+            self._line.ask_stop(step, self._signal)
+        return self._line.stops(step)
 
     def __enter__(self) -> StopSignals:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -149,8 +164,8 @@ class StopSignals:
         return self
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.name = signal.Signals(number).name
-        logger.warning("%s: finishing the step, saving and leaving; once more to leave at once", self.name)
+        self._signal = signal.Signals(number).name
+        logger.warning("%s: finishing the step, saving and leaving; once more to leave at once", self._signal)
         self._restore()
 
     def _restore(self) -> None:

@@ -183,8 +183,7 @@ class TileApply:
         needed = jax.device_put(needed, partition.replicated(self._mesh))  # once, not with every call
 
         def apply(tiles: np.ndarray) -> jax.Array:
-            mine = partition.put_batch(partition.my_rows(tiles), self._mesh)
-            return self._forward(needed, mine, task)
+            return self._forward(needed, partition.put_rows(tiles, self._mesh), task)
 
         return apply
 

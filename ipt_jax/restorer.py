@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ipt_jax import partition
-from ipt_jax.data.degrade import bicubic_up
+from ipt_jax import channels, partition
 from ipt_jax.model import IPT
-from ipt_jax.restore import Apply, TileApply, restore_pictures, to_uint8
+from ipt_jax.pictures import pillow
+from ipt_jax.restore import Apply, TileApply, count_tiles, restore_pictures
+from ipt_jax.strips import Read, Rows, restore_strips
 from ipt_jax.tasks import Task, nearest
 
 BATCH = 16  # tiles a call, for each device
@@ -111,39 +113,110 @@ class Restorer:
         return restore_pictures(self.bind(chosen.name), images, scale=chosen.scale, tile=self.model.tile, overlap=overlap,
                                 batch=batch * self.devices, protocol=protocol, ensemble=ensemble)  # fmt: skip
 
+    def chain(self, task: str | Sequence[str] | None = None) -> list[Task]:
+        """The tasks of "denoise30,sr2" or ["denoise30", "sr2"], in this order: each takes what the one before it made.
+
+        Raises:
+          ValueError: no such task, or no name and several tasks.
+        """
+        if task is None:
+            return [self.task(None)]
+        names = [word.strip() for word in task.split(",")] if isinstance(task, str) else list(task)
+        return [self.task(name) for name in names]
+
     def restore(
-        self, image: np.ndarray, task: str | None = None, *, protocol: str = "blend", ensemble: bool = False,
+        self, image: Any, task: str | Sequence[str] | None = None, *, protocol: str = "blend", ensemble: bool = False,
         overlap: int = 12, batch: int = BATCH,
-    ) -> np.ndarray:  # fmt: skip
-        """Restores a picture of any size.
+    ) -> Any:  # fmt: skip
+        """Restores a picture of any size, or several.
 
         Args:
-          image: `[H, W, 3]`, `[H, W, 4]` with alpha, `[H, W]` or `[H, W, 1]` grey; uint8, uint16, or float in 0..255.
-          task: its name; may be left out where the model has one.
+          image: a Pillow picture; or an array `[H, W]` or `[H, W, 1]` (grey), `[H, W, 2]` (grey and alpha), `[H, W, 3]`,
+            `[H, W, 4]` (with alpha), uint8, uint16, or float in 0..255; or a batch of arrays `[B, H, W, C]`; or a list
+            of any of these, of any sizes.
+          task: its name; may be left out where the model has one. "denoise30,sr2", or a list of names: one after the other.
           protocol: "blend", "paper", "official" or "mindspore" (protocols.py).
           ensemble: the mean over 8 flips and transpositions; 8 times the work.
           overlap: of "blend": pixels that tiles share at least.
           batch: tiles a call, for each device.
 
         Returns:
-          The restored picture, of the channels and dtype of the input; float comes back as float32, neither clipped
-          nor rounded. Alpha is kept, for super-resolution enlarged (bicubic).
+          The restored picture, of the kind, channels and dtype of the input; float comes back as float32, neither clipped
+          nor rounded. Alpha is kept, for super-resolution enlarged (bicubic). For a batch a batch, for a list a list.
 
         Raises:
           ValueError: not such a picture, an unknown task or protocol.
         """
-        colour, alpha, grey, top = _colour(image)
-        scale = self.task(task).scale
         settings: dict[str, Any] = dict(protocol=protocol, ensemble=ensemble, overlap=overlap, batch=batch)
-        (out,) = self.restore_all([colour], task, **settings)
-        if grey:
-            out = out.mean(axis=2) if image.ndim == 2 else out.mean(axis=2, keepdims=True)
-        if top:
-            out = np.clip(np.floor(out * (top / 255) + 0.5), 0, top).astype(image.dtype)
-        if alpha is not None:
-            big = _enlarged(alpha, scale, top)
-            out = np.concatenate([out, big.astype(out.dtype)[..., None]], axis=2)
-        return out
+        if isinstance(image, (list, tuple)):
+            return self._restored(list(image), self.chain(task), settings)
+        if getattr(image, "ndim", 0) == 4:
+            return np.stack(self._restored(list(image), self.chain(task), settings))
+        return self._restored([image], self.chain(task), settings)[0]
+
+    def _restored(self, images: list[Any], tasks: list[Task], settings: dict[str, Any]) -> list[Any]:
+        """Arrays and Pillow pictures; tiles of all of them fill the calls."""
+        arrays = [pillow.to_array(image) if pillow.is_picture(image) else np.asarray(image) for image in images]
+        for array in arrays:
+            channels.check(array)
+        outs = [channels.colour(array) for array in arrays]
+        for i, task in enumerate(tasks):
+            outs = [np.clip(out, 0, 255) for out in outs] if i else outs  # what a picture file could hold, but not rounded
+            outs = list(self.restore_all(outs, task.name, **settings))
+        scale = math.prod(task.scale for task in tasks)
+        alphas = [channels.alpha_of(array) for array in arrays]
+        bigs = [None if alpha is None else channels.enlarged(alpha, scale) for alpha in alphas]
+        made = [channels.like(*three) for three in zip(outs, arrays, bigs, strict=True)]
+        return [pillow.from_array(out, image) if pillow.is_picture(image) else out for out, image in zip(made, images)]
+
+    def restore_strips(
+        self, read: Read, height: int, width: int, task: str | Sequence[str] | None = None, *, protocol: str = "blend",
+        ensemble: bool = False, overlap: int = 12, batch: int = BATCH, done: Callable[[int], Any] = lambda tiles: None,
+    ) -> Iterator[np.ndarray]:  # fmt: skip
+        """Restores a picture of any size in bounded memory: yields its rows from top to bottom, strip by strip.
+
+        Args:
+          read: `read(first, last)` gives rows of the picture, `[last - first, W, 3]`, uint8 or float in 0..255.
+          height, width: of the picture.
+          task, protocol, ensemble, overlap, batch: as for `restore`; protocols other than "blend" hold the whole picture.
+          done: called with the number of tiles that were just finished.
+
+        Yields:
+          float32 `[rows, width * scale, 3]`, neither clipped nor rounded.
+
+        Raises:
+          ValueError: an unknown task or protocol, or an impossible overlap.
+        """
+        settings: dict[str, Any] = dict(ensemble=ensemble, overlap=overlap)
+        strips: Iterator[np.ndarray] = iter(())
+        for i, one in enumerate(self.chain(task)):
+            if i:
+                above = Rows(strips)
+                read = lambda first, last, above=above: np.clip(above(first, last), 0, 255)  # type: ignore[misc]  # noqa: E731
+            if protocol == "blend":
+                strips = restore_strips(self.bind(one.name), read, height, width, scale=one.scale, tile=self.model.tile,
+                                        batch=batch * self.devices, done=done, **settings)  # fmt: skip
+            else:
+                strips = self._whole(read, height, width, one, done, dict(settings, protocol=protocol, batch=batch))
+            height, width = height * one.scale, width * one.scale
+        return strips
+
+    def _whole(
+        self, read: Read, height: int, width: int, task: Task, done: Callable[[int], Any], settings: dict[str, Any]
+    ) -> Iterator[np.ndarray]:
+        yield from self.restore_all([read(0, height)], task.name, **settings)
+        done(self.tiles(height, width, task.name, **{k: v for k, v in settings.items() if k != "batch"}))
+
+    def tiles(
+        self, height: int, width: int, task: str | Sequence[str] | None = None, *, protocol: str = "blend",
+        ensemble: bool = False, overlap: int = 12,
+    ) -> int:  # fmt: skip
+        """Tiles that restoring a picture of this size takes, all tasks of a chain together."""
+        total = 0
+        for one in self.chain(task):
+            total += count_tiles(height, width, tile=self.model.tile, protocol=protocol, overlap=overlap, ensemble=ensemble)
+            height, width = height * one.scale, width * one.scale
+        return total
 
     def only(self, names: Sequence[str]) -> Restorer:
         """The same weights with some of the tasks, in this order."""
@@ -151,31 +224,3 @@ class Restorer:
         groups = {"body": self.params["body"], **{f"task_{name}": self.params[f"task_{name}"] for name in tasks}}
         scales = tuple((task.name, task.scale) for task in tasks.values())
         return Restorer(self.model.clone(scales=scales), groups, tasks, self.provenance)
-
-
-def _colour(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, bool, int]:
-    """(float32 or uint8 RGB in 0..255, alpha, whether it was grey, the dtype's largest value or 0 for float)."""
-    tops = {"uint8": 255, "uint16": 65535}
-    kind = str(image.dtype)
-    channels = 1 if image.ndim == 2 else image.shape[2] if image.ndim == 3 else 0
-    if channels not in (1, 3, 4) or 0 in image.shape or (kind not in tops and image.dtype.kind != "f"):
-        raise ValueError("a picture must be [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] of uint8, uint16 or float, "
-                         f"not {list(image.shape)} of {kind}")  # fmt: skip
-    top = tops.get(kind, 0)
-    pixels = image.reshape(*image.shape[:2], channels)
-    alpha = pixels[..., 3] if channels == 4 else None
-    colour = np.repeat(pixels, 3, axis=2) if channels == 1 else pixels[..., :3]
-    if kind != "uint8":
-        colour = colour.astype(np.float32)
-        colour = colour * np.float32(255 / top) if top else colour
-    return colour, alpha, channels == 1, top
-
-
-def _enlarged(alpha: np.ndarray, scale: int, top: int) -> np.ndarray:
-    if scale == 1:
-        return alpha
-    if top == 255:
-        return bicubic_up(alpha, scale)
-    # The exact bicubic is for uint8; alpha of other dtypes keeps its range through 8 bits.
-    factor = top / 255 if top else 1.0
-    return bicubic_up(to_uint8(alpha / factor), scale) * factor

@@ -5,17 +5,21 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import socket
 import sys
+import time
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
 
-from ipt_jax import __version__, partition
+from ipt_jax import __version__, hosts, partition
 from ipt_jax import config as configs
 from ipt_jax.config import ConfigError
 from ipt_jax.data import pipeline
+from ipt_jax.data.checks import listed
 from ipt_jax.data.sources import Source
 from ipt_jax.log import logger
 
@@ -63,6 +67,23 @@ class Run:
             logger.warning("going on in %s, forced, though it is another run now:%s", folder, lines)
         return cls(folder, plain, data)
 
+    def check_shared(self, line: hosts.Line) -> None:
+        """To be called when process 0 holds the folder's lock.
+
+        Raises:
+          ConfigError: another process has another folder under this name.
+        """
+        if line.count == 1:
+            return
+        deadline = time.monotonic() + 60  # network file systems show what others made a little late
+        while not (there := (self.folder / "lock").exists()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        seen = line.gather("workdir", [there, socket.gethostname()])
+        blind = [f"process {i} ({host})" for i, (there, host) in enumerate(seen) if not there]
+        if blind:
+            raise ConfigError(f"workdir {self.folder} is not the same folder on every host: {listed(blind, 8)} cannot see what "
+                              "process 0 wrote there; name one on shared storage, such as gs://BUCKET/RUN")  # fmt: skip
+
     def begin(self) -> None:
         """Writes config.json, if this process does."""
         if partition.is_main():
@@ -75,6 +96,29 @@ class Run:
         """What goes with each checkpoint."""
         fingerprint = configs.fingerprint(self.config)
         return {"config": self.config, "fingerprint": fingerprint, "data": self.data, "versions": versions()}
+
+
+# What may differ between the processes of a run (prefixes of dotted keys): how a host gets at its data.
+PER_HOST = ("config.data.dir", "config.data.workers", "config.data.threads", "config.data.prefetch", "config.data.stalled")
+
+
+def check_same(line: hosts.Line, what: str, mine: Mapping[str, Any]) -> None:
+    """Compares a nested dict with those of the other processes.
+
+    Raises:
+      ConfigError: they differ; names the keys, the values and the processes.
+    """
+    flat = {f"{what}.{k}": v for k, v in configs.flatten(mine).items()}
+    flat = json.loads(json.dumps({k: v for k, v in flat.items() if k not in PER_HOST}))
+    first, *others = line.gather(what, flat)
+    lines: dict[str, list[int]] = {}
+    for index, other in enumerate(others, 1):
+        for key in sorted({*first, *other}):
+            if first.get(key) != other.get(key):
+                lines.setdefault(f"{key}: {first.get(key)!r} on process 0, {other.get(key)!r} on process", []).append(index)
+    if lines:
+        text = "".join(f"\n  {line} {listed(map(str, where), 8)}" for line, where in lines.items())
+        raise ConfigError(f"the processes of a run must have one {what}, but these differ:{text}")
 
 
 @functools.cache

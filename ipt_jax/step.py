@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,6 +70,8 @@ def groups_of(batch: Mapping[str, Any], params: Mapping[str, Any] | None = None)
 
 def loss_fn(model: IPT, params: Params, batch: Batch, loss: Mapping[str, Any], shards: int) -> tuple[Array, dict[str, Array]]:
     """Mean over the tasks of L1 (0..255), plus lambda times the mean over groups of the contrastive term."""
+    if model.gather is not None:
+        params = model.gather(params)
     outputs, tokens = model.apply({"params": params}, {name: pair["lq"] for name, pair in batch.items()}, shards)
     metrics = {f"l1/{name}": losses.l1(outputs[name], pair["hq"]) for name, pair in batch.items()}
     total = jnp.mean(jnp.stack(list(metrics.values())))
@@ -170,11 +173,26 @@ def train_step(
 
 
 def compile_step(model: IPT, config: Mapping[str, Any], mesh: Mesh) -> jax.stages.Wrapped:
-    """`train_step`, jitted for a mesh: batch split, state whole and donated. One program for each layout of a batch."""
+    """`train_step`, jitted for a mesh: batch split, state donated and, as `sharding` says, whole or in pieces.
+
+    One program for each layout of a batch.
+    """
     shards = mesh.size
+    whole, kept = partition.replicated(mesh), state_shardings(model, config, mesh)
+    if config["sharding"] == "fsdp" and shards > 1:
+        model = model.clone(gather=functools.partial(partition.gather, mesh, model.dtype))
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         return train_step(model, config, shards, state, batch)
 
-    whole = partition.replicated(mesh)
-    return jax.jit(step, in_shardings=(whole, partition.split(mesh)), out_shardings=whole, donate_argnums=0)
+    return jax.jit(step, in_shardings=(kept, partition.split(mesh)), out_shardings=(kept, whole), donate_argnums=0)
+
+
+def abstract_state(model: IPT, config: Mapping[str, Any]) -> TrainState:
+    """Shapes and dtypes of the state."""
+    return jax.eval_shape(lambda: init_state(model.init_params(0), config))
+
+
+def state_shardings(model: IPT, config: Mapping[str, Any], mesh: Mesh) -> Any:
+    """Where each leaf of the state is, by the config's `sharding`."""
+    return partition.state_shardings(abstract_state(model, config), mesh, config["sharding"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import struct
+import tokenize
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +18,8 @@ from ipt_jax.weights import WeightsError
 
 FORMATS = ".pt, .pth, .safetensors, .npz, or MindSpore's .ckpt"
 WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
+# What zipfile and struct raise of a damaged file, beside its own error: an unknown version or method, a flag of encryption.
+_DAMAGE = (ValueError, OSError, EOFError, RuntimeError, OverflowError, struct.error, zipfile.BadZipFile)
 PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.")
 
 
@@ -45,7 +49,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         else:
             found = mindspore.read(path.read_bytes())
             state = {mindspore.their_name(k): v for k, v in found.items() if not mindspore.is_training_state(k)}
-    except (ValueError, OSError, zipfile.BadZipFile, MemoryError) as error:
+    except (*_DAMAGE, MemoryError) as error:
         if isinstance(error, MemoryError):
             raise WeightsError(f"{path}: announces more than fits into memory") from None
         raise WeightsError(f"{path}: {first_line(error)}; weights are {FORMATS}") from None
@@ -159,7 +163,7 @@ def _npy(file: Any, size: int, name: str) -> np.ndarray:
         version = npy.read_magic(stream)
         header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = header(stream)
-    except ValueError as error:
+    except (ValueError, SyntaxError, TypeError, RecursionError, tokenize.TokenError) as error:  # it is Python's literals
         raise WeightsError(f"{name}: {first_line(error)}") from None
     count = 1
     for dim in shape:

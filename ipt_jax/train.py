@@ -11,7 +11,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from ipt_jax import config as configs
-from ipt_jax import finetune, lock, log, partition, plots
+from ipt_jax import distributed, finetune, hosts, lock, log, partition, plots
 from ipt_jax.best import Best
 from ipt_jax.checkpoint import CheckpointError, Checkpoints
 from ipt_jax.config import ConfigError
@@ -19,8 +19,8 @@ from ipt_jax.data import pipeline
 from ipt_jax.evaluator import Evaluator
 from ipt_jax.meter import Meter, StopSignals
 from ipt_jax.model import IPT, build
-from ipt_jax.run import Run
-from ipt_jax.step import TrainState, compile_step, init_state
+from ipt_jax.run import Run, check_same, versions
+from ipt_jax.step import TrainState, abstract_state, compile_step, init_state, state_shardings
 from ipt_jax.tasks import make_tasks
 from ipt_jax.watchdog import Watchdog
 
@@ -50,6 +50,11 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
     """
     folder = epath.Path(workdir).expanduser()
 
+    # Processes: the same run in all of them?
+    line = distributed.line()
+    check_same(line, "config", configs.resolve(config))
+    check_same(line, "version", versions())
+
     # Devices.
     try:
         mesh = partition.make_mesh(config.devices)
@@ -62,6 +67,7 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
     tasks = make_tasks(config.tasks)
     run = Run.open(folder, config, source, force)
     plain = run.config
+    check_same(line, "data", run.data)
     batches = pipeline.make_batches(source, tasks, plain, jax.process_index(), jax.process_count())
 
     # Model, step and evaluator.
@@ -75,7 +81,8 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
         lock.hold(folder, partition.is_main()),
         Checkpoints(folder / "checkpoints", keep=keep["keep"], keep_every=keep["keep_every"]) as checkpoints,
     ):
-        state, start = first_state(model, plain, mesh, checkpoints)
+        run.check_shared(line)
+        state, start = first_state(model, plain, mesh, checkpoints, line)
         trained = finetune.trained_text(state.params, plain)
         run.begin()
         best = Best.open(folder, plain["evaluate"], start)
@@ -100,11 +107,11 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
         scores: dict[str, dict[str, float]] = {}
         step = start
         with (
-            StopSignals() as stop,
+            StopSignals(line) as stop,
             Watchdog(plain["log"]["stacks_after"]) as watchdog,
             contextlib.closing(pipeline.stream(batches, start, config.steps, plain["data"])) as items,
         ):
-            while step < config.steps and not stop.requested and not best.exhausted:
+            while step < config.steps and not best.exhausted and not stop.requested(step):
                 item = meter.wait_for(items)
                 state, metrics = train_step(state, partition.put_batch(item.batch, mesh))
                 step += 1
@@ -142,13 +149,14 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
     return Outcome(step, finished, scores)
 
 
-def first_state(model: IPT, plain: dict[str, Any], mesh: jax.sharding.Mesh, checkpoints: Checkpoints) -> tuple[TrainState, int]:
-    """The state to start from, whole on every device, and its step."""
-    whole = partition.replicated(mesh)
-    fresh = jax.jit(lambda params: init_state(params, plain), out_shardings=whole)
-    if checkpoints.latest() is not None:
-        target = partition.abstract(jax.eval_shape(lambda: init_state(model.init_params(0), plain)), whole)
-        state, meta = checkpoints.restore(target)
+def first_state(
+    model: IPT, plain: dict[str, Any], mesh: jax.sharding.Mesh, checkpoints: Checkpoints, line: hosts.Line
+) -> tuple[TrainState, int]:
+    """The state to start from, laid out as the step wants it, and its step."""
+    kept = state_shardings(model, plain, mesh)
+    fresh = jax.jit(lambda params: init_state(params, plain), out_shardings=kept)
+    if line.gather("newest checkpoint", checkpoints.latest())[0] is not None:  # a host may see less of a shared folder
+        state, meta = checkpoints.restore(partition.abstract(abstract_state(model, plain), kept))
         return state, int(meta["step"])
     if plain["init_from"]:
         return fresh(finetune.start_params(plain["init_from"], model, plain)), 0

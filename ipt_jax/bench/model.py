@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,8 @@ def add_parser(commands: Any) -> None:
         command = commands.add_parser(name, allow_abbrev=False, help=f"time {what}", description=f"Times {what}. {ABOUT}")
         command.add_argument("--config", required=True, metavar="FILE", help="a config file")
         command.add_argument("--batch", type=int, default=0, metavar="N", help="samples a call (default: the config's)")
+        command.add_argument("--dtype", choices=("float32", "bfloat16"), help="computed in (default: the config's)")
+        command.add_argument("--devices", type=int, default=0, metavar="N", help="of this host (default: the config's)")
         command.add_argument("--calls", type=int, default=10, metavar="N", help="timed calls (default: 10)")
         command.add_argument("--json", metavar="FILE", help="also write the JSON object there")
         command.set_defaults(run=run, what=name)
@@ -33,8 +36,8 @@ def run(options: argparse.Namespace) -> int:
 
     from ipt_jax import config as configs
 
-    batch = [f"batch_size={options.batch}"] if options.batch else []
-    config = configs.load(options.config, [*options.overrides, *batch])
+    flags = {"batch_size": options.batch, "model.dtype": options.dtype, "devices": options.devices}
+    config = configs.load(options.config, [*options.overrides, *(f"{key}={value}" for key, value in flags.items() if value)])
     found = measure(configs.resolve(config), options.what, max(1, options.calls))
     for key, value in found.items():
         print(f"{key:<22} {value:.4g}" if isinstance(value, float) else f"{key:<22} {value}")
@@ -49,36 +52,32 @@ def measure(plain: dict[str, Any], what: str, calls: int) -> dict[str, Any]:
     """Times "step" or "forward" of a resolved config on random batches.
 
     Raises:
-      ConfigError: the batch does not divide by the devices.
+      ConfigError: the batch does not divide by the devices, or there are fewer of them.
     """
     import jax
-    import numpy as np
     from ml_collections import ConfigDict
 
     from ipt_jax import config as configs
     from ipt_jax import partition
-    from ipt_jax.data.pipeline import empty_pair
     from ipt_jax.model import build, flops
-    from ipt_jax.step import compile_step, init_state
+    from ipt_jax.step import compile_step, init_state, state_shardings
     from ipt_jax.tasks import make_tasks
 
-    mesh = partition.make_mesh(plain["devices"])
+    try:
+        mesh = partition.make_mesh(plain["devices"])
+    except ValueError as error:
+        raise configs.ConfigError(str(error)) from None
     tasks = make_tasks(plain["tasks"])
     configs.check_batch(ConfigDict(plain), len(tasks), mesh.size, 1)
     drawn = tasks if plain["data"]["draw"] == "all" else tasks[:1]
     names = tuple(task.name for task in drawn)
     model, whole = build(plain["model"], tasks), partition.replicated(mesh)
-    rows, rng = plain["batch_size"] // len(drawn), np.random.default_rng(0)
-    pairs = {task.name: empty_pair(task, rows, model.tile) for task in drawn}
-    for pair in pairs.values():
-        for part in pair.values():
-            part[:] = rng.integers(0, 256, part.shape)
-    batch = partition.put_batch(pairs, mesh)
+    batch = partition.put_batch(random_batch(model, drawn, plain["batch_size"] // len(drawn)), mesh)
     params = jax.device_put(model.init_params(plain["seed"]), whole)
 
     began = time.perf_counter()
     if what == "step":
-        state = jax.jit(lambda p: init_state(p, plain), out_shardings=whole)(params)
+        state = jax.jit(lambda p: init_state(p, plain), out_shardings=state_shardings(model, plain, mesh))(params)
         del params
         compiled = compile_step(model, plain, mesh).lower(state, batch).compile()
 
@@ -95,7 +94,8 @@ def measure(plain: dict[str, Any], what: str, calls: int) -> dict[str, Any]:
             return compiled(params, lq)
 
     compile_s = time.perf_counter() - began
-    seconds = timed(call, calls)
+    times = timed(call, calls)
+    seconds = statistics.median(times)
     work = (flops.step if what == "step" else flops.forward)(model, names, plain["batch_size"])
     ceiling = product_rate(plain["model"]["dtype"], mesh.size)
     memory = compiled.memory_analysis()
@@ -105,23 +105,41 @@ def measure(plain: dict[str, Any], what: str, calls: int) -> dict[str, Any]:
         "devices": mesh.size,
         "dtype": plain["model"]["dtype"],
         "remat": plain["model"]["remat"],
+        "sharding": plain["sharding"],
         "tasks": len(drawn),
         "batch": plain["batch_size"],
+        "calls": calls,
         "seconds": seconds,
+        "seconds_least": min(times),
+        "seconds_most": max(times),
         "samples_per_s": plain["batch_size"] / seconds,
         "tflop_per_s": work / seconds / 1e12,
         "product_tflop_per_s": ceiling / 1e12,
-        "share_of_product": work / seconds / ceiling,
+        "share_of_product": work / seconds / ceiling,  # MFU, against what this device really does
         "compile_s": compile_s,
         "temporary_gb": memory.temp_size_in_bytes / 1e9 if memory else None,  # as the compiler planned it
         "arguments_gb": memory.argument_size_in_bytes / 1e9 if memory else None,
+        "peak_gb": partition.peak_memory() / 1e9 or None,  # as the device counted it, with the product's 0.4 GB
     }
 
 
-def timed(call: Callable[[], Any], calls: int) -> float:
-    """Median seconds of a call, after two that do not count."""
-    import jax
+def random_batch(model: Any, tasks: Any, rows: int) -> dict[str, dict[str, Any]]:
+    """`{task: {"lq", "hq"}}` of `rows` pairs of random numbers each, of the dtypes that the pipeline gives."""
     import numpy as np
+
+    from ipt_jax.data.pipeline import empty_pair
+
+    rng = np.random.default_rng(0)
+    pairs = {task.name: empty_pair(task, rows, model.tile) for task in tasks}
+    for pair in pairs.values():
+        for part in pair.values():
+            part[:] = rng.integers(0, 256, part.shape)
+    return pairs
+
+
+def timed(call: Callable[[], Any], calls: int) -> list[float]:
+    """Seconds of each call, after two that do not count."""
+    import jax
 
     jax.block_until_ready([call() for _ in range(2)])
     seconds = []
@@ -129,7 +147,7 @@ def timed(call: Callable[[], Any], calls: int) -> float:
         began = time.perf_counter()
         jax.block_until_ready(call())
         seconds.append(time.perf_counter() - began)
-    return float(np.median(seconds))
+    return seconds
 
 
 def product_rate(dtype: str, devices: int) -> float:
@@ -143,4 +161,4 @@ def product_rate(dtype: str, devices: int) -> float:
     a = jax.random.normal(jax.random.key(0), (side, side)).astype(dtype)
     product = jax.jit(lambda x: jnp.matmul(x, x, precision=precision(x.dtype)))
     # Simulated devices share one processor, which a single product already fills.
-    return 2.0 * side**3 / timed(lambda: product(a), 5) * (1 if jax.default_backend() == "cpu" else devices)
+    return 2.0 * side**3 / statistics.median(timed(lambda: product(a), 5)) * (1 if jax.default_backend() == "cpu" else devices)

@@ -83,8 +83,8 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray:
-    header = _jpeg_header(data)
-    _check_size(header.height, header.width, max_pixels)
+    header = jpeg_header(data)
+    check_size(header.height, header.width, max_pixels)
     # An EXIF thumbnail with an EOI of its own lies in front of the scan, and cannot be mistaken for the end.
     if data.rfind(b"\xff\xd9", header.scan) < 0:
         raise DecodeError("the JPEG is truncated: no end-of-image marker")
@@ -93,10 +93,10 @@ def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray:
             image = np.asarray(picture.convert("RGB"))
     else:
         image = _cv2_decode(data, "JPEG")
-    return _orient(image, header.orientation)
+    return orient(image, header.orientation)
 
 
-def _jpeg_header(data: bytes) -> Header:
+def jpeg_header(data: bytes) -> Header:
     """Walks the segments up to the first scan."""
     position, orientation = 2, 1
     height = width = channels = -1
@@ -132,13 +132,13 @@ def _jpeg_header(data: bytes) -> Header:
 
 
 def _decode_png(data: bytes, max_pixels: int) -> np.ndarray:
-    header = _png_header(data)
-    _check_size(header.height, header.width, max_pixels)
+    header = png_header(data)
+    check_size(header.height, header.width, max_pixels)
     image = _cv2_decode(data, "PNG")
-    return _orient(_to_rgb8(image, 8 * image.itemsize), header.orientation)
+    return orient(_to_rgb8(image, 8 * image.itemsize), header.orientation)
 
 
-def _png_header(data: bytes) -> Header:
+def png_header(data: bytes) -> Header:
     """Walks all chunks and checks the CRC of each that matters: libpng would tell stderr, not us."""
     position, orientation = len(_PNG_SIGNATURE), 1
     height = width = -1
@@ -184,12 +184,12 @@ def _decode_other(data: bytes, max_pixels: int) -> np.ndarray:
     else:
         raise DecodeError(f"not a JPEG, PNG, WebP, BMP or TIFF: {len(data)} bytes from {data[:8]!r} on")
     with plugin(io.BytesIO(data)) as picture:
-        _check_size(picture.height, picture.width, max_pixels)
+        check_size(picture.height, picture.width, max_pixels)
         bits = picture.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))[0] if picture.format == "TIFF" else 8
         picture.load()  # For a TIFF this applies the orientation, too.
         if picture.format == "WEBP":
             exif = picture.info.get("exif", b"")
-            return _orient(np.asarray(picture.convert("RGB")), _exif_orientation(exif))
+            return orient(np.asarray(picture.convert("RGB")), _exif_orientation(exif))
         if picture.mode.startswith("I;16"):
             return _to_rgb8(np.asarray(picture), bits)
         if bits == 16 and picture.mode in ("RGB", "RGBA"):
@@ -204,7 +204,7 @@ def _decode_other(data: bytes, max_pixels: int) -> np.ndarray:
 # Shared
 
 
-def _check_size(height: int, width: int, max_pixels: int) -> None:
+def check_size(height: int, width: int, max_pixels: int) -> None:
     if height < 1 or width < 1:
         raise DecodeError(f"the header announces a picture of {width}x{height} pixels")
     if height * width > max_pixels:
@@ -228,7 +228,7 @@ def _to_rgb8(image: np.ndarray, bits: int) -> np.ndarray:
     return np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image
 
 
-def _orient(image: np.ndarray, orientation: int) -> np.ndarray:
+def orient(image: np.ndarray, orientation: int) -> np.ndarray:
     """Undoes an EXIF orientation (1..8)."""
     if orientation >= 5:
         image = image.transpose(1, 0, 2)

@@ -44,9 +44,10 @@ class IPT(nn.Module):
       input_scale: the network computes in (x - mean) / input_scale.
       start: "torch" or "identity" (see start.py).
       dtype: what is computed in; parameters, LayerNorm and softmax are float32.
-      remat: "none", "dots" or "layer" (see layers.REMATERIALISATION).
+      remat: "none", "elementwise", "dots" or "layer" (see layers.REMATERIALISATION).
       out_bias: attention output projections have a bias, as some published files do.
       norm_eps: of LayerNorm: 1e-5 in PyTorch, 1e-7 in the published MindSpore code.
+      gather: makes a layer's parameters, kept in pieces on several devices, whole (partition.gather), or None.
 
     Parameters: `{"body": ..., "task_<name>": {"head", "tail", "embedding"}}`.
     """
@@ -65,6 +66,7 @@ class IPT(nn.Module):
     remat: str = "none"
     out_bias: bool = False
     norm_eps: float = 1e-5
+    gather: Any = None
 
     @property
     def width(self) -> int:
@@ -94,6 +96,7 @@ class IPT(nn.Module):
             self.remat,
             self.out_bias,
             self.norm_eps,
+            self.gather,
         )
         self.task = {
             name: TaskEnds(self.features, self.tokens, self.width, scale, start, self.dtype) for name, scale in self.scales
@@ -170,6 +173,18 @@ PRESETS: dict[str, dict[str, Any]] = {
         encoder_layers=12,
         decoder_layers=12,
         hidden=2304,
+        tile=48,
+        start="torch",
+        input_scale=1.0,
+    ),
+    # 0.99 B parameters in few wide layers: features fill a matrix unit's 128 lanes, and up to 2048 chips divide the width.
+    "ipt_1b": dict(
+        features=128,
+        patch=4,
+        heads=16,
+        encoder_layers=8,
+        decoder_layers=8,
+        hidden=8192,
         tile=48,
         start="torch",
         input_scale=1.0,

@@ -6,11 +6,13 @@ in. LayerNorm and softmax are float32 whatever `dtype` is.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from ipt_jax.model.start import TorchStart
 
@@ -80,6 +82,29 @@ class LayerNorm(nn.Module):
         return norm(x).astype(self.dtype)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def attention_weights(logits: Array, dtype: Dtype) -> Array:
+    """Softmax over the last axis in float32, returned in `dtype`.
+
+    For the backward pass only the result is kept; automatic differentiation would keep a float32 array beside it, which
+    with bfloat16 is three times the memory of all that attention keeps.
+    """
+    return jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(dtype)
+
+
+def _weights_forward(logits: Array, dtype: Dtype) -> tuple[Array, Array]:
+    weights = checkpoint_name(attention_weights(logits, dtype), "attention")
+    return weights, weights
+
+
+def _weights_backward(dtype: Dtype, weights: Array, gradient: Array) -> tuple[Array]:
+    w, g = weights.astype(jnp.float32), gradient.astype(jnp.float32)
+    return (w * (g - jnp.sum(w * g, axis=-1, keepdims=True)),)
+
+
+attention_weights.defvjp(_weights_forward, _weights_backward)
+
+
 class Attention(nn.Module):
     """Multi-head attention without biases on the projections.
 
@@ -120,8 +145,9 @@ class Attention(nn.Module):
 
         q, k, v = split(q * size**-0.5), split(k), split(v)
         logits = jnp.einsum("bhqd,bhkd->bhqk", q, k, precision=precision(self.dtype), preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+        weights = attention_weights(logits, self.dtype)
         mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, v, precision=precision(self.dtype))
+        mixed = checkpoint_name(mixed, "attention")
         mixed = mixed.transpose(0, 2, 1, 3).reshape(*lead, tokens, width)
         out = nn.Dense(
             width,
@@ -198,11 +224,16 @@ class DecoderLayer(nn.Module):
         return x + FeedForward(self.hidden, self.start, self.dtype, self.depth, name="feed_forward")(y), None
 
 
-# What the backward pass computes again instead of keeping, a layer at a time.
+# What the backward pass computes again instead of keeping, a layer at a time. From the most memory to the least:
+# nothing; what is element-wise (LayerNorm, ReLU, scaling, casts); attention too; everything but the layer's input.
+_policies = jax.checkpoint_policies
 REMATERIALISATION: dict[str, Any] = {
     "none": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "layer": jax.checkpoint_policies.nothing_saveable,
+    "elementwise": _policies.save_from_both_policies(
+        _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names("attention")
+    ),
+    "dots": _policies.dots_with_no_batch_dims_saveable,
+    "layer": _policies.nothing_saveable,
 }
 
 
@@ -219,8 +250,11 @@ class Body(nn.Module):
     remat: str = "none"
     out_bias: bool = False
     norm_eps: float = 1e-5
+    gather: Any = None
 
     def _stack(self, layer: Any, length: int, name: str) -> Any:
+        if self.gather is not None:  # inside the rematerialised layer: what is gathered is not kept for the backward pass
+            layer = nn.map_variables(layer, "params", self.gather)
         if REMATERIALISATION[self.remat] is not None:
             layer = nn.remat(layer, policy=REMATERIALISATION[self.remat], prevent_cse=False)
         scanned = nn.scan(

@@ -1,0 +1,81 @@
+"""TPU chips and slices: what a program can use of each kind, and the names of the slices that can be had."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from ipt_jax.errors import UserError
+from ipt_jax.tasks import nearest
+
+GIB = 2.0**30
+SOURCE = "HBM: the limit that libtpu's compiler states; the rest: Google Cloud's TPU documentation, system architecture pages"
+
+_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One chip.
+
+    Attributes:
+      name: as in a topology's name; kind: as jax names the device.
+      peak: FLOP/s of bfloat16 products.
+      hbm: bytes of memory that a program can use.
+      hbm_rate: bytes/s of that memory.
+      ici: bytes/s that a chip sends over all of its links inside the slice, half of the published two-way figure.
+      dcn: bytes/s a chip has between slices, or None where no figure is published.
+      clock: Hz, from the peak and the number of matrix units, or None where those two do not give a plausible one.
+      shapes: the slices that can be had.
+    """
+
+    name: str
+    kind: str
+    peak: float
+    hbm: float
+    hbm_rate: float
+    ici: float
+    dcn: float | None
+    clock: float | None
+    shapes: tuple[str, ...]
+
+
+CHIPS: dict[str, Chip] = {
+    chip.name: chip
+    for chip in (
+        # clock: 275e12 / (8 units x 128 x 128 x 2), and so on
+        Chip("v4", "TPU v4", 275e12, 30.75 * GIB, 1200e9, 300e9, None, 1.05e9, (*_CUBES, "12x16x16")),
+        Chip("v5e", "TPU v5 lite", 197e12, 15.75 * GIB, 819e9, 200e9, 3.125e9, 1.5e9, _FLAT),
+        Chip("v5p", "TPU v5", 459e12, 95.73 * GIB, 2765e9, 600e9, 6.25e9, 1.75e9, (*_CUBES, "16x16x16", "16x16x24")),
+        Chip("v6e", "TPU v6 lite", 918e12, 31.24 * GIB, 1638e9, 400e9, None, None, _FLAT),
+    )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """Slices of one shape: `name` as libtpu wants it ("v5e:16x16"), chips in all."""
+
+    name: str
+    chip: Chip
+    slices: int
+    chips: int
+
+
+def topology(name: str, slices: int = 1) -> Topology:
+    """The slices that "v5e:16x16" names.
+
+    Raises:
+      UserError: no such; the message lists those that there are.
+    """
+    if slices < 1:
+        raise UserError(f"--slices={slices}: at least 1")
+    family, colon, shape = name.partition(":")
+    chip = CHIPS.get(family)
+    if chip is None or shape not in chip.shapes:
+        names = [f"{c.name}:{s}" for c in CHIPS.values() for s in c.shapes]
+        lines = "".join(f"\n  {c.name}: {', '.join(c.shapes)}" for c in CHIPS.values())
+        wanted = "" if colon else ", which has no shape"
+        raise UserError(f"unknown topology {name!r}{wanted}{nearest(name, names)}; known:{lines}")
+    return Topology(name, chip, slices, slices * math.prod(int(side) for side in shape.split("x")))

@@ -1,0 +1,183 @@
+"""What a compiled program's HLO text says: collectives, and the compiler's estimate of cycles.
+
+A scanned stack is a loop whose body is written once, so what is in it counts as often as the loop runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+
+KINDS = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+    "ragged-all-to-all",
+)
+_BITS = {"pred": 8, "token": 0}
+_OP = re.compile(r" ({})(-start)?\(".format("|".join(KINDS)))
+_SHAPE = re.compile(r"\b(pred|token|[a-z]+\d+\w*)\[([\d,]*)\]")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+_CALLED = re.compile(
+    r"\b(calls|to_apply|body|condition|branch_computations|true_computation|false_computation)=(\{[^}]*\}|%[\w.\-]+)"
+)
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One collective instruction.
+
+    Attributes:
+      kind: one of KINDS.
+      shapes: of the arrays that go in or come out, whichever is larger, as in "bf16[576,2304]".
+      bytes: of these, on one chip.
+      times: how often a step runs it.
+      group: chips that take part together, 0 if the text does not say.
+      source: the jax operation that it comes from, or "".
+    """
+
+    kind: str
+    shapes: tuple[str, ...]
+    bytes: int
+    times: int
+    group: int
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """Collectives of a step in the order of the text, and the sum of estimated cycles, 0 if the text holds none."""
+
+    collectives: tuple[Collective, ...]
+    cycles: int
+
+    def summary(self) -> list[dict[str, int | str]]:
+        """`{"kind", "count", "bytes"}` of each kind, a step: instructions run, and what they carry on one chip."""
+        found: dict[str, dict[str, int | str]] = {}
+        for kind in KINDS:
+            of_kind = [c for c in self.collectives if c.kind == kind]
+            if of_kind:
+                count, size = sum(c.times for c in of_kind), sum(c.times * c.bytes for c in of_kind)
+                found[kind] = {"kind": kind, "count": count, "bytes": size}
+        return list(found.values())
+
+
+def read(text: str) -> Program:
+    """Reads `compiled.as_text()`.
+
+    Raises:
+      ValueError: it is no HLO module.
+    """
+    computations, entry = _computations(text)
+    if not entry:
+        raise ValueError("no HLO module: there is no ENTRY computation")
+    times: dict[str, int] = {}
+    in_fusion: set[str] = set()
+    waiting = [(entry, 1, False)]
+    while waiting:  # each computation is called from few places: the sum over all ways to it
+        name, factor, fused = waiting.pop()
+        times[name] = times.get(name, 0) + factor
+        if fused:
+            in_fusion.add(name)
+        for callee, count, inside in _calls(computations, name):
+            waiting.append((callee, factor * count, fused or inside))
+    found, cycles = [], 0
+    for name, factor in times.items():
+        for line in computations[name]:
+            op = _OP.search(line)
+            if op is not None:
+                found.append(_collective(line, op, factor, scattered=name.startswith("all-reduce-scatter")))
+            if name not in in_fusion:
+                cycles += factor * sum(int(n) for n in _CYCLES.findall(line))
+    return Program(tuple(found), cycles)
+
+
+def shape_bytes(shape: str) -> int:
+    """Bytes of "bf16[576,2304]"."""
+    match = _SHAPE.fullmatch(shape)
+    if match is None:
+        raise ValueError(f"{shape!r} is no shape")
+    kind, sides = match.groups()
+    bits = _BITS[kind] if kind in _BITS else int(re.findall(r"\d+", kind)[0])
+    return math.prod(int(side) for side in sides.split(",") if side) * bits // 8
+
+
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+    found: dict[str, list[str]] = {}
+    entry, lines = "", None
+    for line in text.splitlines():
+        start = _COMPUTATION.match(line) if not line.startswith(" ") else None
+        if start is not None:
+            lines = found.setdefault(start.group(2), [])
+            entry = start.group(2) if start.group(1) else entry
+        elif line.startswith("}"):
+            lines = None
+        elif lines is not None:
+            lines.append(line)
+    return found, entry
+
+
+def _calls(computations: dict[str, list[str]], name: str) -> Iterator[tuple[str, int, bool]]:
+    """(called computation, how often, whether as a fusion) of each call."""
+    for line in computations[name]:
+        if " async-done(" in line or " async-update(" in line:  # they name again what async-start called
+            continue
+        for how, names in _CALLED.findall(line):
+            for callee in re.findall(r"%?([\w.\-]+)", names):
+                if callee in computations:
+                    loop = how in ("body", "condition")
+                    yield callee, _trips(computations, line) if loop else 1, " fusion(" in line or how == "to_apply"
+
+
+def _trips(computations: dict[str, list[str]], line: str) -> int:
+    """How often a `while` runs: as the compiler noted it, else the bound that its condition compares with."""
+    known = re.search(r"known_trip_count[^\d]*(\d+)", line)
+    if known is not None:
+        return int(known.group(1))
+    condition = re.search(r"condition=%([\w.\-]+)", line)
+    lines = computations.get(condition.group(1), []) if condition is not None else []
+    constants = dict(re.findall(r"%([\w.\-]+) = \w+\[\]\S* constant\((\d+)\)", "\n".join(lines)))
+    for operands in re.findall(r" compare\(([^)]*)\), direction=LT", "\n".join(lines)):
+        for operand in re.findall(r"%([\w.\-]+)", operands):
+            if operand in constants:
+                return int(constants[operand])
+    return 1
+
+
+def _collective(line: str, op: re.Match[str], times: int, scattered: bool) -> Collective:
+    kind, start = op.group(1), bool(op.group(2))
+    shapes = ["{}[{}]".format(*shape) for shape in _SHAPE.findall(line[: op.start()])]
+    if start and kind != "all-reduce":  # what goes in, what comes out, and perhaps a counter or two
+        shapes = [s for s in shapes if not s.endswith("[]")]
+        shapes = shapes[len(shapes) // 2 :]
+    group = _group(line)
+    size = sum(shape_bytes(s) for s in shapes)
+    if kind == "reduce-scatter":
+        size *= max(1, group)
+    source = re.search(r'op_name="([^"]*)"', line)
+    # A TPU scatters what it reduces in a fusion of its own, which holds an all-reduce.
+    kind = "reduce-scatter" if scattered and kind == "all-reduce" else kind
+    return Collective(kind, tuple(shapes), size, times, group, source.group(1) if source else "")
+
+
+def _group(line: str) -> int:
+    """The size of the first group, in any of the three notations."""
+    groups = re.search(r"replica_groups=(.*?)(?:, [a-z_]+=|$)", line)
+    if groups is None:
+        return 0
+    text = groups.group(1)
+    mesh = re.match(r"mesh\[(.*?)\] *\{(.*?)\}", text)
+    if mesh is not None:
+        sides = dict(re.findall(r"'(\w+)'=(\d+)", mesh.group(1)))
+        return math.prod(int(sides[axis]) for axis in re.findall(r"'(\w+)'", mesh.group(2)) if axis in sides)
+    listed = re.match(r"\{\{([\d,]*)\}", text)
+    if listed is not None:
+        return len(listed.group(1).split(","))
+    short = re.match(r"\[\d+,(\d+)\]<=", text)
+    return int(short.group(1)) if short is not None else 0

@@ -1,0 +1,156 @@
+"""The network for one task as an ONNX graph, written with onnx's own helpers: the architecture is fixed and small."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from ipt_jax.model import IPT
+from ipt_jax.model.ipt import RGB_MEAN
+from ipt_jax.model.layers import upsampling_steps
+
+OPSET, IR_VERSION = 17, 8
+Params = Mapping[str, Any]
+
+
+class Builder:
+    """Nodes and constants of a graph; each method adds what it says and returns the name of its result."""
+
+    def __init__(self, dtype: str):
+        self.dtype = np.dtype(dtype)
+        self.nodes: list[NodeProto] = []
+        self.constants: dict[str, Any] = {}
+
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        name = f"{kind.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
+        return name
+
+    def constant(self, value: Any, dtype: Any = None) -> str:
+        name = f"constant_{len(self.constants)}"
+        array = np.ascontiguousarray(np.asarray(value).astype(self.dtype if dtype is None else dtype))
+        self.constants[name] = numpy_helper.from_array(array, name)
+        return name
+
+    def cast(self, x: str, dtype: Any) -> str:
+        if self.dtype == np.float32:
+            return x
+        return self.op("Cast", x, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+    def reshape(self, x: str, *shape: int) -> str:
+        """To a shape without its first axis, the batch."""
+        return self.op("Reshape", x, self.constant((-1, *shape), np.int64))
+
+    def transpose(self, x: str, *order: int) -> str:
+        return self.op("Transpose", x, perm=order)
+
+    def product(self, x: str, params: Params) -> str:
+        out = self.op("MatMul", x, self.constant(params["kernel"]))
+        return self.op("Add", out, self.constant(params["bias"])) if "bias" in params else out
+
+    def conv(self, x: str, params: Params) -> str:
+        kernel = np.asarray(params["kernel"]).transpose(3, 2, 0, 1)  # [out, in, rows, columns]
+        side = kernel.shape[2]
+        return self.op("Conv", x, self.constant(kernel), self.constant(params["bias"]), kernel_shape=(side, side),
+                       pads=(side // 2,) * 4)  # fmt: skip
+
+    def norm(self, x: str, params: Params, eps: float) -> str:
+        """LayerNorm, in float32 whatever the rest computes in."""
+        scale, bias = (self.constant(params["norm"][key], np.float32) for key in ("scale", "bias"))
+        wide = self.op("LayerNormalization", self.cast(x, np.float32), scale, bias, axis=-1, epsilon=eps)
+        return self.cast(wide, self.dtype)
+
+    def attention(self, model: IPT, params: Params, query: str, key: str, value: str) -> str:
+        d, n, heads = model.width, model.tokens, model.heads
+        size = d // heads
+        kernel = np.asarray(params["qkv"])
+        # The factor goes into the query's kernel; in float32 rounding as good as after the product.
+        parts = (kernel[:, :d] * np.float32(size**-0.5), kernel[:, d : 2 * d], kernel[:, 2 * d :])
+
+        def split(x: str, part: np.ndarray, *order: int) -> str:
+            return self.transpose(self.reshape(self.op("MatMul", x, self.constant(part)), n, heads, size), *order)
+
+        q, k, v = split(query, parts[0], 0, 2, 1, 3), split(key, parts[1], 0, 2, 3, 1), split(value, parts[2], 0, 2, 1, 3)
+        logits = self.cast(self.op("MatMul", q, k), np.float32)
+        weights = self.cast(self.op("Softmax", logits, axis=-1), self.dtype)
+        mixed = self.reshape(self.transpose(self.op("MatMul", weights, v), 0, 2, 1, 3), n, d)
+        return self.product(mixed, params["out"])
+
+    def feed_forward(self, x: str, params: Params) -> str:
+        return self.product(self.op("Relu", self.product(x, params["in"])), params["out"])
+
+
+def _layer(stack: Params, i: int) -> dict[str, Any]:
+    """One layer's parameters of a stack's."""
+    return {key: _layer(value, i) if isinstance(value, Mapping) else np.asarray(value)[i] for key, value in stack.items()}
+
+
+def _body(b: Builder, model: IPT, params: Params, tokens: str, embedding: str) -> str:
+    eps = model.norm_eps
+    x = b.op("Add", b.op("Add", b.product(tokens, params["linear"]), tokens), b.constant(params["position"]))
+    for i in range(model.encoder_layers):
+        layer = _layer(params["encoder"], i)
+        y = b.norm(x, layer["norm1"], eps)
+        x = b.op("Add", x, b.attention(model, layer["self_attention"], y, y, y))
+        x = b.op("Add", x, b.feed_forward(b.norm(x, layer["norm2"], eps), layer["feed_forward"]))
+    memory = x
+    for i in range(model.decoder_layers):
+        layer = _layer(params["decoder"], i)
+        y = b.norm(x, layer["norm1"], eps)
+        q = b.op("Add", y, embedding)
+        x = b.op("Add", x, b.attention(model, layer["self_attention"], q, q, y))
+        q = b.op("Add", b.norm(x, layer["norm2"], eps), embedding)
+        x = b.op("Add", x, b.attention(model, layer["cross_attention"], q, memory, memory))
+        x = b.op("Add", x, b.feed_forward(b.norm(x, layer["norm3"], eps), layer["feed_forward"]))
+    return b.op("Add", x, b.feed_forward(x, params["mlp"]))
+
+
+def build(model: IPT, params: Params, task: str, scale: int, dtype: str, metadata: Mapping[str, str]) -> ModelProto:
+    """The graph: `patches` float32 `[batch, tile, tile, 3]`, RGB in 0..255 -> `restored` float32 of `scale` times the side.
+
+    Args:
+      model, params: the network and its parameters.
+      task, scale: which of its tasks.
+      dtype: "float32" or "float16", what is computed in; LayerNorm, softmax, input and output stay float32.
+      metadata: what the file says of itself.
+    """
+    b = Builder(dtype)
+    mine, tile, side, patch, features = (
+        params[f"task_{task}"],
+        model.tile,
+        model.tile // model.patch,
+        model.patch,
+        model.features,
+    )
+    mean = b.constant(RGB_MEAN, np.float32)
+    factor = b.constant(model.input_scale, np.float32)
+    x = b.op("Sub", "patches", mean)
+    x = b.op("Div", x, factor) if model.input_scale != 1 else x
+    x = b.conv(b.cast(b.transpose(x, 0, 3, 1, 2), b.dtype), mine["head"]["conv"])
+    for block in ("block1", "block2"):
+        inner = b.op("Relu", b.conv(x, mine["head"][block]["conv1"]))
+        x = b.op("Add", x, b.conv(inner, mine["head"][block]["conv2"]))
+    cut = b.transpose(b.reshape(x, features, side, patch, side, patch), 0, 2, 4, 1, 3, 5)
+    tokens = _body(b, model, params["body"], b.reshape(cut, model.tokens, model.width), b.constant(mine["embedding"]))
+    cut = b.transpose(b.reshape(tokens, side, side, features, patch, patch), 0, 3, 1, 4, 2, 5)
+    x = b.op("Add", x, b.reshape(cut, features, tile, tile))
+    for i, step in enumerate(upsampling_steps(scale)):
+        x = b.op("DepthToSpace", b.conv(x, mine["tail"][f"up{i}"]), blocksize=step, mode="CRD")
+    x = b.transpose(b.cast(b.conv(x, mine["tail"]["conv"]), np.float32), 0, 2, 3, 1)
+    x = b.op("Mul", x, factor) if model.input_scale != 1 else x
+    b.nodes.append(helper.make_node("Add", [x, mean], ["restored"], name="restored"))
+    used = {name for node in b.nodes for name in node.input}
+    graph = helper.make_graph(
+        b.nodes, f"ipt_{task}",
+        [helper.make_tensor_value_info("patches", TensorProto.FLOAT, ["batch", tile, tile, 3])],
+        [helper.make_tensor_value_info("restored", TensorProto.FLOAT, ["batch", tile * scale, tile * scale, 3])],
+        [tensor for name, tensor in b.constants.items() if name in used],
+    )  # fmt: skip
+    made = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="ipt_jax"
+    )
+    helper.set_model_props(made, dict(metadata))
+    return made

@@ -1,0 +1,65 @@
+"""The network as a StableHLO program (`jax.export`): weights inside, any batch, for CPU, CUDA and TPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+
+from ipt_jax import weights
+from ipt_jax.export.check import Run
+from ipt_jax.model.ipt import GEOMETRY, RGB_MEAN
+from ipt_jax.restorer import Restorer
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def write(restorer: Restorer, path: Path) -> Run:
+    """Writes the program of the model's one task; returns it, read back from the file."""
+    (task,) = restorer.tasks.values()
+    # Through the authors' form, in which the network computes in 0..255: nothing is left to scale outside.
+    model = restorer.model.clone(input_scale=1.0, remat="none")
+    params = weights.params_from_torch(weights.params_to_torch(restorer.params, restorer.model), model)
+    held = jax.tree.map(jnp.asarray, params)
+    tile = model.tile
+
+    def forward(patches: jax.Array) -> jax.Array:
+        return model.apply({"params": held}, {task.name: patches})[0][task.name]
+
+    (batch,) = export.symbolic_shape("batch")
+    program = export.export(jax.jit(forward), platforms=PLATFORMS)(
+        jax.ShapeDtypeStruct((batch, tile, tile, 3), jnp.float32)
+    )  # fmt: skip
+    path.write_bytes(program.serialize())
+    return read(path)
+
+
+def read(path: Path) -> Run:
+    """The program of a file, as something to call."""
+    program = export.deserialize(bytearray(path.read_bytes()))
+    return lambda patches, task: np.asarray(program.call(patches))
+
+
+def describe(restorer: Restorer) -> dict[str, Any]:
+    """What stands in the JSON beside the program: all that is needed to use it."""
+    from ipt_jax.run import versions
+
+    (task,) = restorer.tasks.values()
+    tile = restorer.model.tile
+    return {
+        "format": 1,
+        "task": task.name,
+        "scale": task.scale,
+        "tile": tile,
+        "input": {"shape": ["batch", tile, tile, 3], "dtype": "float32", "range": [0, 255], "channels": "RGB"},
+        "output": {"shape": ["batch", tile * task.scale, tile * task.scale, 3], "dtype": "float32",
+                   "range": "0..255, neither clipped nor rounded"},
+        "normalisation": {"mean": list(RGB_MEAN), "where": "inside the program: give it plain pixels"},
+        "platforms": list(PLATFORMS),
+        "model": {key: getattr(restorer.model, key) for key in GEOMETRY},
+        "versions": versions(),
+    }  # fmt: skip

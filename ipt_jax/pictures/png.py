@@ -1,0 +1,84 @@
+"""PNG written row by row, 8 or 16 bit: only the last row and the compressor's window are held (W3C PNG, 2nd edition)."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import BinaryIO
+
+import numpy as np
+
+COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
+CHUNK = 1 << 20
+
+
+class PngWriter:
+    """Writes rows from top to bottom into an open file.
+
+    Args:
+      file: where to, open for writing bytes.
+      height, width, channels: of the picture; 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha.
+      depth: 8 or 16.
+      profile: a colour profile (ICC).
+      exif: from its TIFF header on.
+    """
+
+    def __init__(self, file: BinaryIO, height: int, width: int, channels: int, depth: int, profile: bytes | None, exif: bytes):
+        self._file, self._left = file, height
+        self._above = np.zeros((1, width * channels * depth // 8), np.uint8)
+        self._back = channels * depth // 8  # bytes of a pixel
+        self._packer, self._packed = zlib.compressobj(6), bytearray()
+        file.write(b"\x89PNG\r\n\x1a\n")
+        self._chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, COLOUR_TYPES[channels], 0, 0, 0))
+        if profile:
+            self._chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(profile))
+        if exif:
+            self._chunk(b"eXIf", exif)
+
+    def _chunk(self, kind: bytes, body: bytes | bytearray) -> None:
+        self._file.write(struct.pack(">I", len(body)) + kind)
+        self._file.write(body)
+        self._file.write(struct.pack(">I", zlib.crc32(body, zlib.crc32(kind))))
+
+    def write(self, rows: np.ndarray) -> None:
+        """Takes the next rows, `[rows, W, C]`, uint8 or uint16."""
+        self._left -= len(rows)
+        swapped = rows.astype(">u2") if rows.dtype == np.uint16 else rows
+        data = np.ascontiguousarray(swapped).view(np.uint8).reshape(len(rows), -1)
+        for first in range(0, len(data), 16):  # some rows at a time: a filter needs several times their size
+            part = data[first : first + 16]
+            self._packed += self._packer.compress(self._filtered(part).tobytes())
+            self._above = part[-1:]
+            if len(self._packed) >= CHUNK:
+                self._flush()
+
+    def _filtered(self, rows: np.ndarray) -> np.ndarray:
+        """Each row behind its filter's number: of the five, what has the smallest sum of magnitudes (12.8)."""
+        up = np.concatenate([self._above, rows[:-1]])
+        left, corner = np.zeros_like(rows), np.zeros_like(rows)
+        left[:, self._back :] = rows[:, : -self._back]
+        corner[:, self._back :] = up[:, : -self._back]
+        mean = (left >> 1) + (up >> 1) + (left & up & 1)
+        options = np.stack([rows, rows - left, rows - up, rows - mean, rows - _paeth(left, up, corner)])
+        cost = np.minimum(options, np.uint8(0) - options).sum(axis=2, dtype=np.uint64)
+        best = cost.argmin(axis=0)
+        return np.concatenate([best.astype(np.uint8)[:, None], options[best, np.arange(len(rows))]], axis=1)
+
+    def _flush(self) -> None:
+        self._chunk(b"IDAT", self._packed)
+        self._packed = bytearray()
+
+    def close(self) -> None:
+        """Ends the file, once all rows are there."""
+        assert self._left == 0, f"{self._left} rows are missing"
+        self._packed += self._packer.flush()
+        self._flush()
+        self._chunk(b"IEND", b"")
+
+
+def _paeth(left: np.ndarray, up: np.ndarray, corner: np.ndarray) -> np.ndarray:
+    """Of the three neighbours the nearest to left + up - corner (9.4)."""
+    a, b, c = (x.astype(np.int16) for x in (left, up, corner))
+    to_left, to_up, to_corner = np.abs(b - c), np.abs(a - c), np.abs(a + b - 2 * c)
+    other = np.where(to_up <= to_corner, up, corner)
+    return np.where((to_left <= to_up) & (to_left <= to_corner), left, other)

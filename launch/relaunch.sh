@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Keeps a run on a spot TPU slice going: when the slice is preempted, it is deleted, asked for again, and the same command
+# is started; `ipt pretrain` goes on at its newest checkpoint, so the workdir must be on gs://.
+#
+# launch/relaunch.sh --name NAME --zone ZONE --type TYPE [--spot] ... -- ipt pretrain --config=... --workdir=gs://...
+#
+# --times N     give up after so many starts (default 100)
+# --faults N    give up after so many faults of the command itself, in a row (default 3)
+# --dry-run     print the commands of one start
+# All other flags are those of launch/tpu.sh. Ends with 0 when the command has ended with 0; the slice is deleted in any case.
+here=$(cd "$(dirname "$0")" && pwd)
+# shellcheck source=launch/common.sh
+. "$here/common.sh"
+
+TIMES=100 FAULTS=3 FLAGS=() COMMAND=() WHERE=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --times | --faults)
+      given=$(value "$@"); [[ $given =~ ^[1-9][0-9]*$ ]] || die "$1 must be a number above 0, not '$given'"
+      if [ "$1" = --times ]; then TIMES=$given; else FAULTS=$given; fi
+      shift 2 ;;
+    --name | --zone | --project) WHERE+=("$1" "$(value "$@")"); shift 2 ;;
+    --help | -h) help; exit 0 ;;
+    --dry-run) DRY_RUN=1; shift ;;
+    --) COMMAND=("$@"); break ;;
+    *) FLAGS+=("$1"); shift ;;
+  esac
+done
+[ ${#COMMAND[@]} -gt 1 ] || die "give the command after --; see --help"
+case " ${COMMAND[*]} " in *" --workdir=gs://"* | *" --workdir gs://"*) ;; *) die "the command's --workdir must be on gs://: a preempted slice loses its disks" ;; esac
+tpu() { "$here/tpu.sh" "$@"; }
+if [ -n "$DRY_RUN" ]; then exec "$here/tpu.sh" job "${WHERE[@]}" "${FLAGS[@]}" --dry-run "${COMMAND[@]}"; fi
+
+child=''
+# shellcheck disable=SC2329  # the trap calls it
+on_exit() {
+  local code=$?
+  trap '' INT TERM
+  [ -z "$child" ] || { kill -TERM "$child" 2>/dev/null && wait "$child"; } || true
+  [ "$(tpu state "${WHERE[@]}")" = NONE ] || tpu delete "${WHERE[@]}"
+  exit "$code"
+}
+trap on_exit EXIT
+trap 'exit 130' INT TERM
+
+faults=0
+for ((start = 1; start <= TIMES; start++)); do
+  echo "start $start of at most $TIMES"
+  tpu job "${WHERE[@]}" "${FLAGS[@]}" --keep "${COMMAND[@]}" &
+  child=$!
+  code=0; wait "$child" || code=$?
+  child=''
+  [ $code -ne 0 ] || exit 0
+  sleep "${POLL:-20}" # until the state tells of a preemption
+  state=$(tpu state "${WHERE[@]}")
+  if [ "$state" = ACTIVE ]; then
+    faults=$((faults + 1))
+    echo "the command ended with $code on a slice that is alive: fault $faults of $FAULTS" >&2
+    [ $code -ne 2 ] || exit 2 # wrong usage or input does not get better
+    [ $faults -lt "$FAULTS" ] || exit 1
+  else
+    faults=0
+    echo "the slice is $state: preempted, or not to be had" >&2
+  fi
+  [ "$state" = NONE ] || tpu delete "${WHERE[@]}"
+done
+echo "gave up after $TIMES starts" >&2
+exit 1

@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# A run on the GPUs of a Slurm cluster: one task a GPU, which find each other by Slurm's variables.
+#
+# launch/slurm.sh --nodes N --gpus G [--time D-HH:MM:SS] [--partition P] [--account A] [--name NAME] -- ipt pretrain ...
+#
+# --nodes N, --gpus G    nodes, and GPUs of each
+# --cpus C               cores for each task (default 8)
+# --time T               limit; two minutes before it the tasks get SIGTERM: the run saves and leaves (default 1-00:00:00)
+# --again                put the job back into the queue when the limit or a preemption has ended it; the run goes on by itself
+# --environment DIR      a virtual environment with ipt_jax[cuda] (default: .venv of this clone)
+# --follow               follow the log; an interrupt then cancels the job
+# --dry-run              print the job script and the command
+# --help                 this
+here=$(cd "$(dirname "$0")" && pwd)
+# shellcheck source=launch/common.sh
+. "$here/common.sh"
+
+NODES='' GPUS='' CPUS=8 TIME=1-00:00:00 PARTITION='' ACCOUNT='' NAME=ipt AGAIN='' FOLLOW='' ENVIRONMENT="$here/../.venv" COMMAND=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --nodes | --gpus | --cpus)
+      given=$(value "$@"); [[ $given =~ ^[1-9][0-9]*$ ]] || die "$1 must be a number above 0, not '$given'"
+      case $1 in --nodes) NODES=$given ;; --gpus) GPUS=$given ;; --cpus) CPUS=$given ;; esac
+      shift 2 ;;
+    --time) TIME=$(value "$@"); shift 2 ;;
+    --partition) PARTITION=$(value "$@"); shift 2 ;;
+    --account) ACCOUNT=$(value "$@"); shift 2 ;;
+    --name) NAME=$(value "$@"); shift 2 ;;
+    --environment) ENVIRONMENT=$(value "$@"); shift 2 ;;
+    --again) AGAIN=1; shift ;;
+    --follow) FOLLOW=1; shift ;;
+    --dry-run) DRY_RUN=1; shift ;;
+    --help | -h) help; exit 0 ;;
+    --) shift; COMMAND=("$@"); break ;;
+    *) die "unknown argument '$1'; see --help" ;;
+  esac
+done
+need NODES --nodes; need GPUS --gpus; name_is_good "$NAME"
+[ ${#COMMAND[@]} -gt 0 ] || die "give the command after --, such as -- ipt pretrain --config=..."
+tool sbatch "this is to run on a login node of the cluster"
+
+job() {
+  cat <<END
+#!/usr/bin/env bash
+#SBATCH --job-name=$NAME
+#SBATCH --nodes=$NODES
+#SBATCH --ntasks-per-node=$GPUS
+#SBATCH --gpus-per-node=$GPUS
+#SBATCH --cpus-per-task=$CPUS
+#SBATCH --time=$TIME
+#SBATCH --output=$NAME-%j.log
+#SBATCH --open-mode=append
+#SBATCH --signal=TERM@120
+${PARTITION:+#SBATCH --partition=$PARTITION
+}${ACCOUNT:+#SBATCH --account=$ACCOUNT
+}${AGAIN:+#SBATCH --requeue
+}set -uo pipefail
+PATH=$(printf %q "$ENVIRONMENT")/bin:\$PATH
+# Slurm tells this script of a preemption and srun's tasks of the limit.
+trap 'kill -TERM "\$child" 2>/dev/null' TERM
+srun --kill-on-bad-exit=1 $(quoted "${COMMAND[@]}")&
+child=\$!
+wait "\$child"; code=\$?
+while kill -0 "\$child" 2>/dev/null; do wait "\$child"; code=\$?; done
+END
+  [ -z "$AGAIN" ] || cat <<'END'
+# The log says whether all steps are done.
+if [ $code -eq 0 ] && tail -n 20 "$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *StdOut=//p')" | grep -q 'start the same command again to go on'; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+END
+  echo "exit \$code"
+}
+
+SCRIPT='' ID=''
+# shellcheck disable=SC2329  # the trap calls it
+on_exit() {
+  local code=$?
+  trap '' INT TERM
+  end_child
+  [ -z "$SCRIPT" ] || rm -f "$SCRIPT"
+  [ -z "$ID" ] || [ "$code" -eq 0 ] || run scancel "$ID"
+  exit "$code"
+}
+trap on_exit EXIT
+trap 'exit 130' INT TERM
+
+if [ -n "$DRY_RUN" ]; then
+  job
+  run sbatch --parsable "$NAME.sbatch"
+  [ -z "$FOLLOW" ] || run tail -n +1 -F "$NAME-JOB.log"
+  exit 0
+fi
+SCRIPT=$(mktemp)
+job >"$SCRIPT"
+ID=$(sbatch --parsable "$SCRIPT"); ID=${ID%%;*}
+echo "job $ID; log in $NAME-$ID.log; stop it, saving: scancel --signal=TERM $ID"
+if [ -z "$FOLLOW" ]; then ID=''; exit 0; fi
+tail -n +1 -F "$NAME-$ID.log" 2>/dev/null &
+CHILD=$!
+while state=$(squeue --noheader --format %T --job "$ID" 2>/dev/null) && [ -n "$state" ]; do
+  sleep "${POLL:-10}" &
+  wait $!
+done
+code=$(sacct --noheader --parsable2 --allocations --format ExitCode --job "$ID" | head -n 1)
+ID=''
+exit "${code%%:*}"

@@ -1,0 +1,185 @@
+"""Damaged and hostile files: whatever the bytes, a loader gives what it should or one of the named errors.
+
+Mutants of whole files, drawn from a seed: the short form in `make test`, the long one (20,000 of each) in `make soak`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pathlib
+import resource
+import sys
+import zlib
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+import runs
+from data_sets import jpeg
+from PIL import Image
+from test_weights import MICRO, mindspore_file, mindspore_name, state_of
+
+from ipt_jax import authors, config, loading, tensors, weights_folder
+from ipt_jax.data.decode import decode
+from ipt_jax.errors import RunError, UserError
+from ipt_jax.model import IPT
+from ipt_jax.restorer import Restorer
+
+NAMED = (UserError, RunError)
+MEMORY = 3 * 2**30  # bytes that a loader may ask for beyond what the tests have
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, bytes]:
+    """One whole file of each kind."""
+    folder = tmp_path_factory.mktemp("whole")
+    model = IPT((("sr2", 2),), **MICRO)
+    restorer = Restorer(model, runs.random_params(model, 0), {"sr2": authors.named_task("sr2", 2)}, {})
+    authors.write(restorer, folder / "w.safetensors", "safetensors")
+    weights_folder.write_npz(restorer, folder / "w.npz")
+    weights_folder.write(restorer, folder / "folder")
+    ckpt = mindspore_file({mindspore_name(k): v for k, v in state_of(restorer).items() if v.dtype == np.float32})
+    rng = np.random.default_rng(0)
+    picture = cv2.GaussianBlur(rng.integers(0, 256, (40, 30, 3)).astype(np.uint8), (0, 0), 3)
+    made = {f"weights.{kind}": (folder / f"w.{kind}").read_bytes() for kind in ("safetensors", "npz")}
+    made |= {"weights.ckpt": ckpt, "model.json": (folder / "folder" / "model.json").read_bytes(), "picture.jpeg": jpeg(1)}
+    for kind in ("png", "webp", "bmp", "tiff", "gif"):
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, kind)
+        made[f"picture.{kind}"] = buffer.getvalue()
+    runs.make_run(folder / "run")
+    made["config.json"] = (folder / "run" / "config.json").read_bytes()
+    return made
+
+
+def mutant(data: bytes, rng: np.random.Generator) -> bytes:
+    """One to eight things done to a file: bits flipped, bytes overwritten, cut out, doubled, the end cut off."""
+    out = bytearray(data)
+    for _ in range(int(rng.integers(1, 9))):
+        # Headers are where the decisions are: half of all damage falls into the first 200 bytes.
+        at = int(rng.integers(min(200, len(out)) if rng.random() < 0.5 else len(out)))
+        length = int(rng.integers(1, 17))
+        kind = rng.integers(6)
+        if kind == 0:
+            out[at] ^= 1 << int(rng.integers(8))
+        elif kind == 1:
+            out[at : at + length] = rng.bytes(length)
+        elif kind == 2:
+            out[at : at + length] = bytes([int(rng.choice([0, 0x7F, 0xFF]))]) * length
+        elif kind == 3:
+            del out[at : at + length]
+        elif kind == 4:
+            out[at:at] = out[at : at + length]
+        elif rng.random() < 0.3:
+            del out[at:]
+        if not out:
+            out = bytearray(b"\0")
+    return bytes(out)
+
+
+def loader(kind: str, files: dict[str, bytes], folder: pathlib.Path) -> Callable[[bytes], object]:
+    """Hands a mutant to whatever reads such files."""
+    if kind.startswith("picture."):
+        return decode
+
+    path = folder / kind
+    if kind.startswith("weights."):
+
+        def weights(data: bytes) -> object:
+            path.write_bytes(data)
+            return loading.load(str(path), heads=2)
+
+        return weights
+    if kind == "model.json":
+        flat = tensors.read(_put(folder / "w.safetensors", files["weights.safetensors"]))
+
+        def model(data: bytes) -> object:
+            path.write_bytes(data)
+            (folder / "weights.safetensors").write_bytes(files["weights.safetensors"])
+            return weights_folder.read(folder), flat
+
+        return model
+
+    def run(data: bytes) -> object:
+        path.write_bytes(data)
+        return loading.load(str(folder))
+
+    return run
+
+
+def _put(path: pathlib.Path, data: bytes) -> pathlib.Path:
+    path.write_bytes(data)
+    return path
+
+
+def fuzz(kind: str, files: dict[str, bytes], folder: pathlib.Path, count: int) -> tuple[int, int]:
+    """(refused, taken) of `count` mutants; anything but the named errors is this test's failure."""
+    load, refused, taken = loader(kind, files, folder), 0, 0
+    for number in range(count):
+        data = mutant(files[kind], np.random.default_rng([zlib.crc32(kind.encode()), number]))
+        try:
+            load(data)
+            taken += 1
+        except NAMED as error:
+            assert str(error), number
+            refused += 1
+        except BaseException as error:
+            raise AssertionError(f"mutant {number} of {kind}: {type(error).__name__}: {error}") from error
+    return refused, taken
+
+
+KINDS = ["weights.safetensors", "weights.npz", "weights.ckpt", "model.json", "config.json", "picture.jpeg", "picture.png",
+         "picture.webp", "picture.bmp", "picture.tiff", "picture.gif"]  # fmt: skip
+
+
+@pytest.fixture
+def little_memory():
+    """Whoever believes a length of 8 EB, or a picture of 10^9 pixels, gets a MemoryError, not the machine's last byte."""
+    used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", KINDS)
+def test_300_mutants(kind, files, tmp_path, little_memory):
+    refused, taken = fuzz(kind, files, tmp_path, 300)
+    assert refused > 20 and refused + taken == 300
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", KINDS)
+def test_20000_mutants(kind, files, tmp_path, little_memory):
+    fuzz(kind, files, tmp_path, 20_000)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "def get_config(:", "x = 1", "def get_config():\n    return 3", "import nothing_such", "raise SystemExit(3)",
+     "def get_config():\n    from ml_collections import ConfigDict\n    return ConfigDict({'steps': {'a': 1}})",
+     "def get_config(x):\n    return x", "\0"],
+)  # fmt: skip
+def test_config_files_that_are_none(tmp_path, text):
+    (tmp_path / "c.py").write_text(text)
+    with pytest.raises(config.ConfigError, match=r"c\.py|steps"):
+        config.load(str(tmp_path / "c.py"))
+
+
+def test_a_description_with_paths_in_it_reads_nothing_else(files, tmp_path):
+    """model.json names no files: what stands in it cannot lead a reader out of its folder."""
+    told = json.loads(files["model.json"])
+    (tmp_path / "weights.safetensors").write_bytes(files["weights.safetensors"])
+    for key in list(told):
+        (tmp_path / "model.json").write_text(json.dumps({**told, key: "../../etc/passwd"}))
+        try:
+            weights_folder.read(tmp_path)
+        except NAMED as error:
+            assert "root:" not in str(error)

