@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from typing import Any
+
+from ipt_jax import distributed
 
 DESCRIPTION = """Trains as a config file says, from pre-trained weights (--config.init_from=WEIGHTS): the body and the
 tasks that both know are loaded, other tasks of the weights are dropped, new ones get a new head, tail and embedding, and
@@ -20,14 +23,18 @@ def add_parser(commands: Any) -> None:
     command.add_argument("--config", required=True, metavar="FILE", help="a config file, e.g. configs/finetune_sr2.py")
     command.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
     command.add_argument("--force-config", action="store_true", help="go on in a folder whose run differs, knowingly")
+    distributed.add_flags(command)
     command.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Runs `ipt finetune`. Raises ConfigError without `init_from`, unless the folder's run is begun."""
-    from ipt_jax import train
+    from ipt_jax import partition, train
 
-    train.pretrain(settings(options.config, options.overrides, options.workdir), options.workdir, options.force_config)
+    with distributed.together(options):
+        partition.cache_programs(os.path.join(os.path.expanduser(options.workdir), "compiled"))
+        config = settings(options.config, options.overrides, options.workdir)
+        train.pretrain(config, options.workdir, options.force_config)
     return 0
 
 
