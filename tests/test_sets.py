@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from ipt_jax.authors import Paired, named_task
+from ipt_jax.authors import named_task
+from ipt_jax.data.chain import Paired
 from ipt_jax.data.checks import DataError
 from ipt_jax.data.degrade import bicubic
 from ipt_jax.sets import find_sets, kind_of
