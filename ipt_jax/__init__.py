@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from ipt_jax.restorer import Restorer
 
 __version__ = "0.1.0"
+ADDRESS = ""  # where the project is published, for git and the notebooks; empty until it is
 __all__ = ["__version__", "load"]
 
 
