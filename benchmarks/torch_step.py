@@ -147,18 +147,25 @@ def loss_of(network: nn.Module, batch: dict[str, dict[str, torch.Tensor]], group
 
 
 def take_turns(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Any]:
-    """Medians of seconds, and of the ratio ours / torch of each round, after one round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    """Medians of seconds, and of the ratio ours / torch of each round, after one round that does not count.
+
+    `processor_ratio` is that of processor seconds, all threads: on a busy machine it is the steadier one.
+    """
+    clocks = {"": time.perf_counter, "processor_": time.process_time}
+    seconds: dict[str, list[float]] = {f"{clock}{name}": [] for clock in clocks for name in sides}
     for number in range(rounds + 1):
         for name, call in sides.items():
-            began = time.perf_counter()
+            began = {clock: now() for clock, now in clocks.items()}
             call()
+            for clock, now in clocks.items():
+                if number:
+                    seconds[f"{clock}{name}"].append(now() - began[clock])
             if number:
-                seconds[name].append(time.perf_counter() - began)
                 print(f"  round {number}: {name} {seconds[name][-1]:.3f} s", flush=True)
-    ratios = [a / b for a, b in zip(seconds["ours"], seconds["torch"])]
-    found = {f"{name}_s": float(np.median(values)) for name, values in seconds.items()}
-    return {**found, "ratio": float(np.median(ratios)), "ratios": [round(r, 3) for r in ratios]}
+    ratios = {f"{clock}ratio": [a / b for a, b in zip(seconds[f"{clock}ours"], seconds[f"{clock}torch"])] for clock in clocks}
+    found: dict[str, Any] = {f"{name}_s": float(np.median(values)) for name, values in seconds.items()}
+    found |= {name: float(np.median(values)) for name, values in ratios.items()}
+    return {**found, "ratios": [round(r, 3) for r in ratios["ratio"]]}
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import pytest
 from ipt_jax import config as configs
 from ipt_jax.config import ConfigError, complete, differences, fingerprint, load, resolve
 
-SHIPPED = ["demo", "pretrain_folder", "pretrain_imagenet", "pretrain_paper"]
+SHIPPED = ["demo", "pretrain_folder", "pretrain_imagenet", "pretrain_paper", "pretrain_1b"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -14,7 +14,7 @@ import pytest
 from ipt_jax import weights
 from ipt_jax.data.sources import embedded
 from ipt_jax.model import IPT, build, preset
-from ipt_jax.model.layers import LayerNorm, features_of, pixel_shuffle, tokens_of
+from ipt_jax.model.layers import LayerNorm, attention_weights, features_of, pixel_shuffle, tokens_of
 from ipt_jax.tasks import TASKS
 
 BOUND = 2e-6  # of the largest magnitude; float32 on the CPU comes within 5e-7 of the float64 originals
@@ -300,3 +300,19 @@ def test_wrong_batches_are_refused_by_name():
         jax.eval_shape(lambda p: model.apply({"params": p}, {"sr2": jnp.zeros((1, 50, 48, 3))}), params)
     with pytest.raises(ValueError, match="unknown model preset"):
         preset("huge")
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-6), (jnp.bfloat16, 1e-2)])
+def test_attention_weights_are_softmax_and_so_is_their_gradient(dtype, tolerance):
+    """In bfloat16 the backward pass sees the rounded weights, as the forward pass does."""
+    rng = np.random.default_rng(0)
+    logits, gradient = (jnp.asarray(rng.normal(size=(2, 3, 5, 7)) * 3, jnp.float32) for _ in range(2))
+
+    def of(function):
+        value, back = jax.vjp(function, logits)
+        return value.astype(jnp.float32), back(gradient.astype(value.dtype))[0]
+
+    got = of(lambda x: attention_weights(x, dtype))
+    expected = of(lambda x: jax.nn.softmax(x, axis=-1).astype(dtype))
+    for a, b in zip(got, expected):
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * float(jnp.abs(b).max()))

@@ -227,3 +227,15 @@ def test_groups_never_cross_devices(batches):
 def test_more_devices_than_there_are_is_an_error():
     with pytest.raises(ValueError, match="devices=99 asked for, but there are 8"):
         partition.make_mesh(99)
+
+
+def test_what_is_computed_again_is_the_same(batches):
+    found = {}
+    for remat in ("none", "elementwise"):
+        plain = small.config(f"model.remat={remat}")
+        network = small.model(plain)
+        found[remat] = jax.jit(lambda p, b, m=network, c=plain: step.gradients(m, p, b, c)[0])(
+            network.init_params(0), batches[0]
+        )
+    for (path, a), b in zip(leaves(found["none"]), jax.tree.leaves(found["elementwise"]), strict=True):
+        assert np.abs(a - b).max() <= 1e-5 * np.abs(a).max(), jax.tree_util.keystr(path)
