@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from ipt_jax import partition
+from ipt_jax import hosts, partition
 from ipt_jax.log import logger
 
 FILE = "best.json"
@@ -25,17 +25,19 @@ class Best:
       metric: "psnr_y" and the like, the mean over tasks, or "TASK/psnr_y"; "" for none.
       patience: evaluations without a better one after which to stop; 0 for never.
       seen: (step, value), in order.
+      line: to the run's other processes: process 0's values decide, so that all do the same.
     """
 
     file: epath.Path
     metric: str
     patience: int
     seen: list[tuple[int, float]]
+    line: hosts.Line = dataclasses.field(default_factory=hosts.Line)
 
     @classmethod
-    def open(cls, folder: epath.Path, settings: Mapping[str, Any], start: int) -> Best:
+    def open(cls, folder: epath.Path, settings: Mapping[str, Any], start: int, line: hosts.Line | None = None) -> Best:
         """Of a run that starts at a step: what was seen later will be seen again."""
-        best = cls(folder / FILE, settings["best"], settings["patience"], [])
+        best = cls(folder / FILE, settings["best"], settings["patience"], [], line or hosts.Line())
         if best.metric and best.file.exists():
             try:
                 old = json.loads(best.file.read_text())
@@ -43,6 +45,7 @@ class Best:
                     best.seen = [(int(step), float(value)) for step, value in old["evaluations"] if step <= start]
             except (ValueError, KeyError, TypeError) as error:
                 logger.warning("%s cannot be read (%r): the best checkpoint is looked for from now on", best.file, error)
+        best.seen = [(int(step), float(value)) for step, value in best.line.gather("best", best.seen)[0]]
         return best
 
     def add(self, step: int, scores: Mapping[str, Mapping[str, float]]) -> bool:
@@ -51,7 +54,7 @@ class Best:
             return False
         task, _, metric = self.metric.rpartition("/")
         names = [task] if task else list(scores)
-        value = float(np.mean([scores[name][metric] for name in names]))
+        value = float(self.line.gather(f"best {step}", float(np.mean([scores[name][metric] for name in names])))[0])
         self.seen = [*(one for one in self.seen if one[0] != step), (step, value)]
         if partition.is_main():
             fresh = self.file.parent / f"{FILE}.new"

@@ -93,12 +93,12 @@ def add_pretrain(commands: Any) -> None:
 
 def pretrain(options: argparse.Namespace) -> int:
     """Runs `ipt pretrain`."""
-    from ipt_jax import config, partition, train
-
     with distributed.together(options):
+        from ipt_jax import config, partition, train  # late: who waits for others needs no jax for it
+
         partition.cache_programs(os.path.join(os.path.expanduser(options.workdir), "compiled"))
-        train.pretrain(config.load(options.config, options.overrides), options.workdir, options.force_config)
-    return 0
+        done = train.pretrain(config.load(options.config, options.overrides), options.workdir, options.force_config)
+    return 0 if done.finished else int(options.stopped_code)
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -34,8 +34,8 @@ def run(options: argparse.Namespace) -> int:
     with distributed.together(options):
         partition.cache_programs(os.path.join(os.path.expanduser(options.workdir), "compiled"))
         config = settings(options.config, options.overrides, options.workdir)
-        train.pretrain(config, options.workdir, options.force_config)
-    return 0
+        done = train.pretrain(config, options.workdir, options.force_config)
+    return 0 if done.finished else int(options.stopped_code)
 
 
 def settings(file: str, overrides: list[str], workdir: str) -> Any:

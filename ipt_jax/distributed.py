@@ -59,6 +59,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("several processes", about)
     for name, variables, metavar, text in _FLAGS:
         group.add_argument(f"--{name}", default="", metavar=metavar, help=f"{text} [{variables[0]}]")
+    about = "exit code when a signal has stopped the run, saved, before its end (0); for launchers that start it again"
+    group.add_argument("--stopped-code", type=int, default=0, metavar="N", help=about)
 
 
 def line() -> hosts.Line:
@@ -157,12 +159,12 @@ def together(options: argparse.Namespace) -> Iterator[hosts.Line]:
         yield _current
         return
     limit = _limit(options)
-    from ipt_jax import partition  # late: jax takes a second to import
-
     _current = hosts.connect(place.line, place.index, place.count, limit)
     log.for_process(place.index)
     try:
         _start(place, limit)
+        from ipt_jax import partition  # late: jax takes a second to import
+
         partition.meet(lambda: _current.gather("devices", None))
         yield _current
         _current.leave()
@@ -172,7 +174,8 @@ def together(options: argparse.Namespace) -> Iterator[hosts.Line]:
 
 def _end(line: hosts.Line, error: BaseException) -> NoReturn:
     ours = isinstance(error, (RunError, UserError, OSError, KeyboardInterrupt))
-    elsewhere = "" if ours else line.trouble()  # jax's collectives raise what they like when a process goes
+    # What goes wrong here when another process goes: jax's collectives raise what they like, orbax a failed save.
+    elsewhere = line.trouble(0.0 if isinstance(error, (UserError, hosts.Lost, KeyboardInterrupt)) else 3.0)
     text = elsewhere or ("interrupted" if isinstance(error, KeyboardInterrupt) else str(error))
     if not ours and not elsewhere:
         traceback.print_exception(error)

@@ -85,8 +85,7 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
         state, start = first_state(model, plain, mesh, checkpoints, line)
         trained = finetune.trained_text(state.params, plain)
         run.begin()
-        best = Best.open(folder, plain["evaluate"], start)
-        best.seen = [(step, value) for step, value in line.gather("evaluations", best.seen)[0]]
+        best = Best.open(folder, plain["evaluate"], start, line)
         checkpoints.protect(best.step)
         if start >= config.steps or best.exhausted:
             logger.info("%s is at step %d of %d: nothing left to train", folder, start, config.steps)

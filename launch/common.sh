@@ -44,4 +44,10 @@ name_is_good() { # of cloud resources
   [[ $1 =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]] || die "--name must be lower-case letters, digits and dashes, not '$1'"
 }
 
+# A training command that was told to stop and saved ends with this code, so that it is not taken for one that is done.
+STOPPED=75
+tell_stops() {
+  case " ${COMMAND[*]} " in *" pretrain "* | *" finetune "*) COMMAND+=("--stopped-code=$STOPPED") ;; esac
+}
+
 quoted() { printf '%q ' "$@"; }

@@ -73,8 +73,9 @@ case $action in
   run)
     need TYPE --type; need IMAGE --image
     [ ${#COMMAND[@]} -gt 0 ] || die "give the command after --, such as -- ipt pretrain --config=..."
+    tell_stops # else a pod that was told to go would count as done
     run xpk workload create "${where[@]}" --workload "$NAME" --tpu-type "$TYPE" --num-slices "$SLICES" --docker-image "$IMAGE" \
-      --max-restarts "$RESTARTS" --termination-grace-period-seconds 120 --command "$(quoted "${COMMAND[@]}")" ;;
+      --max-restarts "$RESTARTS" --restart-on-exit-codes "1,$STOPPED" --termination-grace-period-seconds 120 --command "$(quoted "${COMMAND[@]}")" ;;
   log) run kubectl logs --follow --selector "jobset.sigs.k8s.io/jobset-name=$NAME,jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0" --tail=-1 ;;
   state) run kubectl get jobset "$NAME" -o 'custom-columns=NAME:.metadata.name,STATE:.status.terminalState,RESTARTS:.status.restarts' ;;
   delete) run xpk workload delete "${where[@]}" --workload "$NAME" --force ;;

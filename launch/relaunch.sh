@@ -22,14 +22,15 @@ while [ $# -gt 0 ]; do
     --name | --zone | --project) WHERE+=("$1" "$(value "$@")"); shift 2 ;;
     --help | -h) help; exit 0 ;;
     --dry-run) DRY_RUN=1; shift ;;
-    --) COMMAND=("$@"); break ;;
+    --) shift; COMMAND=("$@"); break ;;
     *) FLAGS+=("$1"); shift ;;
   esac
 done
-[ ${#COMMAND[@]} -gt 1 ] || die "give the command after --; see --help"
+[ ${#COMMAND[@]} -gt 0 ] || die "give the command after --; see --help"
 case " ${COMMAND[*]} " in *" --workdir=gs://"* | *" --workdir gs://"*) ;; *) die "the command's --workdir must be on gs://: a preempted slice loses its disks" ;; esac
+tell_stops
 tpu() { "$here/tpu.sh" "$@"; }
-if [ -n "$DRY_RUN" ]; then exec "$here/tpu.sh" job "${WHERE[@]}" "${FLAGS[@]}" --dry-run "${COMMAND[@]}"; fi
+if [ -n "$DRY_RUN" ]; then exec "$here/tpu.sh" job "${WHERE[@]}" "${FLAGS[@]}" --dry-run -- "${COMMAND[@]}"; fi
 
 child=''
 # shellcheck disable=SC2329  # the trap calls it
@@ -46,21 +47,21 @@ trap 'exit 130' INT TERM
 faults=0
 for ((start = 1; start <= TIMES; start++)); do
   echo "start $start of at most $TIMES"
-  tpu job "${WHERE[@]}" "${FLAGS[@]}" --keep "${COMMAND[@]}" &
+  tpu job "${WHERE[@]}" "${FLAGS[@]}" --keep -- "${COMMAND[@]}" &
   child=$!
   code=0; wait "$child" || code=$?
   child=''
   [ $code -ne 0 ] || exit 0
   sleep "${POLL:-20}" # until the state tells of a preemption
   state=$(tpu state "${WHERE[@]}")
-  if [ "$state" = ACTIVE ]; then
+  if [ "$state" = ACTIVE ] && [ $code -ne $STOPPED ]; then
     faults=$((faults + 1))
     echo "the command ended with $code on a slice that is alive: fault $faults of $FAULTS" >&2
     [ $code -ne 2 ] || exit 2 # wrong usage or input does not get better
     [ $faults -lt "$FAULTS" ] || exit 1
   else
     faults=0
-    echo "the slice is $state: preempted, or not to be had" >&2
+    echo "the slice is $state: preempted, or not to be had (the command ended with $code)" >&2
   fi
   [ "$state" = NONE ] || tpu delete "${WHERE[@]}"
 done

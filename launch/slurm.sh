@@ -37,6 +37,7 @@ while [ $# -gt 0 ]; do
 done
 need NODES --nodes; need GPUS --gpus; name_is_good "$NAME"
 [ ${#COMMAND[@]} -gt 0 ] || die "give the command after --, such as -- ipt pretrain --config=..."
+[ -z "$AGAIN" ] || tell_stops
 tool sbatch "this is to run on a login node of the cluster"
 
 job() {
@@ -63,12 +64,7 @@ child=\$!
 wait "\$child"; code=\$?
 while kill -0 "\$child" 2>/dev/null; do wait "\$child"; code=\$?; done
 END
-  [ -z "$AGAIN" ] || cat <<'END'
-# The log says whether all steps are done.
-if [ $code -eq 0 ] && tail -n 20 "$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *StdOut=//p')" | grep -q 'start the same command again to go on'; then
-  scontrol requeue "$SLURM_JOB_ID"
-fi
-END
+  [ -z "$AGAIN" ] || echo "[ \$code -ne $STOPPED ] || scontrol requeue \"\$SLURM_JOB_ID\""
   echo "exit \$code"
 }
 

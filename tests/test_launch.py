@@ -222,6 +222,15 @@ def test_slurm_submits_a_script_that_runs(stand):
     assert (stand / "code").read_text().strip() == "5"
 
 
+def test_a_stopped_slurm_job_goes_back_into_the_queue(stand):
+    (stand / "sbatch.does").write_text('SLURM_JOB_ID=42 bash "${@: -1}"; echo 42\n')
+    for name, body in (("srun", "exit 75"), ("scontrol", 'echo "$@" > "$STAND/again"')):
+        (stand / name).write_text(f"#!/bin/sh\n{body}\n")
+        (stand / name).chmod(0o755)
+    assert script("slurm", "--nodes", "1", "--gpus", "2", "--again", *COMMAND).returncode == 0
+    assert (stand / "again").read_text().strip() == "requeue 42"
+
+
 def test_following_an_interrupted_slurm_job_cancels_it(stand):
     (stand / "sbatch.does").write_text("echo 42\n")
     (stand / "squeue.does").write_text("echo RUNNING\n")
