@@ -131,12 +131,11 @@ class Line:
                 self._news.wait_for(lambda: self._gone >= set(self._peers), timeout=GRACE + 5)
 
     def leave(self) -> None:
-        """The orderly end: the others will not take it for a death."""
+        """The orderly end, when all have come to it: the others will not take it for a death. Raises Lost."""
         if self.count == 1 or self._left:
             return
+        self.gather("end", None, limit=120)  # an error of another process still counts
         self._left = True
-        with contextlib.suppress(Lost):
-            self.gather("end", None, limit=120)
         for index in self._peers:
             self._send(index, {"bye": self.index})
 

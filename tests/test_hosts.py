@@ -123,6 +123,17 @@ def test_an_error_reaches_the_others():
         assert line.trouble(10).startswith("process 1 (") and "no picture can be read" in line.trouble()
 
 
+def test_an_error_at_the_very_end_reaches_who_is_about_to_leave():
+    two = lines(2)
+    with ThreadPoolExecutor(1) as pool:
+        leaving = pool.submit(two[1].leave)
+        time.sleep(0.1)
+        two[0]._gone.add(1)  # not to wait for it
+        two[0].fault("no space left")
+        with pytest.raises(Lost, match=r"process 0 .* ended with: no space left"):
+            leaving.result(timeout=20)
+
+
 def test_a_missing_process_is_named_on_all():
     address = ("127.0.0.1", free_port())
     found = all_do(hosts.connect, (address, 0, 4, 2.0), (address, 2, 4, 8.0))
