@@ -404,7 +404,8 @@ def resolve(config: ConfigDict, schedule_steps: int = 0) -> dict[str, Any]:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Lines 'key: old -> new' for what a resumed run may not change; a key that a run is too old to have has its default."""
-    a, b = flatten(json.loads(json.dumps(default().to_dict()))) | flatten(old), flatten(new)
+    known, a, b = (flatten(json.loads(json.dumps(tree))) for tree in (default().to_dict(), old, new))
+    a = {**known, **a}
     keys = [k for k in sorted({*a, *b}) if not any(k == m or (m.endswith(".") and k.startswith(m)) for m in MAY_CHANGE)]
     missing = "(none)"
     return [f"{k}: {a.get(k, missing)!r} -> {b.get(k, missing)!r}" for k in keys if a.get(k, missing) != b.get(k, missing)]

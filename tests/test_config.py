@@ -10,7 +10,7 @@ import pytest
 from ipt_jax import config as configs
 from ipt_jax.config import ConfigError, complete, differences, fingerprint, load, resolve
 
-SHIPPED = ["demo", "pretrain_folder", "pretrain_imagenet", "pretrain_paper", "pretrain_1b"]
+SHIPPED = ["demo", "pretrain_deblur", "pretrain_folder", "pretrain_imagenet", "pretrain_paper", "pretrain_1b"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -23,7 +23,8 @@ def test_shipped_configs_are_whole_and_found_from_anywhere(name, tmp_path, monke
 def test_shipped_files_state_their_command():
     for file in configs.find("configs/demo.py").parent.glob("*.py"):
         if file.name != "__init__.py":
-            assert f"ipt pretrain --config=configs/{file.name}" in file.read_text()
+            command = "finetune" if file.name.startswith("finetune") else "pretrain"
+            assert f"ipt {command} --config=configs/{file.name}" in file.read_text()
 
 
 def test_paper_config_is_the_papers():
@@ -125,3 +126,12 @@ def test_readme_names_only_keys_that_exist():
     known = configs.flatten(configs.default())
     named = re.findall(r"--config\.([\w.]+)", readme)
     assert named and all(key in known for key in named)
+
+
+def test_a_run_older_than_a_key_goes_on_with_its_default():
+    old = resolve(load("configs/demo.py"))
+    new = resolve(load("configs/demo.py"))
+    del old["finetune"], old["data"]["epoch_crops"]
+    assert differences(old, new) == []
+    new["finetune"]["lora_rank"] = 2
+    assert differences(old, new) == ["finetune.lora_rank: 0 -> 2"]
