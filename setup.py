@@ -44,6 +44,7 @@ setup(
         "absl-py>=2.1",
         "array-record>=0.8",
         "etils[epath]>=1.9",
+        "flatbuffers>=24.3",  # jax.export writes StableHLO with it
         "flax>=0.12",
         "grain>=0.2.15",
         "jax>=0.10",

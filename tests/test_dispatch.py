@@ -80,7 +80,7 @@ def test_the_command_keeps_them_in_the_workdir(monkeypatch, tmp_path):
 
     seen = []
     monkeypatch.setattr(partition, "cache_programs", seen.append)
-    monkeypatch.setattr(train, "pretrain", lambda *arguments: None)
+    monkeypatch.setattr(train, "pretrain", lambda *arguments: train.Outcome(1, True, {}))
     assert main(["pretrain", "--config=configs/demo.py", f"--workdir={tmp_path}"]) == 0
     assert seen == [str(tmp_path / "compiled")]
     assert jax.config.jax_compilation_cache_dir != seen[0]

@@ -8,7 +8,7 @@ import optax
 import pytest
 import small
 
-from ipt_jax import partition, step, train
+from ipt_jax import hosts, partition, step, train
 from ipt_jax.bench import hlo
 from ipt_jax.checkpoint import Checkpoints
 from ipt_jax.model import build, preset
@@ -38,7 +38,7 @@ def settings(sharding: str):
 def start(plain, checkpoints):
     """(mesh, state, compiled step) as `train.pretrain` makes them."""
     mesh, model = partition.make_mesh(DEVICES), small.model(plain)
-    state, at = train.first_state(model, plain, mesh, checkpoints)
+    state, at = train.first_state(model, plain, mesh, checkpoints, hosts.Line())
     return mesh, state, step.compile_step(model, plain, mesh), at
 
 

@@ -191,7 +191,7 @@ def test_open_source_takes_a_config_dict(folder):
 @pytest.mark.parametrize(
     ("source", "match"),
     [
-        ("foldr", "unknown source 'foldr'; did you mean 'folder'.*known: embedded, folder, packed, tfds"),
+        ("foldr", "unknown source 'foldr'; did you mean 'folder'.*known: embedded, folder, pairs, packed, tfds"),
         ("", "unknown source ''"),
     ],
 )
