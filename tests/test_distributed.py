@@ -149,6 +149,7 @@ def test_a_run_goes_on_on_another_topology(pair, single, photographs, tmp_path):
     close(part(workdir, STEPS, "params"), part(single, STEPS, "params"), part(single, 1, "params"), 1e-3)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_of_two_stops_both_and_they_go_on_bit_identical(pair, photographs, tmp_path):
     workdir = tmp_path / "run"
     with Pair(photographs, workdir, tmp_path / "a", "--config.steps=100000", extra={1: ["--stopped-code=75"]}) as run:

@@ -273,6 +273,7 @@ def test_all_of_the_papers_tasks_have_a_config():
     assert {name.removeprefix("finetune_") for name in FINETUNE} == {*configs.PAPER_TASKS, "deblur"}
 
 
+@pytest.mark.slow
 def test_deblurring_in_another_geometry_end_to_end(photographs, tmp_path):
     """Tiles of 32 in patches of 8: made blur, then pairs; training, evaluation, a picture of another size."""
     model = {**small.MODEL, "patch": 8, "tile": 32, "heads": 4}
