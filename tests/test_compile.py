@@ -188,7 +188,7 @@ def libtpu():
         pytest.skip("needs libtpu: pip install '.[tpu]'")
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # minutes to half an hour of libtpu's compiler on two cores
 @pytest.mark.timeout(1600)
 def test_a_small_model_on_a_small_slice(libtpu, tmp_path):
     code, found, said = ipt_compile(
@@ -203,7 +203,7 @@ def test_a_small_model_on_a_small_slice(libtpu, tmp_path):
     assert "all-reduce" in said and "MFU" in said
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # minutes to half an hour of libtpu's compiler on two cores
 @pytest.mark.timeout(1600)
 def test_the_papers_size_fits_a_pod(libtpu, tmp_path):
     code, found, said = ipt_compile(tmp_path, "--config=configs/pretrain_imagenet.py:256", "--topology=v5e:16x16")
@@ -213,7 +213,7 @@ def test_the_papers_size_fits_a_pod(libtpu, tmp_path):
     assert found["hbm"]["needed"] < 12 * GIB
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # minutes to half an hour of libtpu's compiler on two cores
 @pytest.mark.timeout(1600)
 def test_what_does_not_fit_says_by_how_much_and_what_would(libtpu, tmp_path):
     code, found, said = ipt_compile(
