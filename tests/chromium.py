@@ -79,16 +79,12 @@ def opened(profile: pathlib.Path) -> Iterator[Page]:
     to_read, to_write = os.pipe()
     from_read, from_write = os.pipe()
 
-    def descriptors() -> None:  # where the browser looks for them
-        os.dup2(to_read, 100)
-        os.dup2(from_write, 101)
-        os.dup2(100, 3)
-        os.dup2(101, 4)
-
+    # A shell puts them where the browser looks for them: Python code in a fork of a process with jax's threads can deadlock.
+    place = f'exec "$@" 103<&{to_read} 104>&{from_write} 3<&103 4>&104'
     process = subprocess.Popen(
-        [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--window-size=1200,1000",
-         "--disable-background-networking", f"--user-data-dir={profile}"],
-        preexec_fn=descriptors, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        ["bash", "-c", place, "bash", str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe",
+         "--window-size=1200,1000", "--disable-background-networking", f"--user-data-dir={profile}"],
+        pass_fds=(to_read, from_write), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         yield Page(to_write, from_read)
