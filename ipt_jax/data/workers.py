@@ -33,6 +33,7 @@ logger = logging.getLogger("ipt_jax")
 PATIENCE = 60.0  # seconds without an item before a warning
 STALLED = 1800.0  # and before an error, unless the caller says otherwise
 _PARTING = 5.0  # seconds for an item that was given up
+_LAST = 60.0  # seconds for one that is under way when nobody wants more
 _GRACE = 30  # seconds that a worker outlives a SIGTERM
 _ENVIRONMENT = {  # of worker processes
     **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),  # their number is the parallelism
@@ -75,7 +76,7 @@ def run(
       Exception: what `make` raised, with the worker's traceback.
     """
     items = _by_processes(make, steps, processes, prefetch) if processes else _by_threads(make, steps, threads, prefetch)
-    bounded = _bounded(items, stalled, what)
+    bounded = _bounded(items, stalled, what, ahead=bool(processes or threads))
     _open.add(bounded)
     return bounded
 
@@ -97,41 +98,51 @@ def _close_open() -> None:
             items.close()
 
 
-def _bounded(items: Generator[T, None, None], stalled: float, what: str) -> Generator[T, None, None]:
-    """The same items. They are asked for by another thread, so that waiting for one can be given up."""
+def _bounded(items: Generator[T, None, None], stalled: float, what: str, ahead: bool) -> Generator[T, None, None]:
+    """The same items, asked for by another thread: waiting for one can be given up, and `ahead` one is always fetched.
+
+    Fetching a worker's batch is some milliseconds of this process's CPU, which a step on a device hides.
+    """
     asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
     answers: queue.SimpleQueue[tuple[list[T], BaseException | None]] = queue.SimpleQueue()
 
     def answer() -> None:
-        while asked.get():
-            try:
-                answers.put(([next(items)], None))
-            except StopIteration:
-                answers.put(([], None))
-            except BaseException as error:
-                answers.put(([], error))
+        try:
+            while asked.get():
+                try:
+                    answers.put(([next(items)], None))
+                except StopIteration:
+                    answers.put(([], None))
+                except BaseException as error:
+                    answers.put(([], error))
+        finally:
+            items.close()
 
     thread = threading.Thread(target=answer, name="ipt-data-next", daemon=True)
     thread.start()
-    stuck = False
+    patience = _LAST if ahead else None
     try:
+        asked.put(True)
         while True:
-            asked.put(True)
-            stuck = True
-            item, error = _wait(answers, stalled, what)
-            stuck = False
+            try:
+                item, error = _wait(answers, stalled, what)
+            except BaseException:
+                patience = _PARTING
+                raise
             if error is not None:
                 raise error
             if not item:
                 return
+            if ahead:
+                asked.put(True)
             yield item.pop()  # and holds it no longer: the receiver decides when its memory is freed
+            if not ahead:
+                asked.put(True)
     finally:
         asked.put(False)
-        thread.join(_PARTING if stuck else None)
+        thread.join(patience)
         if thread.is_alive():
             _hanging.append(thread)
-        else:
-            items.close()
 
 
 def _wait(answers: queue.SimpleQueue[T], stalled: float, what: str) -> T:
