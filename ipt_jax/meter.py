@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from types import FrameType
@@ -132,13 +135,15 @@ class Meter:
 class StopSignals:
     """While it lasts, SIGTERM and Ctrl-C ask for a stop after the step under way; a second one stops at once.
 
-    With several processes, a signal to any of them stops all after the same step.
+    With several processes, a signal to any of them stops all after the same step. Python runs handlers between two of its
+    instructions, so not while the main thread waits in XLA; a second SIGTERM then still ends the process.
     """
 
     def __init__(self, line: hosts.Line) -> None:
         self._line = line
         self._signal = ""
         self._before: dict[int, Any] = {}
+        self._counter: _Counter | None = None
 
     @property
     def name(self) -> str:
@@ -160,7 +165,8 @@ class StopSignals:
             try:
                 self._before[number] = signal.signal(number, self._on_signal)
             except ValueError:  # not the main thread, as in a notebook's helper: then nothing is caught
-                break
+                return self
+        self._counter = _Counter()
         return self
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -174,3 +180,30 @@ class StopSignals:
 
     def __exit__(self, *exc: object) -> None:
         self._restore()
+        if self._counter is not None:
+            self._counter.close()
+
+
+class _Counter:
+    """Ends the process at a second SIGTERM, from a thread that hears of signals when they come."""
+
+    def __init__(self) -> None:
+        self._ear, self._mouth = socket.socketpair()
+        self._mouth.setblocking(False)
+        self._before = signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
+        if self._before != -1:  # an event loop's, as in some notebooks: that has to hear of its signals
+            signal.set_wakeup_fd(self._before)
+            return
+        threading.Thread(target=self._listen, name="ipt-signals", daemon=True).start()
+
+    def _listen(self) -> None:
+        terms = 0
+        while numbers := self._ear.recv(16):
+            terms += numbers.count(signal.SIGTERM)
+            if terms > 1:
+                os._exit(128 + signal.SIGTERM)
+
+    def close(self) -> None:
+        if self._before == -1:
+            signal.set_wakeup_fd(-1)
+        self._mouth.close()

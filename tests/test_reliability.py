@@ -10,6 +10,7 @@ import pathlib
 import random
 import signal
 import subprocess
+import sys
 import time
 
 import jax.numpy as jnp
@@ -215,3 +216,31 @@ def kill_often(photographs: pathlib.Path, folder: pathlib.Path, kills: int, seed
 @pytest.mark.timeout(1800)
 def test_twenty_random_kills_change_nothing(photographs, tmp_path):
     kill_often(photographs, tmp_path, kills=20, seed=int(os.environ.get("IPT_SEED", "0")))
+
+
+IN_C = """
+import ctypes, signal
+from ipt_jax import hosts
+from ipt_jax.meter import StopSignals
+
+with StopSignals(hosts.Line()):
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # another thread takes it, and the call below goes on
+    print("ready", flush=True)
+    ctypes.CDLL(None).sleep(120)
+"""
+
+
+def test_a_second_sigterm_ends_a_process_whose_main_thread_runs_no_python():
+    process = subprocess.Popen([sys.executable, "-c", IN_C], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(2)  # to be in the call
+        process.terminate()
+        time.sleep(1)
+        assert process.poll() is None
+        process.terminate()
+        assert process.wait(30) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+        process.wait(60)
+        process.stdout.close()
