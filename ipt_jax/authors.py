@@ -182,8 +182,14 @@ def write(restorer: Restorer, path: Path, kind: str) -> None:
     """Writes the authors' names and layout, "torch" (.pt) or "safetensors".
 
     Raises:
-      WeightsError: torch is needed and missing.
+      WeightsError: torch is needed and missing, or their code has no such network.
     """
+    model = restorer.model
+    if model.memory_norm or not model.encoder_layers or not model.decoder_layers:
+        raise WeightsError(
+            f"--format {kind}: the authors' code has no network with encoder_layers={model.encoder_layers}, "
+            f"decoder_layers={model.decoder_layers}, memory_norm={model.memory_norm}; --format folder keeps it"
+        )
     state = weights.params_to_torch(restorer.params, restorer.model)
     texts = {key: value for key, value in restorer.provenance.items() if isinstance(value, str)}
     said = {**texts, "tasks": ",".join(restorer.tasks), "heads": str(restorer.model.heads)}

@@ -283,8 +283,6 @@ def check(config: ConfigDict) -> None:
         "model.features",
         "model.patch",
         "model.heads",
-        "model.encoder_layers",
-        "model.decoder_layers",
         "model.hidden",
         "model.tile",
     ):
@@ -292,6 +290,8 @@ def check(config: ConfigDict) -> None:
     for key in (
         "seed",
         "epochs",
+        "model.encoder_layers",
+        "model.decoder_layers",
         "devices",
         "data.epoch_crops",
         "finetune.lora_rank",

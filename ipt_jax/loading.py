@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,12 @@ from ipt_jax.weights import WeightsError, abstract
 
 
 def load(
-    path: str, *, task: str | None = None, heads: int | None = None, raw: bool = False, dtype: str = "float32"
+    path: str | os.PathLike[str],
+    *,
+    task: str | None = None,
+    heads: int | None = None,
+    raw: bool = False,
+    dtype: str = "float32",
 ) -> Restorer:
     """Loads weights: a run's folder, a weights folder, or a file of the authors' names.
 
@@ -38,6 +44,7 @@ def load(
       WeightsError: there is nothing such, or it does not hold what it should; all that is wrong is listed.
       CheckpointError: a run's checkpoints are all damaged.
     """
+    path = os.fspath(path)
     name, _, step = path.rpartition("@")
     folder = epath.Path(name if name else path).expanduser()
     whole = epath.Path(path).expanduser()

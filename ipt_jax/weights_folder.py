@@ -120,12 +120,13 @@ def _described(text: bytes, what: str) -> dict[str, Any]:
 def _sensible(fields: Mapping[str, Any]) -> None:
     """Raises ValueError where a geometry could not even be traced."""
     for key, value in fields.items():
-        if key == "out_bias":
+        if key in ("out_bias", "memory_norm"):
             good = isinstance(value, bool)
         elif key in ("input_scale", "norm_eps"):
             good = isinstance(value, (int, float)) and 0 < value < float("inf")
         else:
-            good = isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**6
+            least = 0 if key.endswith("_layers") else 1
+            good = isinstance(value, int) and not isinstance(value, bool) and least <= value < 10**6
         if not good:
             raise ValueError(f"model.{key} is {value!r}")
     if fields["tile"] % fields["patch"] or fields["features"] * fields["patch"] ** 2 % fields["heads"]:
@@ -135,7 +136,8 @@ def _sensible(fields: Mapping[str, Any]) -> None:
 def _restorer(described: Mapping[str, Any], flat: Mapping[str, np.ndarray], what: str) -> Restorer:
     try:
         tasks = {entry["name"]: _task(entry) for entry in described["tasks"]}
-        fields = {key: described["model"][key] for key in GEOMETRY}
+        fields = {key: described["model"][key] for key in GEOMETRY if key != "memory_norm"}
+        fields["memory_norm"] = described["model"].get("memory_norm", False)  # not in files of version 0.1
         _sensible(fields)
         model = IPT(tuple((task.name, task.scale) for task in tasks.values()), dtype=jnp.float32, **fields)
         provenance = dict(described["provenance"])

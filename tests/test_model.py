@@ -175,7 +175,7 @@ def photograph_tiles() -> np.ndarray:
     return np.stack(tiles)
 
 
-@pytest.mark.parametrize("size", ["tiny", "small"])
+@pytest.mark.parametrize("size", ["tiny", "ipt_small"])
 def test_identity_start_returns_its_input(photograph_tiles, size):
     model = build(preset(size), TASKS.values())
     tiles = photograph_tiles

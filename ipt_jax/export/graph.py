@@ -90,6 +90,8 @@ def _layer(stack: Params, i: int) -> dict[str, Any]:
 
 def _body(b: Builder, model: IPT, params: Params, tokens: str, embedding: str) -> str:
     eps = model.norm_eps
+    if not model.encoder_layers + model.decoder_layers:
+        return b.op("Add", tokens, b.constant(params["position"]))
     x = b.op("Add", b.op("Add", b.product(tokens, params["linear"]), tokens), b.constant(params["position"]))
     for i in range(model.encoder_layers):
         layer = _layer(params["encoder"], i)
@@ -103,7 +105,8 @@ def _body(b: Builder, model: IPT, params: Params, tokens: str, embedding: str) -
         q = b.op("Add", y, embedding)
         x = b.op("Add", x, b.attention(model, layer["self_attention"], q, q, y))
         q = b.op("Add", b.norm(x, layer["norm2"], eps), embedding)
-        x = b.op("Add", x, b.attention(model, layer["cross_attention"], q, memory, memory))
+        known = b.norm(memory, layer["norm_memory"], eps) if model.memory_norm else memory
+        x = b.op("Add", x, b.attention(model, layer["cross_attention"], q, known, known))
         x = b.op("Add", x, b.feed_forward(b.norm(x, layer["norm3"], eps), layer["feed_forward"]))
     return b.op("Add", x, b.feed_forward(x, params["mlp"]))
 

@@ -7,6 +7,7 @@ in. LayerNorm and softmax are float32 whatever `dtype` is.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -66,8 +67,26 @@ def conv(out: int, side: int, kernel_init: Any, bias_init: Any, dtype: Dtype, na
     )
 
 
-def dense(out: int, kernel_init: Any, bias_init: Any, dtype: Dtype, name: str | None = None) -> nn.Dense:
-    return nn.Dense(out, dtype=dtype, precision=precision(dtype), kernel_init=kernel_init, bias_init=bias_init, name=name)
+def by_rows(layer: Callable[[Array], Array], x: Array) -> Array:
+    """A layer of the last axis, on the others as one. XLA makes the gradients of products of more than two axes by
+    transposing whole arrays on a CPU, which costs as much as the product itself."""
+    y = layer(x.reshape(-1, x.shape[-1]))
+    return y.reshape(*x.shape[:-1], y.shape[-1])
+
+
+def dense(
+    out: int, kernel_init: Any, bias_init: Any, dtype: Dtype, name: str, use_bias: bool = True
+) -> Callable[[Array], Array]:
+    layer = nn.Dense(
+        out,
+        use_bias=use_bias,
+        dtype=dtype,
+        precision=precision(dtype),
+        kernel_init=kernel_init,
+        bias_init=bias_init,
+        name=name,
+    )
+    return functools.partial(by_rows, layer)
 
 
 class LayerNorm(nn.Module):
@@ -79,7 +98,8 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         norm = nn.LayerNorm(epsilon=self.eps, dtype=jnp.float32, use_fast_variance=False, name="norm")
-        return norm(x).astype(self.dtype)
+        # The barrier keeps XLA on a CPU from computing the norm anew inside each product that reads it, and its gradients.
+        return jax.lax.optimization_barrier(by_rows(norm, x).astype(self.dtype))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -125,7 +145,10 @@ class Attention(nn.Module):
         width = query.shape[-1]
         kernel = self.param("qkv", self.start.attention_in(width, self.decoder), (width, 3 * width), jnp.float32)
         kernel = kernel.astype(self.dtype)
-        dot = lambda x, w: jnp.matmul(x, w, precision=precision(self.dtype))  # noqa: E731
+
+        def dot(x: Array, matrix: Array) -> Array:
+            return by_rows(lambda rows: jnp.matmul(rows, matrix, precision=precision(self.dtype)), x)
+
         if query is key and key is value:
             q, k, v = jnp.split(dot(query, kernel), 3, axis=-1)
         elif query is key:
@@ -149,15 +172,8 @@ class Attention(nn.Module):
         mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, v, precision=precision(self.dtype))
         mixed = checkpoint_name(mixed, "attention")
         mixed = mixed.transpose(0, 2, 1, 3).reshape(*lead, tokens, width)
-        out = nn.Dense(
-            width,
-            use_bias=self.out_bias,
-            dtype=self.dtype,
-            precision=precision(self.dtype),
-            kernel_init=self.start.residual(width, self.depth),
-            name="out",
-        )
-        return out(mixed)
+        start = self.start.residual(width, self.depth)
+        return dense(width, start, nn.initializers.zeros, self.dtype, "out", self.out_bias)(mixed)
 
 
 class FeedForward(nn.Module):
@@ -199,7 +215,7 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """Self-attention and cross-attention with the task embedding on queries (and self-keys), and feed-forward.
 
-    The memory, the encoder's output, goes in raw: the paper writes LN of it, the authors' code does not.
+    The memory, the encoder's output, goes in raw, as in the authors' code; `memory_norm` is the LN that the paper writes.
     """
 
     heads: int
@@ -209,6 +225,7 @@ class DecoderLayer(nn.Module):
     depth: int
     out_bias: bool = False
     norm_eps: float = 1e-5
+    memory_norm: bool = False
 
     @nn.compact
     def __call__(self, x: Array, memory: Array, embedding: Array) -> tuple[Array, None]:
@@ -219,6 +236,8 @@ class DecoderLayer(nn.Module):
         q = y + embedding
         x = x + attention("self_attention")(q, q, y)
         y = LayerNorm(self.dtype, self.norm_eps, name="norm2")(x)
+        if self.memory_norm:
+            memory = LayerNorm(self.dtype, self.norm_eps, name="norm_memory")(memory)
         x = x + attention("cross_attention")(y + embedding, memory, memory)
         y = LayerNorm(self.dtype, self.norm_eps, name="norm3")(x)
         return x + FeedForward(self.hidden, self.start, self.dtype, self.depth, name="feed_forward")(y), None
@@ -238,7 +257,10 @@ REMATERIALISATION: dict[str, Any] = {
 
 
 class Body(nn.Module):
-    """The shared transformer on tokens: linear embedding, encoder, decoder, MLP."""
+    """The shared transformer on tokens: linear embedding, encoder, decoder, MLP.
+
+    Studies leave parts out: a stack of no layers; of a body without any, the positions are left.
+    """
 
     patch: int
     heads: int
@@ -251,8 +273,9 @@ class Body(nn.Module):
     out_bias: bool = False
     norm_eps: float = 1e-5
     gather: Any = None
+    memory_norm: bool = False
 
-    def _stack(self, layer: Any, length: int, name: str) -> Any:
+    def _stack(self, layer: Any, length: int, name: str, **options: Any) -> Any:
         if self.gather is not None:  # inside the rematerialised layer: what is gathered is not kept for the backward pass
             layer = nn.map_variables(layer, "params", self.gather)
         if REMATERIALISATION[self.remat] is not None:
@@ -265,17 +288,24 @@ class Body(nn.Module):
             length=length,
         )
         depth = self.encoder_layers + self.decoder_layers
-        return scanned(self.heads, self.hidden, self.start, self.dtype, depth, self.out_bias, self.norm_eps, name=name)
+        return scanned(
+            self.heads, self.hidden, self.start, self.dtype, depth, self.out_bias, self.norm_eps, name=name, **options
+        )
 
     @nn.compact
     def __call__(self, tokens: Array, embedding: Array) -> Array:
         """`tokens [S, T, B, N, D]` of T tasks, `embedding [T, 1, N, D]` -> `[S, T, B, N, D]`."""
         width, start = tokens.shape[-1], self.start
+        position = self.param("position", start.position(), tokens.shape[-2:], jnp.float32).astype(self.dtype)
+        if not self.encoder_layers + self.decoder_layers:
+            return tokens + position
         linear = dense(width, start.linear_encoding(width), start.linear_encoding_bias(width), self.dtype, "linear")
-        position = self.param("position", start.position(), tokens.shape[-2:], jnp.float32)
-        x = linear(tokens) + tokens + position.astype(self.dtype)
-        x, _ = self._stack(EncoderLayer, self.encoder_layers, "encoder")(x, None)
-        x, _ = self._stack(DecoderLayer, self.decoder_layers, "decoder")(x, x, embedding.astype(self.dtype))
+        x = linear(tokens) + tokens + position
+        if self.encoder_layers:
+            x, _ = self._stack(EncoderLayer, self.encoder_layers, "encoder")(x, None)
+        if self.decoder_layers:
+            decoder = self._stack(DecoderLayer, self.decoder_layers, "decoder", memory_norm=self.memory_norm)
+            x, _ = decoder(x, x, embedding.astype(self.dtype))
         depth = self.encoder_layers + self.decoder_layers
         return x + FeedForward(4 * width, start, self.dtype, depth, name="mlp")(x)
 
