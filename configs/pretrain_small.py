@@ -1,8 +1,8 @@
-"""The model that the package ships: all six tasks, two hours of two cores, on CID22 and GB82.
+"""The model that the package ships: all six tasks, an hour of two cores, on CID22 and GB82.
 
 ipt pretrain --config=configs/pretrain_small.py --workdir=runs/small --config.data.dir=PHOTOS
 
-PHOTOS holds the pictures of both sets (231 lossless photographs, CC BY-SA 4.0 and CC0). On an accelerator, from what is
+PHOTOS holds the pictures of both sets (232 lossless photographs, CC BY-SA 4.0 and CC0). On an accelerator, from what is
 shipped or from the start:
 
 ipt pretrain --config=configs/pretrain_small.py --workdir=runs/more --config.data.dir=PHOTOS --config.init_from=WEIGHTS \
@@ -17,7 +17,7 @@ from ipt_jax.model import preset
 def get_config() -> ConfigDict:
     return ConfigDict(
         dict(
-            steps=8000,
+            steps=6000,
             batch_size=12,
             model=preset("ipt_small") | dict(remat="elementwise"),  # less memory to move: faster on a CPU, too
             data=dict(source="folder", held_out=4, flips=True),

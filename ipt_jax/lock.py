@@ -103,11 +103,11 @@ def _kernel_lock(path: epath.Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _heartbeat(path: epath.Path) -> Iterator[None]:
     before = _read(path)
-    if before:
+    if before is not None:
         time.sleep(2 * BEAT)  # by this clock alone: hosts' clocks differ
         now = _read(path)
-        if now and now != before:
-            raise _refuse(path, now)
+        if now is not None and now != before:
+            raise _refuse(path, now or before)
     owner, over = _owner(), threading.Event()
     path.write_text(json.dumps(owner))
 
@@ -127,8 +127,9 @@ def _heartbeat(path: epath.Path) -> Iterator[None]:
         thread.join()
 
 
-def _read(path: epath.Path) -> str:
+def _read(path: epath.Path) -> str | None:
+    """The file's text (none where it is just being written), or None where there is no file."""
     try:
         return path.read_text()
     except OSError:
-        return ""
+        return None

@@ -213,7 +213,13 @@ def test_a_folder_of_format_1_is_read(tmp_path):
     described = json.loads((tmp_path / "w" / "model.json").read_text())
     assert described["format"] == 1 and described["tasks"] == [{"name": "sr2", "scale": 2}]
     assert described["model"] == {"features": 4, "patch": 2, "heads": 2, "encoder_layers": 2, "decoder_layers": 1, "hidden": 8,
-                                  "tile": 8, "input_scale": 1.0, "out_bias": False, "norm_eps": 1e-5}  # fmt: skip
+                                  "tile": 8, "input_scale": 1.0, "out_bias": False, "norm_eps": 1e-5,
+                                  "memory_norm": False}  # fmt: skip
+    del described["model"]["memory_norm"]  # the first files had none
+    (tmp_path / "w" / "model.json").write_text(json.dumps(described))
+    back = weights_folder.read(tmp_path / "w")
+    same(back.params, one.params)
+    assert not back.model.memory_norm
     assert sorted(load_file(tmp_path / "w" / "weights.safetensors"))[:2] == ["body/decoder/cross_attention/out/kernel",
                                                                             "body/decoder/cross_attention/qkv"]  # fmt: skip
 

@@ -1,0 +1,16 @@
+"""Noise of 10 and 70, with a model that was trained for 30 and 50 (the paper's table 4)."""
+
+from studies.study import Study, Variant, main
+
+STUDY = Study(
+    "unseen_noise",
+    "Does a model for sigma 30 and 50 restore sigma 10 and 70?",
+    (
+        Variant("six tasks"),
+        Variant("denoising alone", ("tasks=('denoise30','denoise50')", "loss.contrastive=none")),
+    ),
+    scored=("denoise30@10", "denoise30", "denoise50", "denoise50@70"),
+)
+
+if __name__ == "__main__":
+    raise SystemExit(main(STUDY))
