@@ -17,13 +17,14 @@ from ipt_jax.model import preset
 def get_config() -> ConfigDict:
     return ConfigDict(
         dict(
-            steps=6000,
+            steps=10000,
             batch_size=12,
             model=preset("ipt_small") | dict(remat="elementwise"),  # less memory to move: faster on a CPU, too
             data=dict(source="folder", held_out=4, flips=True),
             optim=dict(
+                name="muon",
                 schedule="cosine",
-                learning_rate=1e-3,
+                learning_rate=2e-3,
                 final_learning_rate=1e-6,
                 warmup_steps=200,
                 clip_norm=1.0,

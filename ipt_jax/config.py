@@ -25,7 +25,7 @@ from ipt_jax.metrics import METRICS
 from ipt_jax.model.ipt import preset
 from ipt_jax.model.layers import REMATERIALISATION
 from ipt_jax.model.start import STARTS
-from ipt_jax.optim import SCHEDULES
+from ipt_jax.optim import OPTIMISERS, SCHEDULES
 from ipt_jax.partition import SHARDINGS
 from ipt_jax.tasks import PAPER_TASKS, make_tasks, nearest
 
@@ -72,6 +72,7 @@ def default() -> ConfigDict:
                 temperature=0.07,  # of supcon
             ),
             optim=dict(
+                name="adam",  # adam, or muon (optim.py)
                 learning_rate=5e-5,
                 final_learning_rate=2e-5,
                 schedule="step",  # cosine, step or constant
@@ -323,6 +324,7 @@ def check(config: ConfigDict) -> None:
     choice("data.source", ("embedded", "folder", "pairs", "packed", "tfds"))
     choice("data.draw", ("all", "one"))
     choice("loss.contrastive", ("eq5", "supcon", "none"))
+    choice("optim.name", OPTIMISERS)
     choice("optim.schedule", SCHEDULES)
     choice("sharding", SHARDINGS)
     choice("model.start", tuple(STARTS))

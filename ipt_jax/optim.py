@@ -1,7 +1,7 @@
-"""Schedules, Adam for each group of parameters, clipping, and the moving average of the weights.
+"""Schedules, Adam or Muon for each group of parameters, clipping, and the moving average of the weights.
 
 A group is a top-level entry of the parameters: the body, or one task's head, tail and embedding. Each has its own
-Adam state, step count included, so that a task that was not drawn is left alone as PyTorch leaves it: with one count
+state, step count included, so that a task that was not drawn is left alone as PyTorch leaves it: with one count
 and zero gradients Adam would go on moving it on old momentum.
 """
 
@@ -13,11 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from optax import contrib
 
 Array = jax.Array
 Tree = Any
 
 SCHEDULES = ("cosine", "step", "constant")
+OPTIMISERS = ("adam", "muon")
 
 
 def schedule(optim: Mapping[str, Any]) -> Callable[[Array], Array]:
@@ -40,9 +42,39 @@ def schedule(optim: Mapping[str, Any]) -> Callable[[Array], Array]:
     return optax.join_schedules([warm, after], [warmup])
 
 
-def adam(optim: Mapping[str, Any]) -> optax.GradientTransformation:
-    """Adam's direction (without the learning rate), for one group."""
-    return optax.scale_by_adam(b1=optim["b1"], b2=optim["b2"], eps=optim["eps"])
+def direction(optim: Mapping[str, Any]) -> optax.GradientTransformation:
+    """What a group moves against, before the learning rate, from a config's `optim` part.
+
+    "adam" is the paper's. "muon" (Jordan et al., 2024; optax.contrib) makes the momentum of each matrix of the body and of
+    each convolution orthogonal, scaled to the size of Adam's directions (Liu et al., 2025, arXiv 2502.16982), so that one
+    learning rate serves both; what is no such matrix takes Adam's, with Nesterov's momentum.
+    """
+    if optim["name"] == "adam":
+        return optax.scale_by_adam(b1=optim["b1"], b2=optim["b2"], eps=optim["eps"])
+    muon = contrib.muon(
+        1.0,
+        eps=optim["eps"],
+        adam_b1=optim["b1"],
+        adam_b2=optim["b2"],
+        consistent_rms=0.2,
+        muon_weight_dimension_numbers=_matrices,
+    )
+    return optax.chain(muon, optax.scale(-1.0))  # it comes with the sign of an update
+
+
+def _matrices(params: Tree) -> Tree:
+    """Which axes of a parameter go in and which come out of its product; None for what Adam moves.
+
+    Stacked layers have an axis before; the first and the last convolution, of 3 colours, are left to Adam.
+    """
+
+    def axes(path: Any, x: Array) -> contrib.MuonDimensionNumbers | None:
+        name = jax.tree_util.keystr(path, simple=True, separator="/").rpartition("/")[2]
+        if name not in ("kernel", "qkv") or (x.ndim == 4 and 3 in x.shape[2:]):
+            return None
+        return contrib.MuonDimensionNumbers(tuple(range(3)) if x.ndim == 4 else x.ndim - 2, x.ndim - 1)
+
+    return jax.tree_util.tree_map_with_path(axes, params)
 
 
 def clip_by_global_norm(grads: Tree, norm: Array, limit: float) -> Tree:

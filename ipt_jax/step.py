@@ -27,7 +27,7 @@ class TrainState:
     Attributes:
       step: batches taken.
       params: float32 parameters, `{"body", "task_<name>"}`: the groups; with adapters "lora" too (adapt.py).
-      moments: Adam's state for each group's trained parameters; groups without any have none.
+      moments: the optimiser's state for each group's trained parameters; groups without any have none.
       ema: moving average of the trained parameters, or None.
       skipped: steps that changed nothing because loss or gradient was not finite or the loss a spike, in all and in a row.
       usual_loss: moving average of the loss, or None where no guard against spikes needs it.
@@ -44,7 +44,7 @@ class TrainState:
 
 def init_state(params: Params, config: Mapping[str, Any]) -> TrainState:
     """The state before the first step."""
-    transform = optim.adam(config["optim"])
+    transform = optim.direction(config["optim"])
     params = adapt.with_adapters(params, config)
     trained = adapt.trained(params, config)
 
@@ -122,12 +122,12 @@ def gradients(
 def train_step(
     model: IPT, config: Mapping[str, Any], shards: int, state: TrainState, batch: Batch
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One step of Adam on the groups that the batch trains; what was not drawn stays bit for bit as it was.
+    """One step of the optimiser on the groups that the batch trains; what was not drawn stays bit for bit as it was.
 
     A step whose loss or gradient is not finite, or whose loss is a spike, changes nothing but the counters.
     """
     settings = config["optim"]
-    transform = optim.adam(settings)
+    transform = optim.direction(settings)
     params = {group: state.params[group] for group in groups_of(batch, state.params)}
     grads, metrics = gradients(model, params, batch, config, shards)
     trained = adapt.trained(params, config)
@@ -141,7 +141,7 @@ def train_step(
 
     new, new_moments = {}, dict(state.moments)
     for group in trained:
-        direction, moments = transform.update(grads[group], state.moments[group])
+        direction, moments = transform.update(grads[group], state.moments[group], trained[group])
         moved = jax.tree.map(lambda p, d: p - rate * d, trained[group], direction)
         keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)  # noqa: E731
         new[group] = keep(moved, trained[group])

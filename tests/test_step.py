@@ -161,6 +161,31 @@ def test_the_update_is_adams(plain, batches):
     assert metrics[2]["lr"] == pytest.approx(float(optim.schedule(plain["optim"])(2)))
 
 
+def test_muon_moves_matrices_by_orthogonal_steps_and_the_rest_as_adam(plain, batches):
+    """First step: every singular value of what a matrix moves by is about as large; all else moves as with NAdam."""
+    muon = small.config("optim.name=muon", "optim.warmup_steps=0")
+    rate = muon["optim"]["learning_rate"]
+    network = small.model(muon)
+    before = network.init_params(muon["seed"])
+    after, _, _ = small.run(muon, 1, batches[:1])
+    grads, _ = jax.jit(lambda p, b: step.gradients(network, p, b, muon))(before, batches[0])
+    nadam = optax.nadam(rate, eps=muon["optim"]["eps"])
+    expected = dict(leaves(nadam.update(grads, nadam.init(before))[0]))
+    moved = {path: np.asarray(b - a) for (path, a), b in zip(leaves(before), jax.tree.leaves(after.params))}
+    matrices = 0
+    for path, change in moved.items():
+        key = jax.tree_util.keystr(path, simple=True, separator="/")
+        if not key.endswith(("kernel", "qkv")) or (change.ndim == 4 and 3 in change.shape[2:]):
+            np.testing.assert_allclose(change, expected[path], rtol=0, atol=1e-3 * rate, err_msg=key)  # 1e-6 of a parameter
+            continue
+        size = change.shape[-1]
+        for matrix in change.reshape(-1, size)[None] if change.ndim == 4 else change.reshape(-1, *change.shape[-2:]):
+            values = np.linalg.svd(matrix, compute_uv=False) / (0.2 * rate * max(matrix.shape) ** 0.5)
+            assert 0.5 < np.median(values) and values[0] < 1.3, (key, values)  # five iterations come that near to 1
+            matrices += 1
+    assert matrices > 20
+
+
 def test_the_loss_is_the_mean_over_tasks_plus_lambda_times_the_contrast(plain, batches, on_one):
     values = on_one[1][0]
     mean = np.mean([values[f"l1/{name}"] for name in NAMES])

@@ -142,6 +142,15 @@ def test_stopped_and_resumed_is_bit_identical(straight, photographs, tmp_path):
     assert again.step == 40 and again.finished  # nothing left to do is no error
 
 
+def test_muon_stopped_and_resumed_is_bit_identical(photographs, tmp_path):
+    """Its state has other leaves than Adam's, and some that are masked out."""
+    optim = {"name": "muon", "schedule_steps": 12}
+    for steps in (5, 12):
+        pretrain(config(photographs, steps=steps, optim=optim), str(tmp_path / "stopped"))
+    pretrain(config(photographs, steps=12, optim=optim), str(tmp_path / "straight"))
+    assert_same(arrays(tmp_path / "stopped", 12), arrays(tmp_path / "straight", 12))
+
+
 def command(folder: pathlib.Path, workdir: pathlib.Path, tmp_path: pathlib.Path, *more: str, **changes) -> list[str]:
     file = tmp_path / "config.py"
     file.write_text(
