@@ -80,7 +80,7 @@ def run_export(options: argparse.Namespace) -> int:
         known = card.details(options.weights, restorer, options.licence, options.scores)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"--scores {options.scores}: not what ipt evaluate --json writes ({error!r})") from None
-    restorer = dataclasses.replace(restorer, provenance={**restorer.provenance, **card.kept(known)})
+    restorer = dataclasses.replace(restorer, provenance=card.kept(restorer, known))
     difference = export(restorer, out, options.format, dtype=options.dtype, details=known)
     print(f"{out}: {_summary(restorer)}")
     print(f"largest difference from the model on random patches: {difference:.1e} of the largest value")

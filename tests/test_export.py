@@ -82,8 +82,10 @@ def test_npz_and_folder_are_the_same_to_the_bit_and_make_cards_again(run, model,
         assert [task["name"] for task in said["tasks"]] == ["sr2", "denoise50"]
         assert said["scores"] == {"held_out/sr2/psnr_y": 31.5, "held_out/denoise50/psnr_y": 27.0}
         assert said["training"]["licence of the data"] == "CC0" and said["training"]["steps"] == 20
+        assert said["source"] == f"{run.name}@20"  # and nothing of where the run is
         assert said["training"]["config"]["batch_size"] == 32 * 2 and said["difference from the model"] == 0
         assert str(tmp_path) not in json.dumps(said) and str(run.parent) not in json.dumps(said)
+    assert str(run.parent) not in (tmp_path / "w.folder" / "model.json").read_text()
     again = tmp_path / "again.safetensors"
     assert main(["export", "--weights", str(tmp_path / "w.folder"), "--format", "safetensors", "--out", str(again)]) == 0
     text = (tmp_path / "again.safetensors.card.md").read_text()

@@ -77,9 +77,14 @@ def _scores(file: str) -> dict[str, float]:
     return {f"{row['set']}/{row['task']}/{metric}": value for row in rows for metric, value in row["result"].items()}
 
 
-def kept(known: Details) -> dict[str, Any]:
-    """What goes into the provenance of weights, so that a card can be made of them again."""
-    return {"training": _without_places(known.config), "scores": dict(known.scores), "licence": known.licence}
+def kept(restorer: Restorer, known: Details) -> dict[str, Any]:
+    """The provenance that goes with weights, so that a card can be made of them again: nothing of where files were."""
+    said = {k: v for k, v in restorer.provenance.items() if k != "from"} | {"from": _source(restorer)}
+    return said | {"training": _without_places(known.config), "scores": dict(known.scores), "licence": known.licence}
+
+
+def _source(restorer: Restorer) -> str:
+    return str(restorer.provenance.get("from", "")).rstrip("/").rsplit("/", 1)[-1]
 
 
 def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +113,7 @@ def make(restorer: Restorer, out: Path, form: str, dtype: str, difference: float
         "model": {key: getattr(model, key) for key in GEOMETRY},
         "parameters": _count(restorer.params),
         "weights": {"ema": "moving average", "params": "raw"}.get(str(restorer.provenance.get("part")), "as they were given"),
-        "source": str(restorer.provenance.get("from", "")).rstrip("/").rsplit("/", 1)[-1],
+        "source": _source(restorer),
         "training": {
             "steps": known.steps,
             "data": {"source": data.get("source", UNKNOWN), "name": set_name,
