@@ -10,9 +10,10 @@ die() { echo "${0##*/}: $*" >&2; exit 2; }
 help() { sed -n '2,/^[^#]/{/^#/{s/^# \{0,1\}//;p}}' "$0"; }
 
 # Prints the command as it could be typed; runs it unless this is a dry run. A signal to the script ends it, too.
+# Where nobody is left to read (a closed terminal, a dead `| tee`), what deletes must still run.
 CHILD=''
 run() {
-  printf '+'; printf ' %q' "$@"; echo
+  { printf '+'; printf ' %q' "$@"; echo; } || true
   [ -z "$DRY_RUN" ] || return 0
   local code=0
   "$@" </dev/null &

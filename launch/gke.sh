@@ -53,7 +53,7 @@ CREATED=''
 # shellcheck disable=SC2329  # the trap calls it
 on_exit() {
   local code=$?
-  trap '' INT TERM
+  trap '' INT TERM HUP PIPE
   end_child
   if [ -n "$CREATED" ] && [ $code -ne 0 ]; then
     run xpk cluster delete "${where[@]}" --force || echo "${0##*/}: $CLUSTER COULD NOT BE DELETED AND MAY COST MONEY: delete it by hand" >&2
@@ -61,7 +61,7 @@ on_exit() {
   exit "$code"
 }
 trap on_exit EXIT
-trap 'exit 130' INT TERM
+trap 'exit 130' INT TERM HUP PIPE
 
 case $action in
   cluster)

@@ -44,7 +44,7 @@ on_signal() { # the first asks them to save and leave, the second does not ask
   if [ "$signalled" -eq 1 ]; then to_all TERM; else exit 130; fi
 }
 trap 'code=$?; to_all KILL; exit $code' EXIT
-trap on_signal INT TERM
+trap on_signal INT TERM HUP
 
 for ((i = 0; i < PROCESSES; i++)); do
   settings=("IPT_COORDINATOR=127.0.0.1:$PORT" "IPT_NUM_PROCESSES=$PROCESSES" "IPT_PROCESS_ID=$i")

@@ -36,13 +36,14 @@ child=''
 # shellcheck disable=SC2329  # the trap calls it
 on_exit() {
   local code=$?
-  trap '' INT TERM
+  trap '' INT TERM HUP PIPE
   [ -z "$child" ] || { kill -TERM "$child" 2>/dev/null && wait "$child"; } || true
-  [ "$(tpu state "${WHERE[@]}")" = NONE ] || tpu delete "${WHERE[@]}"
+  [ "$(tpu state "${WHERE[@]}")" = NONE ] || tpu delete "${WHERE[@]}" ||
+    echo "${0##*/}: the slice COULD NOT BE DELETED AND MAY COST MONEY: delete it by hand" >&2
   exit "$code"
 }
 trap on_exit EXIT
-trap 'exit 130' INT TERM
+trap 'exit 130' INT TERM HUP PIPE
 
 faults=0
 for ((start = 1; start <= TIMES; start++)); do

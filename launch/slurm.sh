@@ -72,14 +72,14 @@ SCRIPT='' ID=''
 # shellcheck disable=SC2329  # the trap calls it
 on_exit() {
   local code=$?
-  trap '' INT TERM
+  trap '' INT TERM HUP PIPE
   end_child
   [ -z "$SCRIPT" ] || rm -f "$SCRIPT"
   [ -z "$ID" ] || [ "$code" -eq 0 ] || run scancel "$ID"
   exit "$code"
 }
 trap on_exit EXIT
-trap 'exit 130' INT TERM
+trap 'exit 130' INT TERM HUP PIPE
 
 if [ -n "$DRY_RUN" ]; then
   job

@@ -5,7 +5,7 @@
 # launch/tpu.sh copy   --name NAME --zone ZONE
 # launch/tpu.sh run    --name NAME --zone ZONE -- ipt pretrain --config=... --workdir=gs://...
 # launch/tpu.sh log    --name NAME --zone ZONE          follows the log of host 0
-# launch/tpu.sh state  --name NAME --zone ZONE          ACTIVE, WAITING_FOR_RESOURCES, SUSPENDED (preempted), NONE
+# launch/tpu.sh state  --name NAME --zone ZONE          ACTIVE, WAITING_FOR_RESOURCES, SUSPENDED (preempted), NONE, UNKNOWN
 # launch/tpu.sh stop   --name NAME --zone ZONE          SIGTERM to the command: it saves and leaves
 # launch/tpu.sh delete --name NAME --zone ZONE
 # launch/tpu.sh job    --name NAME --zone ZONE --type TYPE [--spot] -- COMMAND   all of these; deletes at the end
@@ -62,8 +62,10 @@ image() { # the software version that the documentation of each generation names
   esac
 }
 
-state() {
-  gcloud compute tpus queued-resources describe "$NAME" "${where[@]}" --format 'value(state.state)' 2>/dev/null || echo NONE
+state() { # what cannot be asked for is UNKNOWN, not NONE: it may be there, and cost
+  local said
+  { said=$(gcloud compute tpus queued-resources describe "$NAME" "${where[@]}" --format 'value(state.state)' 2>&1 >&3); } 3>&1 && return 0
+  case $said in *NOT_FOUND* | *'not found'*) echo NONE ;; *) echo "$said" >&2; echo UNKNOWN ;; esac
 }
 
 delete() { run gcloud compute tpus queued-resources delete "$NAME" "${where[@]}" --force --quiet; }
@@ -121,7 +123,7 @@ CREATED='' ARCHIVE=''
 # shellcheck disable=SC2329  # the trap calls it
 on_exit() {
   local code=$?
-  trap '' INT TERM
+  trap '' INT TERM HUP PIPE
   end_child
   [ -z "$ARCHIVE" ] || rm -f "$ARCHIVE"
   if [ -n "$CREATED" ] && [ -z "$KEEP" ] && { [ $code -ne 0 ] || [ "$action" = job ]; }; then
@@ -130,7 +132,7 @@ on_exit() {
   exit "$code"
 }
 trap on_exit EXIT
-trap 'exit 130' INT TERM
+trap 'exit 130' INT TERM HUP PIPE
 
 case $action in
   create) create ;;

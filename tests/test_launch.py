@@ -79,6 +79,10 @@ def test_help_and_unknown_arguments(name, stand):
             ["job", *TPU, *COMMAND],
             ["create job", "git -C", "scp", "--worker all", "pretrain", "--worker 0", "delete job"],
         ),
+        ("tpu", ["copy", *TPU], ["git -C", "scp", "--worker all", "venv"]),
+        ("tpu", ["run", *TPU, *COMMAND], ["--worker all", "nohup", "pretrain"]),
+        ("tpu", ["log", *TPU], ["--worker 0", "ipt.log"]),
+        ("tpu", ["state", *TPU], ["queued-resources describe job"]),
         ("tpu", ["stop", *TPU], ["kill\\ -TERM"]),
         ("tpu", ["delete", *TPU, "--project", "p"], ["delete job --zone z --project p --force --quiet"]),
         ("relaunch", [*TPU, "--spot", *COMMAND], ["create job", "--spot", "pretrain", "delete job"]),
@@ -93,6 +97,8 @@ def test_help_and_unknown_arguments(name, stand):
             ["workload create", "--workload job", "--max-restarts 10"],
         ),
         ("gke", ["log", "--name", "job"], ["kubectl logs --follow", "jobset-name=job"]),
+        ("gke", ["state", "--name", "job"], ["kubectl get jobset job"]),
+        ("gke", ["delete", *TPU, "--cluster", "c"], ["workload delete --cluster c --zone z --workload job"]),
         ("gke", ["teardown", "--cluster", "c", "--zone", "z"], ["cluster delete --cluster c"]),
         (
             "slurm",
@@ -171,16 +177,33 @@ def test_what_fails_half_way_leaves_no_tpu(fails, stand):
     assert "delete job" in calls(stand)[-1] and len(calls(stand, " delete ")) == 1
 
 
-def test_an_interrupt_deletes_the_tpu(stand):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("name", ["tpu", "relaunch"])
+def test_an_interrupt_deletes_the_tpu(name, number, stand):
+    """Also when who read the output, such as `tee`, has gone."""
     (stand / "gcloud.does").write_text('case "$*" in *describe*) echo ACTIVE ;; *" scp "*) exec sleep 50 ;; esac\n')
-    job = subprocess.Popen([LAUNCH / "tpu.sh", "job", *TPU, *COMMAND], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    words = ["job"] if name == "tpu" else []
+    job = subprocess.Popen([LAUNCH / f"{name}.sh", *words, *TPU, *COMMAND], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         wait_until(lambda: calls(stand, " scp "))
-        job.send_signal(signal.SIGTERM)
+        job.stdout.close()
+        job.send_signal(number)
         assert job.wait(timeout=20) == 130
     finally:
         job.kill()
-    assert "delete job" in calls(stand)[-1]
+    assert "delete job" in calls(stand)[-1] and len(calls(stand, " delete ")) == 1
+
+
+def test_a_slice_that_cannot_be_asked_for_is_not_taken_for_none(stand):
+    (stand / "gcloud.does").write_text('case "$*" in *describe*) echo "NOT_FOUND: Resource" >&2; exit 1 ;; esac\n')
+    assert script("tpu", "state", *TPU).stdout == "NONE\n"
+    (stand / "gcloud.does").write_text(
+        'case "$*" in *describe*) echo "no network" >&2; exit 1 ;; *" create "*) exit 1 ;; *" delete "*) exit 1 ;; esac\n'
+    )
+    done = script("tpu", "state", *TPU)
+    assert done.stdout == "UNKNOWN\n" and "no network" in done.stderr
+    done = script("relaunch", *TPU, *COMMAND)
+    assert done.returncode != 0 and calls(stand, " delete ") and "MAY COST MONEY" in done.stderr
 
 
 def test_a_preempted_tpu_is_brought_back(stand):
@@ -243,6 +266,13 @@ def test_following_an_interrupted_slurm_job_cancels_it(stand):
     finally:
         job.kill()
     assert calls(stand)[-1] == "scancel 42"
+
+
+def test_following_a_slurm_job_ends_with_its_code(stand):
+    (stand / "sbatch.does").write_text("echo '42;cluster'\n")
+    (stand / "sacct.does").write_text("echo 3:0\n")
+    done = script("slurm", "--nodes", "1", "--gpus", "2", "--follow", *COMMAND)
+    assert done.returncode == 3 and "job 42;" in done.stdout and not calls(stand, "scancel")
 
 
 def test_local_processes_know_their_place_and_a_signal_reaches_all(stand):
