@@ -37,6 +37,17 @@ def test_the_formula_is_the_compilers_count_on_an_unrolled_model(task):
     assert counted == pytest.approx(flops.forward(model, (task,), 2), rel=0.03)
 
 
+@pytest.mark.parametrize("task", ["sr2", "sr4", "denoise30"])
+def test_the_formula_of_a_training_step_is_the_compilers_count(task):
+    """The backward pass costs two forward ones, less the first convolution's gradient by the picture."""
+    model = IPT(golden.SCALES, encoder_layers=1, decoder_layers=1)
+    params = jax.eval_shape(lambda: model.init_params(0))
+    tile = jax.ShapeDtypeStruct((2, 48, 48, 3), jnp.float32)
+    loss = lambda p, x: jnp.mean(jnp.abs(model.apply({"params": p}, {task: x})[0][task]))  # noqa: E731
+    counted = jax.jit(jax.grad(loss)).lower(params, tile).cost_analysis()["flops"]
+    assert counted == pytest.approx(flops.step(model, (task,), 2), rel=0.03)
+
+
 @pytest.mark.parametrize("what", ["step", "forward"])
 def test_bench_prints_one_json_object_last(what, capsys, tmp_path):
     keys = {"features": 4, "patch": 4, "hidden": 32, "heads": 2, "tile": 16}

@@ -168,6 +168,23 @@ def test_a_share_of_the_peak_is_a_share(capsys):
     assert "--utilisation=45.0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--batch-per-chip=23"], "batch_size=184 must be a multiple of 96 = 6 task(s) a step x what 8 device(s)"),
+        (["--config.batch_size=48"], "batch_size=48 must be a multiple of 96"),
+        (["--batch-per-chip=-1"], "--batch-per-chip=-1: at least 1"),
+        (["--slices=0"], "--slices=0"),
+        (["--json=nowhere/report.json"], "--json=nowhere/report.json: there is no folder nowhere"),
+        (["--config.model.remat=all"], "model.remat: unknown 'all'"),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused_at_once(flags, message, monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # no compiler is asked
+    assert main(["compile", "--config=configs/demo.py", "--topology=v5e:2x4", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
 def ipt_compile(folder: pathlib.Path, *arguments: str, seconds: int = 1500):
     """`ipt compile` as a user runs it: (exit code, its report, what it said)."""
     path = folder / "report.json"

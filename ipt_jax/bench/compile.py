@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     """Runs `ipt compile`.
 
     Raises:
-      UserError: no such config, topology or compiler, or a batch that does not divide.
+      UserError: no such config, topology, compiler or folder, or a batch that does not divide.
     """
     import pathlib
 
@@ -50,8 +50,15 @@ def run(options: argparse.Namespace) -> int:
     where = chips.topology(options.topology, options.slices)
     if not 0 < options.utilisation <= 1:
         raise UserError(f"--utilisation={options.utilisation}: a share of the peak, above 0 and at most 1")
-    batch = [f"batch_size={options.batch_per_chip * where.chips}"] if options.batch_per_chip else []
-    config = configs.load(options.config, [*options.overrides, "devices=0", *batch])
+    if options.batch_per_chip < 0:
+        raise UserError(f"--batch-per-chip={options.batch_per_chip}: at least 1")
+    for flag, file in (("json", options.json), ("hlo", options.hlo)):  # before the minutes that it takes, not after
+        if file and not pathlib.Path(file).absolute().parent.is_dir():
+            raise UserError(f"--{flag}={file}: there is no folder {pathlib.Path(file).parent}")
+    config = configs.load(options.config, [*options.overrides, "devices=0"])
+    if options.batch_per_chip:
+        config.batch_size = options.batch_per_chip * where.chips
+    configs.check_batch(config, len(config.tasks), where.chips, 1)
     report, text = compile_for(configs.resolve(config), where, options.utilisation)
     print(describe(report))
     if options.json:
