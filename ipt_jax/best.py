@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from ipt_jax import hosts, partition
-from ipt_jax.log import logger
+from ipt_jax.log import extra, logger
 
 FILE = "best.json"
 
@@ -59,8 +59,9 @@ class Best:
         if partition.is_main():
             fresh = self.file.parent / f"{FILE}.new"
             described = {"metric": self.metric, "step": self.step, "value": dict(self.seen)[self.step or 0]}
-            fresh.write_text(json.dumps({**described, "evaluations": self.seen}, indent=1) + "\n")
-            fresh.replace(self.file)
+            with extra(self.file):
+                fresh.write_text(json.dumps({**described, "evaluations": self.seen}, indent=1) + "\n")
+                fresh.replace(self.file)
         return self.step == step
 
     @property

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -134,15 +135,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from ipt_jax import log  # late: jax takes a second to import, `ipt --help` should not
 
     log.setup()
+    code = 1
     try:
         code = _run(options)
     finally:
-        workers = sys.modules.get("ipt_jax.data.workers")
-        if workers is not None and workers.hang():
+        if _hangs(program=arguments is None):
+            if sys.exc_info()[0] is not None:
+                traceback.print_exc()
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(1)  # threads that wait for a dead storage would be waited for
+            os._exit(code)
     return code
+
+
+def _hangs(program: bool) -> bool:
+    """Whether threads are left that would be waited for at the end: for a dead storage, or in a save that has failed."""
+    workers, orbax_calls = (sys.modules.get(f"ipt_jax.{name}") for name in ("data.workers", "orbax_calls"))
+    return bool((workers is not None and workers.hang()) or (program and orbax_calls is not None and orbax_calls.hang()))
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -64,14 +64,13 @@ class Evaluator:
             values |= {f"{self._set}/{task.name}/{k}": v for k, v in means[-1].after.items()}
         metrics_log.write(step, values, "evaluation")
         if partition.is_main():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            path = self._folder / f"{step:08d}.png"
-            picture = sheet(rows)
-            save_png(path, picture)
+            path, picture, text = self._folder / f"{step:08d}.png", sheet(rows), table(means)
             metrics_log.picture(step, f"{self._set}/before_after", picture)
-            plots.save_curves(self._folder.parent / "curves.png", metrics_log.lines())
-            text = table(means)
-            (self._folder / f"{step:08d}.txt").write_text(text + "\n")
+            with log.extra(path):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                (self._folder / f"{step:08d}.txt").write_text(text + "\n")
+                save_png(path, picture)
+                plots.save_curves(self._folder.parent / "curves.png", metrics_log.lines())
             sys.stderr.flush()
             print(f"\nstep {step}, {len(self._pictures)} held-out picture(s):\n{text}\npicture: {path}\n", flush=True)
         return {s.task: {**{f"input_{k}": v for k, v in s.before.items()}, **s.after} for s in means}

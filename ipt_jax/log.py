@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import logging
 import math
+import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from absl import logging as absl_logging
 from etils import epath
+
+from ipt_jax.events import Events
 
 logger = logging.getLogger("ipt_jax")
 
@@ -22,7 +28,8 @@ def setup() -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Not by its name, which would make another logger where absl has not been imported, one that cannot tell who speaks.
+    absl_logging.get_absl_logger().setLevel(logging.ERROR)
 
 
 def for_process(index: int) -> None:
@@ -31,6 +38,15 @@ def for_process(index: int) -> None:
         logger.setLevel(logging.WARNING)
         for handler in logger.handlers:
             handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname).1s [process {index}] %(message)s", "%H:%M:%S"))
+
+
+@contextlib.contextmanager
+def extra(what: object) -> Iterator[None]:
+    """Pictures, tables and the like: a full disk, or one that cannot be written to, is said and ends no run for them."""
+    try:
+        yield
+    except OSError as error:
+        logger.error("%s could not be written: %s", what, error)
 
 
 class MetricsLog:
@@ -44,14 +60,12 @@ class MetricsLog:
         self._active = active
         self._remote = "://" in str(workdir)
         self._path = workdir / ("metrics" if self._remote else "metrics.jsonl")
-        self._writer = None
+        self._events: Events | None = None
         if not active:
             return
         self._cut(start, finished)
         if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=start or None)
+            self._events = Events(str(workdir / "tensorboard"), start)
 
     def _cut(self, start: int, finished: bool) -> None:
         """Drops what will be logged again: later steps, and a finished run's last evaluation."""
@@ -81,20 +95,23 @@ class MetricsLog:
             if self._remote:
                 (self._path / f"{step:09d}-{kind}.jsonl").write_text(line)
             else:
-                with open(self._path, "a") as f:
-                    f.write(line)
+                self._append(line.encode())
         except OSError as error:  # a full disk must not end a run whose state is whole in memory
             logger.error("step %d is not in %s: %s", step, self._path, error)
-        if self._writer is not None:
-            for key, value in values.items():
-                self._writer.add_scalar(key, value, step)
-            self._writer.flush()
+        if self._events is not None:
+            self._events.add(step, values)
+
+    def _append(self, line: bytes) -> None:
+        with open(self._path, "ab", buffering=0) as file:
+            begin = file.tell()
+            if file.write(line) < len(line):  # a disk that is nearly full takes what there is room for
+                file.truncate(begin)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def picture(self, step: int, name: str, image: Any) -> None:
         """A uint8 `[H, W, 3]` picture for TensorBoard."""
-        if self._writer is not None:
-            self._writer.add_image(name, image, step, dataformats="HWC")
-            self._writer.flush()
+        if self._events is not None:
+            self._events.add(step, {name: 0}, image)
 
     def lines(self) -> list[dict[str, Any]]:
         """All lines so far, in order."""
@@ -105,8 +122,8 @@ class MetricsLog:
         return [line for part in sorted(self._path.glob("*.jsonl")) for line in read_lines(part)]
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        if self._events is not None:
+            self._events.close()
 
 
 def read_lines(path: epath.Path) -> list[dict[str, Any]]:

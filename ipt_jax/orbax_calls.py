@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -95,6 +96,11 @@ def attempt(action: Callable[[], T], json_name: str) -> tuple[T, None] | tuple[N
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
         gc.collect()
     return None, reason
+
+
+def hang() -> bool:
+    """Whether orbax has left threads behind: after a save that failed, some wait twenty minutes for what will not come."""
+    return any(type(thread).__module__.startswith("orbax.") for thread in threading.enumerate() if not thread.daemon)
 
 
 def unreadable(state: epath.Path) -> str:

@@ -135,7 +135,8 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
             scores = evaluator(state, step, metrics_log)
             best.add(step, scores)
         if partition.is_main() and step > start:
-            plots.save_curves(folder / "curves.png", metrics_log.lines())
+            with log.extra(folder / "curves.png"):
+                plots.save_curves(folder / "curves.png", metrics_log.lines())
         metrics_log.close()
     if early:
         logger.info("stopped early: no better %s in %d evaluations; the best is step %s, %s@best", best.metric, best.patience,
@@ -172,7 +173,7 @@ def save(checkpoints: Checkpoints, step: int, state: TrainState, run: Run, last:
     try:
         checkpoints.wait()
     except CheckpointError as error:  # of the save before, whose place this one takes
-        logger.error("%s", error)
+        logger.error("%s; going on", error)
     try:
         checkpoints.save(step, state, run.meta())
     except CheckpointError as error:

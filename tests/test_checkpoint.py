@@ -600,6 +600,8 @@ def test_orbax_is_not_heard(two: Path, tmp_path: Path) -> None:
     for path in (folder / "2" / "state" / "d").iterdir():
         path.write_bytes(path.read_bytes()[:50])
     code = f"""
+from ipt_jax import log
+log.setup()  # first, as the command line does
 import resource, jax
 from ipt_jax.checkpoint import CheckpointError, Checkpoints
 state = {{"x": jax.random.normal(jax.random.key(0), (50_000,))}}

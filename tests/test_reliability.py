@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import json
 import logging
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import test_checkpoint
 import test_train
 from etils import epath
 from test_train import arrays, assert_same, command, config, wait_for_step
 
-from ipt_jax import log, optim, partition, train
+from ipt_jax import events, log, optim, partition, train
 from ipt_jax.checkpoint import Checkpoints
 from ipt_jax.config import ConfigError
 from ipt_jax.errors import RunError
@@ -175,16 +181,120 @@ def test_the_step_is_compiled_once_in_a_run(monkeypatch, photographs, tmp_path):
     assert [step._cache_size() for step in made] == [1, 1]
 
 
-def test_a_folder_that_cannot_be_written_is_said(photographs, tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(disk)], capture_output=True, timeout=60).returncode:
+@contextlib.contextmanager
+def disk(folder: pathlib.Path, *options: str) -> Iterator[pathlib.Path]:
+    """A small file system of its own."""
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)], capture_output=True, timeout=60).returncode:
         pytest.skip("needs permission to mount a tmpfs")
     try:
-        with pytest.raises(OSError, match="Read-only"):
-            pretrain(config(photographs), str(disk / "run"))
+        yield folder
     finally:
-        subprocess.run(["umount", "-l", str(disk)], check=False, timeout=60)
+        mounts = [line.split()[1] for line in pathlib.Path("/proc/mounts").read_text().splitlines()]
+        for mount in reversed([mount for mount in mounts if mount.startswith(str(folder))]):
+            subprocess.run(["umount", "-l", mount], check=False, timeout=60)
+
+
+def test_a_folder_that_cannot_be_written_is_said(photographs, tmp_path):
+    with disk(tmp_path / "disk", "-o", "ro") as there, pytest.raises(OSError, match="Read-only"):
+        pretrain(config(photographs), str(there / "run"))
+
+
+def fill(workdir: pathlib.Path) -> None:
+    with open(workdir.parent / "ballast", "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def make_room(workdir: pathlib.Path) -> None:
+    (workdir.parent / "ballast").unlink()
+
+
+def make_read_only(workdir: pathlib.Path) -> None:
+    """Whatever is opened from now on lies on a read-only mount; files that are open are not on it."""
+    subprocess.run(["mount", "--bind", workdir, workdir], check=True, timeout=60)
+    subprocess.run(["mount", "-o", "remount,bind,ro", workdir], check=True, timeout=60)
+
+
+def make_writable(workdir: pathlib.Path) -> None:
+    subprocess.run(["umount", "-l", workdir], check=True, timeout=60)
+
+
+FAULTS = ((fill, make_room, "No space left"), (make_read_only, make_writable, "Read-only file system"))
+
+
+def test_a_disk_that_fails_in_the_middle_of_a_run(photographs, tmp_path):
+    """Said within a save's interval; the run goes on, saves again when it can, and what was saved stays whole."""
+    with disk(tmp_path / "disk", "-o", "size=24m") as there, open(tmp_path / "stderr", "w") as stderr:
+        workdir = there / "run"
+        changes = {"checkpoint": {"every": 5, "keep": 2}, "evaluate": {"every": 10, "pictures": 1, "batch": 4, "overlap": 4}}
+        run = command(photographs, workdir, tmp_path, "--config.steps=100000", "--config.log.every=1", **changes)
+        process = subprocess.Popen(run, stderr=stderr, stdout=subprocess.DEVNULL, start_new_session=True)
+        try:
+            wait_for_step(workdir, 11, process)  # the save at 10 begins when that at 5 has ended
+            for break_it, mend_it, why in FAULTS:
+                begun = len((tmp_path / "stderr").read_text())
+                break_it(workdir)
+                kept = {int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()}
+                whole = {step: arrays(workdir, step) for step in kept}
+                since = functools.partial(said_since, tmp_path / "stderr", begun)
+                wait_until(lambda: since().count("; going on") > 3 and ".png could not be written: " in since(), process)  # noqa: B023
+                for step in kept:
+                    assert_same(arrays(workdir, step), whole[step])
+                mend_it(workdir)
+                failed = [int(step) for step in re.findall(rf"checkpoint (\d+) could not be saved in .*{why}", since())]
+                assert failed == list(range(max(kept) + 5, failed[-1] + 5, 5))
+                wait_until(lambda: not kept & {int(p.name) for p in (workdir / "checkpoints").glob("*[0-9]")}, process)  # noqa: B023
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0, "it does not end"
+        finally:
+            stop(process)
+        assert "Traceback" not in said_since(tmp_path / "stderr", 0)
+        lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+        steps = [line["step"] for line in lines if "loss" in line]
+        assert steps == sorted(set(steps))
+        with Checkpoints(workdir / "checkpoints") as checkpoints:
+            assert checkpoints.read_meta()["step"] == checkpoints.latest() == steps[-1] > failed[-1]
+
+
+def test_tensorboards_events_outlive_a_full_disk(tmp_path, caplog):
+    which = events.Events(str(tmp_path / "tensorboard"), 4)
+    which.add(5, {"loss": 1.5, "lr": 0.25})
+    with test_checkpoint.small_files():
+        for step in (6, 7):
+            which.add(step, {"before_after": 0}, np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8))
+    assert caplog.text.count("TensorBoard's events of step 6 are not in ") == 1 and "step 7" not in caplog.text
+    which.add(8, {"loss": 0.5})
+    which.close()
+    first, *_, last = sorted((tmp_path / "tensorboard").iterdir(), key=lambda path: (len(path.name), path.name))
+    whole = itertools.islice(read(first), 4)  # the fifth is torn
+    assert [told(event) for event in whole] == [(0, 0), (4, 1), (5, 0, ("loss", 1.5)), (5, 0, ("lr", 0.25))]
+    assert [told(event) for event in read(last)] == [(0, 0), (4, 1), (8, 0, ("loss", 0.5))]
+
+
+def told(event: Any) -> tuple[Any, ...]:
+    return event.step, event.session_log.status, *((value.tag, value.simple_value) for value in event.summary.value)
+
+
+def read(file: pathlib.Path) -> Iterator[Any]:
+    from tensorboardX.proto.event_pb2 import Event
+
+    data = file.read_bytes()
+    while len(data) >= 16:
+        size = int.from_bytes(data[:8], "little")
+        yield Event.FromString(data[12 : 12 + size])
+        data = data[16 + size :]
+
+
+def said_since(file: pathlib.Path, begun: int) -> str:
+    return file.read_text()[begun:]
+
+
+def wait_until(so: Callable[[], bool], process: subprocess.Popen, limit: float = 240) -> None:
+    end = time.monotonic() + limit
+    while not so():
+        assert process.poll() is None and time.monotonic() < end, process.poll()
+        time.sleep(0.05)
 
 
 def kill_often(photographs: pathlib.Path, folder: pathlib.Path, kills: int, seed: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -316,28 +315,3 @@ def test_a_workdir_that_is_something_else(photographs, tmp_path):
     (tmp_path / "odd" / "config.json").write_text("{")
     with pytest.raises(ConfigError, match="is not a run's config"):
         pretrain(config(photographs), str(tmp_path / "odd"))
-
-
-def test_a_full_disk_is_said_and_loses_nothing(photographs, tmp_path):
-    """The disk is a tmpfs of a few MB; it fills up while the run goes on."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)], capture_output=True).returncode:
-        pytest.skip("needs permission to mount a tmpfs")
-    try:
-        workdir = disk / "run"
-        assert pretrain(config(photographs, steps=10), str(workdir)).finished
-        kept = arrays(workdir, 10)
-        with open(disk / "ballast", "wb", buffering=0) as f, contextlib.suppress(OSError):
-            while True:
-                f.write(b"\0" * 4096)
-        run = command(photographs, workdir, tmp_path, "--config.steps=30")
-        done = subprocess.run(run, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 1, done.stderr
-        assert "No space left" in done.stderr and "Traceback" not in done.stderr
-        assert_same(arrays(workdir, 10), kept)
-        (disk / "ballast").unlink()
-        done = subprocess.run(run, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=False)
