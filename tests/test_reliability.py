@@ -11,6 +11,7 @@ import os
 import pathlib
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from test_train import arrays, assert_same, command, config, wait_for_step
 from ipt_jax import events, log, optim, partition, train
 from ipt_jax.checkpoint import Checkpoints
 from ipt_jax.config import ConfigError
+from ipt_jax.data import pipeline
 from ipt_jax.errors import RunError
 from ipt_jax.train import pretrain
 
@@ -69,21 +71,23 @@ def test_a_second_run_is_refused_and_a_dead_ones_lock_is_taken_over(photographs,
     assert not (workdir / "lock").exists()
 
 
+def make_pipes(folder: pathlib.Path) -> None:
+    """Whoever opens one of these pictures waits for ever."""
+    for file in list(folder.iterdir()):
+        os.mkfifo(folder.parent / "fifo")
+        os.replace(folder.parent / "fifo", file)
+
+
 def stall(photographs: pathlib.Path, tmp_path: pathlib.Path, limit: int, **data) -> None:
-    """The pictures of a run under way become pipes: whoever opens one waits for ever."""
-    folder, workdir = tmp_path / "pictures", tmp_path / "run"
-    folder.mkdir()
-    for file in photographs.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
+    """The pictures of a run under way become pipes."""
+    folder, workdir = shutil.copytree(photographs, tmp_path / "pictures"), tmp_path / "run"
     run = command(folder, workdir, tmp_path, "--config.steps=100000", "--config.log.every=1", f"--config.data.stalled={limit}",
                   f"--config.log.stacks_after={limit / 2}", data=data)  # fmt: skip
     with open(tmp_path / "stderr", "w") as stderr:
         process = subprocess.Popen(run, stderr=stderr, start_new_session=True)
     try:
         wait_for_step(workdir, 3, process)
-        for file in list(folder.iterdir()):
-            os.mkfifo(tmp_path / "fifo")
-            os.replace(tmp_path / "fifo", file)
+        make_pipes(folder)
         process.wait(60 + 2 * limit)
     finally:
         stop(process)
@@ -101,6 +105,32 @@ def test_storage_that_stalls_is_named_and_the_stacks_are_written(photographs, tm
 @pytest.mark.soak  # the limit has to be longer than a worker takes to start on a busy machine
 def test_storage_that_stalls_under_worker_processes(photographs, tmp_path):
     stall(photographs, tmp_path, limit=60, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("number", "codes"),
+    [(signal.SIGTERM, (-signal.SIGTERM, 128 + signal.SIGTERM)), pytest.param(signal.SIGINT, (1,), marks=pytest.mark.slow)],
+)
+def test_a_second_signal_leaves_at_once_with_the_last_checkpoint_whole(photographs, tmp_path, number, codes):
+    folder, workdir = shutil.copytree(photographs, tmp_path / "pictures"), tmp_path / "run"
+    changes = {"checkpoint": {"every": 2, "keep": 2, "keep_every": 0}, "data": {"workers": 0, "threads": 2}}
+    process = start(command(folder, workdir, tmp_path, "--config.steps=100000", "--config.log.every=1", **changes))
+    try:
+        wait_for_step(workdir, 5, process)
+        make_pipes(folder)  # so that the step does not end, which the first signal waits for
+        before = -1
+        while before != (before := (workdir / "metrics.jsonl").stat().st_size):
+            time.sleep(0.5)
+        process.send_signal(number)
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(number)
+        assert process.wait(20) in codes
+    finally:
+        stop(process)
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        saved = checkpoints.latest()
+        assert saved >= 2 and checkpoints.restore_params()[1]["step"] == saved
 
 
 def poison(monkeypatch, where, factor: float) -> None:
@@ -154,8 +184,25 @@ def test_the_guard_against_spikes_follows_the_loss():
     assert float(usual) == pytest.approx(((9 * 0.99 + 0.08) * 0.99 + 0.07) * 0.99 + 0.2, rel=1e-6)
 
 
+OTHERS = [
+    ("tasks", ["sr2", "denoise30"], r"tasks: .*denoise50.* -> .*denoise30"),
+    ("tasks", ["denoise50", "sr2"], r"tasks: .*sr2.*denoise50.* -> .*denoise50.*sr2"),
+    ("fewer", None, r"the data's pictures: 6 -> 5"),
+    ("version", pipeline.DATA_VERSION + 1, rf"the data's version: {pipeline.DATA_VERSION} -> {pipeline.DATA_VERSION + 1}"),
+]
+
+
 def test_another_config_is_refused_unless_forced(photographs, tmp_path, caplog):
     pretrain(config(photographs, steps=2), str(tmp_path))
+    for key, other, said in OTHERS:
+        with pytest.raises(ConfigError, match=rf"--force-config:(\n  .*)*\n  {said}"), pytest.MonkeyPatch.context() as patch:
+            if key == "fewer":
+                other = shutil.copytree(photographs, tmp_path / "fewer")
+                (other / "0.png").unlink()
+            elif key == "version":
+                patch.setattr(pipeline, "DATA_VERSION", other)
+            changes = {key: other} if key == "tasks" else {}
+            pretrain(config(other if key == "fewer" else photographs, steps=3, **changes), str(tmp_path))
     changed = config(photographs, steps=3, seed=5)
     with pytest.raises(ConfigError, match=r"--force-config:\n  seed: 0 -> 5$"):
         pretrain(changed, str(tmp_path))
@@ -302,7 +349,7 @@ def kill_often(photographs: pathlib.Path, folder: pathlib.Path, kills: int, seed
     changes = {"steps": 400, "optim": {"schedule_steps": 400}, "checkpoint": {"every": 2, "keep": 2, "keep_every": 0}}
     whole = folder / "whole"
     assert pretrain(config(photographs, **changes), str(whole)).finished
-    rng, workdir = random.Random(seed), folder / "run"
+    rng, workdir, in_a_save = random.Random(seed), folder / "run", 0
     run = command(photographs, workdir, folder, "--config.log.every=1", **changes)
     for kill in range(kills):
         process = start(run)
@@ -314,8 +361,12 @@ def kill_often(photographs: pathlib.Path, folder: pathlib.Path, kills: int, seed
                     break  # it trains
                 time.sleep(0.01)
             time.sleep(rng.uniform(0, 0.4))
+            assert process.poll() is None, f"kill {kill} had nothing to kill"
         finally:
             stop(process)
+        in_a_save += any((workdir / "checkpoints").glob("*tmp*"))
+    print(f"{kills} kills, {in_a_save} of them in a save")
+    assert in_a_save >= kills // 5
     assert pretrain(config(photographs, **changes), str(workdir)).finished
     assert_same(arrays(workdir, 400), arrays(whole, 400))
     steps = [line["step"] for line in log.read_lines(epath.Path(workdir / "metrics.jsonl"))]
