@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import pathlib
+import time
 
 import cv2
 import numpy as np
@@ -60,12 +61,14 @@ def test_hosts_shares_make_up_the_whole(hosts, draw, crops):
 
 
 def test_starting_late_reads_nothing_of_what_was_before():
-    source = Noisy(1_000)
+    source = Noisy(1_281_167)  # ImageNet's
+    began = time.process_time()
     which = batches(source)
     with contextlib.closing(stream(which, 5_000_000, 5_000_010, dict(workers=0, threads=0, prefetch=1))) as items:
         late = digest(next(items).batch)
+    assert time.process_time() - began < 1
     assert len(source.reads) == 4  # of one batch
-    fresh = Noisy(1_000)
+    fresh = Noisy(1_281_167)
     assert late == digest(batches(fresh)(5_000_000).batch)
     assert fresh.reads == source.reads
 

@@ -172,6 +172,28 @@ def test_unusable_sets_say_why(tmp_path):
     assert "cannot read the description" in _error("tiny", "train", tmp_path / "5")
 
 
+@pytest.mark.parametrize("features", [{"picture": b"x"}, {"image": 3}, {}])
+def test_records_of_something_else_name_the_missing_feature(tmp_path, features):
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    directory = _write_set(tmp_path)
+    example = tf_example_pb2.Example()
+    for name, value in features.items():
+        feature = example.features.feature[name]
+        (feature.bytes_list if isinstance(value, bytes) else feature.int64_list).value.append(value)
+    for i, length in enumerate(SHARDS):
+        path = directory / f"tiny-train.array_record-{i:05}-of-{len(SHARDS):05}"
+        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+        for _ in range(length):
+            writer.write(example.SerializeToString())
+        writer.close()
+    source = Tfds("tiny", "train", tmp_path)
+    for read in (lambda: source[5], source.fingerprint):
+        with pytest.raises(DataError, match=r'^tiny/train\[\d\] in .* has no feature "image".* written by something else$'):
+            read()
+    assert source.name(5) == "tiny/train[5]"
+
+
 def test_damaged_records_are_named(tmp_path):
     directory = _write_set(tmp_path)
     path = directory / "tiny-train.array_record-00001-of-00003"

@@ -75,7 +75,7 @@ class Tfds:
         label = f"{self._label}[{self._indices[i]}]"
         try:
             return f"{label} ({self._read(i)['file_name'].decode()})" if self._has_file_name else label
-        except (DataError, UnicodeDecodeError):
+        except (DataError, UnicodeDecodeError, AttributeError):  # the last: a record without that feature
             return label
 
     def fingerprint(self) -> str:
@@ -93,12 +93,16 @@ class Tfds:
         if self._records is None:  # Two threads may both do this; the second wins, and nothing is lost.
             self._records = _tfds_records(self._builder_dir, self._tfds_split)
         try:
-            return self._records[index]
+            record = self._records[index]
         except Exception as error:
             # A damaged record is unreadable for ever and can be replaced; anything else, such as storage that does not
             # answer, may be readable next time, when a replacement would make it another batch.
             kind = DecodeError if "Corrupted" in str(error) else DataError
             raise kind(f"cannot read {self._label}[{index}] in {self._builder_dir}: {first_line(error)}") from error
+        if not isinstance(record["image"], bytes):
+            raise DataError(f'{self._label}[{index}] in {self._builder_dir} has no feature "image", though the set\'s description '
+                            "names one: its files were written by something else")  # fmt: skip
+        return record
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_records": None}
