@@ -13,7 +13,7 @@ NOTEBOOK = ["nbclient>=0.10", "ipykernel>=6.29"]
 EXTRAS = {
     "test": TEST,
     "demo": ["scikit-image>=0.24"],  # whose photographs the demo is trained on
-    "tpu": ["libtpu"],
+    "tpu": ["libtpu", "gcsfs"],  # the latter opens gs://, where runs on TPUs keep their folder
     "cuda": ["jax[cuda13]>=0.10"],
     "prepare": [
         "tensorflow-cpu>=2.20; platform_system == 'Linux'",

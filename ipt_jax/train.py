@@ -16,6 +16,7 @@ from ipt_jax.best import Best
 from ipt_jax.checkpoint import CheckpointError, Checkpoints
 from ipt_jax.config import ConfigError
 from ipt_jax.data import pipeline
+from ipt_jax.data.checks import reachable
 from ipt_jax.evaluator import Evaluator
 from ipt_jax.meter import Meter, StopSignals
 from ipt_jax.model import IPT, build
@@ -49,6 +50,7 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
       CheckpointError, RunError: a fault while running.
     """
     folder = epath.Path(workdir).expanduser()
+    reachable(folder, "workdir")
 
     # Processes: the same run in all of them?
     line = distributed.line()

@@ -2,12 +2,15 @@
 
 import pathlib
 import pickle
+import sys
 
 import cv2
 import numpy as np
 import pytest
 
+from ipt_jax.config import complete
 from ipt_jax.data.sources import DataError, Embedded, Folder, Source, decode, embedded, open_source
+from ipt_jax.train import pretrain
 
 
 def _picture(seed: int, height: int = 24, width: int = 20) -> np.ndarray:
@@ -207,3 +210,12 @@ def test_sources_survive_pickling(folder):
     copy = pickle.loads(pickle.dumps(source))
     assert [copy[i] for i in range(4)] == [source[i] for i in range(4)]
     assert copy.fingerprint() == source.fingerprint()
+
+
+def test_gs_paths_without_their_package_say_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    for config in ({"source": "tfds", "dir": "gs://bucket/sets"}, {"source": "packed", "dir": "gs://bucket/set.packed"}):
+        with pytest.raises(DataError, match=r"^data\.dir=gs://bucket/set.*: pip install gcsfs$"):
+            open_source(config)
+    with pytest.raises(DataError, match=r"^workdir=gs://bucket/run: .*: pip install gcsfs$"):
+        pretrain(complete({"data": {"source": "embedded"}}), "gs://bucket/run")

@@ -6,6 +6,7 @@ import hashlib
 import heapq
 import os
 from collections.abc import Iterable
+from typing import Any
 
 from ipt_jax.errors import UserError
 
@@ -30,6 +31,14 @@ def check_held_out(split: str, held_out: int, total: int, what: str) -> None:
         raise DataError(f"data.held_out={held_out} must be between 0 and {total - 1}: {what} has {total} pictures")
     if split == "eval" and not held_out:
         raise DataError(f"data.held_out=0 leaves no pictures of {what} for evaluation; set it to 1 or more")
+
+
+def reachable(path: Any, what: str) -> None:
+    """Raises DataError if a gs:// path (etils') cannot be opened because what opens such paths is not installed."""
+    try:
+        path.exists()
+    except ImportError as error:
+        raise DataError(f"{what}={os.fspath(path)}: {first_line(error)}: pip install gcsfs") from error
 
 
 def first_line(error: Exception) -> str:

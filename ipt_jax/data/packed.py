@@ -12,7 +12,7 @@ import os
 import zlib
 from typing import Any
 
-from ipt_jax.data.checks import DataError, check_held_out, check_split, first_line, held_out_names, listed
+from ipt_jax.data.checks import DataError, check_held_out, check_split, first_line, held_out_names, listed, reachable
 from ipt_jax.data.decode import DecodeError
 
 DESCRIPTION = "packed.json"
@@ -102,6 +102,7 @@ def read_description(directory: str) -> dict[str, Any]:
     if not directory:
         raise DataError("data.dir is empty: give the folder that `ipt data prepare folder` made")
     folder = epath.Path(directory).expanduser()
+    reachable(folder, "data.dir")
     path = folder / DESCRIPTION
     if not path.exists():
         there = listed(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else None

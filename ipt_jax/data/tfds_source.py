@@ -7,7 +7,7 @@ import os
 import re
 from typing import Any
 
-from ipt_jax.data.checks import DataError, check_held_out, check_split, first_line, listed
+from ipt_jax.data.checks import DataError, check_held_out, check_split, first_line, listed, reachable
 from ipt_jax.data.decode import DecodeError
 
 
@@ -100,8 +100,8 @@ class Tfds:
             kind = DecodeError if "Corrupted" in str(error) else DataError
             raise kind(f"cannot read {self._label}[{index}] in {self._builder_dir}: {first_line(error)}") from error
         if not isinstance(record["image"], bytes):
-            raise DataError(f'{self._label}[{index}] in {self._builder_dir} has no feature "image", though the set\'s description '
-                            "names one: its files were written by something else")  # fmt: skip
+            raise DataError(f'{self._label}[{index}] in {self._builder_dir} has no feature "image", which features.json names: '
+                            "its files were written by something else")  # fmt: skip
         return record
 
     def __getstate__(self) -> dict[str, Any]:
@@ -122,6 +122,7 @@ def _tfds_directory(name: str, data_dir: str | os.PathLike[str] | None) -> str:
     if data_dir is None:
         data_dir = os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
     root = _epath(data_dir)
+    reachable(root, "data.dir")
     base = root.joinpath(*filter(None, match.groups()[:2]))
 
     def listing(path: Any) -> list[str]:
