@@ -45,8 +45,8 @@ def main() -> None:
     none = mock.patch.object(checkpoint, "fingerprints", lambda arrays: ["0" * 16] * len(arrays))
     fingerprints(list(state.values()))  # compiled before it is timed
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        for step in range(options.rounds + 1):  # the first does not count
-            for how in ("with", "without"):
+        for step in range(options.rounds + 1):  # the first does not count, and who begins changes
+            for how in ("with", "without")[:: 1 if step % 2 else -1]:
                 with (
                     none if how == "without" else contextlib.nullcontext(),
                     checkpoint.Checkpoints(f"{folder}/{how}", keep=1, asynchronous=False) as checkpoints,

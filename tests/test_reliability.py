@@ -346,31 +346,28 @@ def wait_until(so: Callable[[], bool], process: subprocess.Popen, limit: float =
 
 def kill_often(photographs: pathlib.Path, folder: pathlib.Path, kills: int, seed: int) -> None:
     """A run killed so many times at random moments, many of them in a save, ends as one that was never stopped."""
-    changes = {"steps": 400, "optim": {"schedule_steps": 400}, "checkpoint": {"every": 2, "keep": 2, "keep_every": 0}}
+    changes = {"steps": 800, "optim": {"schedule_steps": 800}, "checkpoint": {"every": 2, "keep": 2, "keep_every": 0}}
     whole = folder / "whole"
     assert pretrain(config(photographs, **changes), str(whole)).finished
     rng, workdir, in_a_save = random.Random(seed), folder / "run", 0
     run = command(photographs, workdir, folder, "--config.log.every=1", **changes)
+    reached = 0
     for kill in range(kills):
         process = start(run)
         try:
-            begun = (workdir / "metrics.jsonl").stat().st_size if kill else 0
-            end = time.monotonic() + 240
-            while process.poll() is None and time.monotonic() < end:
-                if (workdir / "metrics.jsonl").exists() and (workdir / "metrics.jsonl").stat().st_size != begun:
-                    break  # it trains
-                time.sleep(0.01)
+            wait_for_step(workdir, reached + 1, process)
             time.sleep(rng.uniform(0, 0.4))
             assert process.poll() is None, f"kill {kill} had nothing to kill"
         finally:
             stop(process)
         in_a_save += any((workdir / "checkpoints").glob("*tmp*"))
+        reached = log.read_lines(epath.Path(workdir / "metrics.jsonl"))[-1]["step"]
     print(f"{kills} kills, {in_a_save} of them in a save")
     assert in_a_save >= kills // 5
     assert pretrain(config(photographs, **changes), str(workdir)).finished
-    assert_same(arrays(workdir, 400), arrays(whole, 400))
+    assert_same(arrays(workdir, 800), arrays(whole, 800))
     steps = [line["step"] for line in log.read_lines(epath.Path(workdir / "metrics.jsonl"))]
-    assert steps == sorted(set(steps)) and steps[-1] == 400
+    assert steps == sorted(set(steps)) and steps[-1] == 800
 
 
 @pytest.mark.soak
