@@ -23,6 +23,8 @@ from test_weights import MICRO, mindspore_file, mindspore_name, state_of
 
 from ipt_jax import authors, config, loading, tensors, weights_folder
 from ipt_jax.data.decode import decode
+from ipt_jax.data.pack import pack
+from ipt_jax.data.packed import Packed
 from ipt_jax.errors import RunError, UserError
 from ipt_jax.model import IPT
 from ipt_jax.restorer import Restorer
@@ -53,6 +55,12 @@ def files(tmp_path_factory) -> dict[str, bytes]:
         made[f"picture.{kind}"] = buffer.getvalue()
     runs.make_run(folder / "run")
     made["config.json"] = (folder / "run" / "config.json").read_bytes()
+    for i in range(3):
+        (folder / f"{i}.jpg").write_bytes(jpeg(i))
+    pack(str(folder), str(folder / "packed"), threads=1)
+    for file in (folder / "packed").iterdir():
+        made[f"packed{file.suffix}"] = file.read_bytes()
+        made[f"name of packed{file.suffix}"] = file.name.encode()
     return made
 
 
@@ -85,6 +93,17 @@ def loader(kind: str, files: dict[str, bytes], folder: pathlib.Path) -> Callable
     """Hands a mutant to whatever reads such files."""
     if kind.startswith("picture."):
         return decode
+
+    if kind.startswith("packed"):
+        paths = {name: folder / files[f"name of {name}"].decode() for name in PACKED}
+
+        def packed(data: bytes) -> object:
+            for name in PACKED:
+                paths[name].write_bytes(data if name == kind else files[name])
+            source = Packed(folder)
+            return [source[i] for i in range(len(source))], source.fingerprint()
+
+        return packed
 
     path = folder / kind
     if kind.startswith("weights."):
@@ -132,8 +151,9 @@ def fuzz(kind: str, files: dict[str, bytes], folder: pathlib.Path, count: int) -
     return refused, taken
 
 
-KINDS = ["weights.safetensors", "weights.npz", "weights.ckpt", "model.json", "config.json", "picture.jpeg", "picture.png",
-         "picture.webp", "picture.bmp", "picture.tiff", "picture.gif"]  # fmt: skip
+PACKED = ["packed.json", "packed.array_record"]
+KINDS = [*PACKED, "weights.safetensors", "weights.npz", "weights.ckpt", "model.json", "config.json", "picture.jpeg",
+         "picture.png", "picture.webp", "picture.bmp", "picture.tiff", "picture.gif"]  # fmt: skip
 
 
 @pytest.fixture
