@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import re
 import struct
 import tokenize
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,7 +54,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
     except (*_DAMAGE, MemoryError) as error:
         if isinstance(error, MemoryError):
             raise WeightsError(f"{path}: announces more than fits into memory") from None
-        raise WeightsError(f"{path}: {first_line(error)}; weights are {FORMATS}") from None
+        cut = "cut short or damaged: " if isinstance(error, zipfile.BadZipFile) else ""
+        raise WeightsError(f"{path}: {cut}{first_line(error)}; weights are {FORMATS}") from None
     real = {k: v.dtype.kind == "f" or v.dtype.name.startswith(("bfloat16", "float8")) for k, v in state.items()}
     return _unprefixed({k: v.astype(np.float32) if real[k] else v for k, v in state.items()})
 
@@ -89,10 +92,13 @@ def _torch(path: Path) -> dict[str, np.ndarray]:
         raise WeightsError("reading a PyTorch file needs torch, which is not installed: pip install 'ipt_jax[torch]', "
                            "or save it as .safetensors where there is one") from None  # fmt: skip
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols, before it is refused
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise WeightsError("refused: it holds something else than tensors, which could run code "
-                           f"({first_line(error)[:120]})") from None  # fmt: skip
+        named = re.search(r"GLOBAL (\S+)", str(error))  # the rest is advice on how to run it
+        raise WeightsError("refused: it holds something else than tensors, which could run code"
+                           + (f" ({named[1]})" if named else "")) from None  # fmt: skip
     except Exception as error:  # of a damaged file torch raises nearly anything
         raise WeightsError(f"not a whole PyTorch file ({type(error).__name__}: {first_line(error)[:120]})") from None
 

@@ -307,7 +307,7 @@ BAD = {
     "other tensors": (header('{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}') + bytes(16),
                       "not IPT's weights: no head"),
     "no tensors": (header("{}"), "not IPT's weights"),
-    "not a zip": (b"PK\x03\x04 and then nothing of the kind", "File is not a zip file"),
+    "not a zip": (b"PK\x03\x04 and then nothing of the kind", "cut short or damaged: File is not a zip file"),
 }  # fmt: skip
 
 
