@@ -74,7 +74,11 @@ def details(weights: str, restorer: Restorer, licence: str | None = None, scores
 
 def _scores(file: str) -> dict[str, float]:
     rows = json.loads(Path(file).read_text())["rows"]
-    return {f"{row['set']}/{row['task']}/{metric}": value for row in rows for metric, value in row["result"].items()}
+    return {
+        f"{row['set']}/{row['task']}/{name}": value
+        for row in rows
+        for name, value in {"pictures": row["pictures"], **row["result"]}.items()
+    }
 
 
 def kept(restorer: Restorer, known: Details) -> dict[str, Any]:
