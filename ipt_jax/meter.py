@@ -39,11 +39,11 @@ class Meter:
         self._bad: set[str] = set()
         self._begun = False
 
-    def wait_for(self, items: Iterator[pipeline.Item]) -> pipeline.Item:
-        """The next item; the time until it is there counts as waiting for data."""
+    def wait_for(self, items: Iterator[pipeline.Item]) -> pipeline.Item | None:
+        """The next item, None if it was given up; the time until it is there counts as waiting for data."""
         try:
             with self._clock:
-                return next(items)
+                return next(items, None)
         except DataError as error:
             raise RunError(str(error)) from error
 
@@ -132,16 +132,21 @@ class Meter:
             )
 
 
+GRACE = 20.0  # seconds that data have to come after a signal, before the run is saved without the step that needs them
+
+
 class StopSignals:
     """While it lasts, SIGTERM and Ctrl-C ask for a stop after the step under way; a second one stops at once.
 
-    With several processes, a signal to any of them stops all after the same step. Python runs handlers between two of its
+    A step that still waits for its data is not waited for longer than `GRACE`. With several processes, a signal to any of
+    them stops all after the same step, so that this one is waited for. Python runs handlers between two of its
     instructions, so not while the main thread waits in XLA; a second SIGTERM then still ends the process.
     """
 
     def __init__(self, line: hosts.Line) -> None:
         self._line = line
         self._signal = ""
+        self._since = float("inf")
         self._before: dict[int, Any] = {}
         self._counter: _Counter | None = None
 
@@ -160,6 +165,10 @@ class StopSignals:
             self._line.ask_stop(step, self._signal)
         return self._line.stops(step)
 
+    def impatient(self) -> bool:
+        """Whether data that have not come yet are to be given up."""
+        return self._line.count == 1 and time.monotonic() - self._since > GRACE
+
     def __enter__(self) -> StopSignals:
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
@@ -170,7 +179,7 @@ class StopSignals:
         return self
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signal = signal.Signals(number).name
+        self._signal, self._since = signal.Signals(number).name, time.monotonic()
         logger.warning("%s: finishing the step, saving and leaving; once more to leave at once", self._signal)
         self._restore()
 

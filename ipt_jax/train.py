@@ -111,10 +111,12 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
         with (
             StopSignals(line) as stop,
             Watchdog(plain["log"]["stacks_after"]) as watchdog,
-            contextlib.closing(pipeline.stream(batches, start, config.steps, plain["data"])) as items,
+            contextlib.closing(pipeline.stream(batches, start, config.steps, plain["data"], stop.impatient)) as items,
         ):
             while step < config.steps and not best.exhausted and not stop.requested(step):
                 item = meter.wait_for(items)
+                if item is None:  # a stop is asked for, and data do not come
+                    continue
                 state, metrics = train_step(state, partition.put_batch(item.batch, mesh))
                 step += 1
                 meter.took(step, metrics, item)  # reads the step before, while this one runs

@@ -27,7 +27,7 @@ import test_train
 from etils import epath
 from test_train import arrays, assert_same, command, config, wait_for_step
 
-from ipt_jax import events, log, optim, partition, train
+from ipt_jax import events, log, meter, optim, partition, train
 from ipt_jax.checkpoint import Checkpoints
 from ipt_jax.config import ConfigError
 from ipt_jax.data import pipeline
@@ -131,6 +131,25 @@ def test_a_second_signal_leaves_at_once_with_the_last_checkpoint_whole(photograp
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         saved = checkpoints.latest()
         assert saved >= 2 and checkpoints.restore_params()[1]["step"] == saved
+
+
+def test_a_signal_while_data_do_not_come_saves_all_the_same(photographs, tmp_path):
+    folder, workdir = shutil.copytree(photographs, tmp_path / "pictures"), tmp_path / "run"
+    changes = {"checkpoint": {"every": 100_000, "keep": 2, "keep_every": 0}, "data": {"workers": 0, "threads": 2}}
+    process = start(command(folder, workdir, tmp_path, "--config.steps=100000", "--config.log.every=1", **changes))
+    try:
+        wait_for_step(workdir, 5, process)
+        make_pipes(folder)
+        before = -1
+        while before != (before := (workdir / "metrics.jsonl").stat().st_size):
+            time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(meter.GRACE + 60) == 0
+    finally:
+        stop(process)
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        last = log.read_lines(epath.Path(workdir / "metrics.jsonl"))[-1]["step"]
+        assert checkpoints.latest() == last >= 5
 
 
 def poison(monkeypatch, where, factor: float) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import zlib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -268,10 +268,12 @@ def make_batches(
                    process_index=process_index, process_count=process_count)  # fmt: skip
 
 
-def stream(batches: Batches, start: int, stop: int, data: Mapping[str, Any]) -> Generator[Item, None, None]:
+def stream(
+    batches: Batches, start: int, stop: int, data: Mapping[str, Any], given_up: Callable[[], bool] = lambda: False
+) -> Generator[Item, None, None]:
     """Items of the steps start..stop - 1 in order, made ahead by `data.workers` processes or `data.threads` threads.
 
-    Close the iterator (`.close()`) to stop the workers.
+    Close the iterator (`.close()`) to stop the workers. `given_up` is asked while a batch is waited for: True ends the items.
 
     Raises:
       WorkerError: a worker process died.
@@ -280,4 +282,5 @@ def stream(batches: Batches, start: int, stop: int, data: Mapping[str, Any]) -> 
     """
     limits = {key: data[key] for key in ("stalled",) if key in data}
     what = f"data.dir={data['dir']!r}" if data.get("dir") else "the source"
-    return workers.run(batches, range(start, stop), data["workers"], data["threads"], data["prefetch"], what=what, **limits)
+    return workers.run(batches, range(start, stop), data["workers"], data["threads"], data["prefetch"], what=what,
+                       given_up=given_up, **limits)  # fmt: skip

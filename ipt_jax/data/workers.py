@@ -58,6 +58,7 @@ def run(
     prefetch: int,
     stalled: float = STALLED,
     what: str = "the source",
+    given_up: Callable[[], bool] = lambda: False,
 ) -> Generator[T, None, None]:
     """`make(step)` for each step, in order.
 
@@ -69,6 +70,7 @@ def run(
       prefetch: items made ahead.
       stalled: seconds without an item before the error.
       what: where items come from, for that error.
+      given_up: asked while an item is waited for; True ends the items there.
 
     Raises:
       WorkerError: a worker process died.
@@ -76,7 +78,7 @@ def run(
       Exception: what `make` raised, with the worker's traceback.
     """
     items = _by_processes(make, steps, processes, prefetch) if processes else _by_threads(make, steps, threads, prefetch)
-    bounded = _bounded(items, stalled, what, ahead=bool(processes or threads))
+    bounded = _bounded(items, stalled, what, given_up, ahead=bool(processes or threads))
     _open.add(bounded)
     return bounded
 
@@ -98,7 +100,9 @@ def _close_open() -> None:
             items.close()
 
 
-def _bounded(items: Generator[T, None, None], stalled: float, what: str, ahead: bool) -> Generator[T, None, None]:
+def _bounded(
+    items: Generator[T, None, None], stalled: float, what: str, given_up: Callable[[], bool], ahead: bool
+) -> Generator[T, None, None]:
     """The same items, asked for by another thread: waiting for one can be given up, and `ahead` one is always fetched.
 
     Fetching a worker's batch is some milliseconds of this process's CPU, which a step on a device hides.
@@ -125,10 +129,14 @@ def _bounded(items: Generator[T, None, None], stalled: float, what: str, ahead: 
         asked.put(True)
         while True:
             try:
-                item, error = _wait(answers, stalled, what)
+                answered = _wait(answers, stalled, what, given_up)
             except BaseException:
                 patience = _PARTING
                 raise
+            if answered is None:
+                patience = _PARTING
+                return
+            item, error = answered
             if error is not None:
                 raise error
             if not item:
@@ -145,17 +153,22 @@ def _bounded(items: Generator[T, None, None], stalled: float, what: str, ahead: 
             _hanging.append(thread)
 
 
-def _wait(answers: queue.SimpleQueue[T], stalled: float, what: str) -> T:
-    end, patience = time.monotonic() + stalled, PATIENCE
+def _wait(answers: queue.SimpleQueue[T], stalled: float, what: str, given_up: Callable[[], bool]) -> T | None:
+    """An answer, or None once it is given up."""
+    began, patience = time.monotonic(), PATIENCE
     while True:
+        waited = time.monotonic() - began
         try:
-            return answers.get(timeout=max(0.0, min(patience, end - time.monotonic())))
+            return answers.get(timeout=max(0.0, min(1.0, patience - waited, stalled - waited)))
         except queue.Empty:
-            waited = stalled - (end - time.monotonic())
+            waited = time.monotonic() - began
+            if given_up():
+                return None
             if waited >= stalled:
                 raise Stalled(f"no batch for {stalled:.0f} s (data.stalled): {what} does not answer") from None
-            logger.warning("no batch for %.0f s: is the storage slow, or a data worker stuck? (%s)", waited, what)
-            patience *= 2
+            if waited >= patience:
+                logger.warning("no batch for %.0f s: is the storage slow, or a data worker stuck? (%s)", waited, what)
+                patience = 2 * waited
 
 
 def _by_threads(make: Callable[[int], T], steps: range, threads: int, prefetch: int) -> Generator[T, None, None]:
