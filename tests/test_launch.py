@@ -183,6 +183,7 @@ def test_an_interrupt_deletes_the_tpu(name, number, stand):
     """Also when who read the output, such as `tee`, has gone."""
     (stand / "gcloud.does").write_text('case "$*" in *describe*) echo ACTIVE ;; *" scp "*) exec sleep 50 ;; esac\n')
     words = ["job"] if name == "tpu" else []
+    before = signal.signal(number, signal.SIG_DFL)  # tests under nohup ignore a closed terminal, and a shell inherits that
     job = subprocess.Popen([LAUNCH / f"{name}.sh", *words, *TPU, *COMMAND], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         wait_until(lambda: calls(stand, " scp "))
@@ -191,6 +192,7 @@ def test_an_interrupt_deletes_the_tpu(name, number, stand):
         assert job.wait(timeout=20) == 130
     finally:
         job.kill()
+        signal.signal(number, before)
     assert "delete job" in calls(stand)[-1] and len(calls(stand, " delete ")) == 1
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from test_load import Copies
 
 import ipt_jax
-from ipt_jax import restore_files
+from ipt_jax import defaults, restore_files
 from ipt_jax.cli import main
 from ipt_jax.data.degrade import bicubic_up
 from ipt_jax.pictures import read
@@ -234,6 +234,7 @@ def test_protocols_that_hold_the_whole_picture_refuse_what_is_too_large(folder, 
 
 def test_weights_are_found_or_it_is_said_how_to_get_some(folder, weights, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(defaults, "SHIPPED", tmp_path / "none")  # as a package without weights
     words = (folder[0] / "one.png", "--task", "sr2", "-o", tmp_path / "x.png")
     assert restore(*words) == 2
     assert "ipt pretrain --config=configs/demo.py" in capsys.readouterr().err
