@@ -181,6 +181,19 @@ def test_20000_mutants(kind, files, tmp_path, little_memory):
     fuzz(kind, files, tmp_path, 20_000)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("count", [pytest.param(300, marks=pytest.mark.slow), pytest.param(20_000, marks=pytest.mark.soak)])
+@pytest.mark.timeout(3600)
+def test_mutants_of_torch_files(count, files, tmp_path, request):
+    pytest.importorskip("torch", reason="needs the extra torch")
+    model = IPT((("sr2", 2),), **MICRO)
+    restorer = Restorer(model, runs.random_params(model, 0), {"sr2": authors.named_task("sr2", 2)}, {})
+    authors.write(restorer, tmp_path / "whole.pt", "torch")
+    request.getfixturevalue("little_memory")  # beyond what torch itself takes
+    refused, taken = fuzz("weights.pt", {"weights.pt": (tmp_path / "whole.pt").read_bytes()}, tmp_path, count)
+    assert refused > count // 15 and refused + taken == count
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "def get_config(:", "x = 1", "def get_config():\n    return 3", "import nothing_such", "raise SystemExit(3)",
