@@ -36,7 +36,12 @@ def add_parser(commands: Any) -> None:
     writer.add_argument("--heads", type=int, metavar="N", help="attention heads of an authors' file; 12 if not given")
     writer.add_argument("--raw", action="store_true", help="a run's weights themselves, not their moving average")
     writer.add_argument("--weights-tasks", metavar="A,B", help="tasks of an authors' file, where its shapes do not tell")
-    writer.add_argument("--dtype", default="float32", choices=("float32", "float16"), help="what an ONNX file computes in")
+    writer.add_argument(
+        "--dtype",
+        default="float32",
+        choices=("float32", "float16"),
+        help="what an ONNX file computes in, or a folder's tensors are kept as",
+    )
     writer.add_argument("--licence", metavar="TEXT", help="of the training data, for the card, where its name does not tell")
     writer.add_argument("--scores", metavar="FILE", help="scores for the card, from ipt evaluate --json")
     writer.add_argument("--overwrite", action="store_true", help="replace a file that is there")

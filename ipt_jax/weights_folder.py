@@ -59,8 +59,8 @@ def _task(entry: Mapping[str, Any]) -> Task:
     return task
 
 
-def write(restorer: Restorer, folder: Path) -> None:
-    """Writes a weights folder.
+def write(restorer: Restorer, folder: Path, dtype: str = "float32") -> None:
+    """Writes a weights folder, its tensors as `dtype`, "float32" or "float16"; they are float32 again when they are read.
 
     Raises:
       WeightsError: there is something else in the folder.
@@ -70,7 +70,8 @@ def write(restorer: Restorer, folder: Path) -> None:
     from safetensors.numpy import save
 
     folder.mkdir(parents=True, exist_ok=True)
-    flat = {key.replace(".", "/"): np.ascontiguousarray(value) for key, value in configs.flatten(restorer.params).items()}
+    params = configs.flatten(restorer.params)
+    flat = {key.replace(".", "/"): np.ascontiguousarray(value, np.dtype(dtype)) for key, value in params.items()}
     (folder / "weights.safetensors.new").write_bytes(save(flat))
     described = {**describe(restorer), "sha256": sha256(folder / "weights.safetensors.new")}
     (folder / "weights.safetensors.new").replace(folder / "weights.safetensors")

@@ -86,6 +86,12 @@ def test_npz_and_folder_are_the_same_to_the_bit_and_make_cards_again(run, model,
         assert said["training"]["config"]["batch_size"] == 32 * 2 and said["difference from the model"] == 0
         assert str(tmp_path) not in json.dumps(said) and str(run.parent) not in json.dumps(said)
     assert str(run.parent) not in (tmp_path / "w.folder" / "model.json").read_text()
+    half = tmp_path / "half"
+    assert main(["export", *words, "--format", "folder", "--dtype", "float16", "--out", str(half)]) == 0
+    sizes = [(tmp_path / name / "weights.safetensors").stat().st_size for name in ("half", "w.folder")]
+    assert sizes[0] < 0.7 * sizes[1]  # the names of so small a model take some
+    for a, b in zip(jax.tree.leaves(ipt_jax.load(str(half)).params), jax.tree.leaves(loaded.params), strict=True):
+        np.testing.assert_array_equal(a, b.astype(np.float16).astype(np.float32))
     again = tmp_path / "again.safetensors"
     assert main(["export", "--weights", str(tmp_path / "w.folder"), "--format", "safetensors", "--out", str(again)]) == 0
     text = (tmp_path / "again.safetensors.card.md").read_text()

@@ -43,7 +43,7 @@ def test_it_restores_a_photograph(model, task):
 
 def test_it_is_small_and_says_what_it_is():
     files = [file for file in FOLDER.parent.rglob("*") if file.is_file()]
-    assert all(file.stat().st_size < 14_000_000 for file in files)
+    assert all(file.stat().st_size < 5_000_000 for file in files)
     described = json.loads((FOLDER / "model.json").read_text())
     card = json.loads((FOLDER.parent / "ipt_small.card.json").read_text())
     assert "CC BY-SA 4.0" in described["provenance"]["licence"] and "CC0" in described["provenance"]["licence"]

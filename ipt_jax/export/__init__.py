@@ -15,7 +15,7 @@ from ipt_jax.weights import WeightsError
 
 FORMATS = ("torch", "safetensors", "npz", "folder", "stablehlo", "onnx")
 SINGLE = ("stablehlo", "onnx")  # a program holds one task
-DTYPES = {"onnx": ("float32", "float16")}  # others are as they were trained: float32
+DTYPES = dict.fromkeys(("onnx", "folder"), ("float32", "float16"))  # others are as they were trained: float32
 
 logger = logging.getLogger("ipt_jax")
 
@@ -33,7 +33,7 @@ def export(restorer: Restorer, out: Path, form: str, *, dtype: str = "float32", 
       restorer: the model; only its tasks are written.
       out: the file, or the folder of "folder".
       form: one of `FORMATS`.
-      dtype: what an ONNX file computes in, "float32" or "float16".
+      dtype: what an ONNX file computes in and what a folder's tensors are kept as, "float32" or "float16".
       details: what the card is to say of the training.
 
     Returns:
@@ -92,7 +92,7 @@ def _writers() -> dict[str, Callable[[Restorer, Path, str], check.Run]]:
         return authors.read(part).apply
 
     def folder(restorer: Restorer, part: Path, dtype: str) -> check.Run:
-        weights_folder.write(restorer, part)
+        weights_folder.write(restorer, part, dtype)
         return load(str(part)).apply
 
     def stablehlo(restorer: Restorer, part: Path, dtype: str) -> check.Run:
