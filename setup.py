@@ -52,7 +52,7 @@ setup(
         "ml-collections>=1.0",
         "numpy>=2.0",
         "opencv-python-headless>=4.11",
-        "optax>=0.2.5",
+        "optax>=0.2.8",  # whose Muon takes stacked matrices and convolutions
         "orbax-checkpoint>=0.12",
         "pillow>=11",
         "safetensors>=0.5",

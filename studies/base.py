@@ -1,4 +1,4 @@
-"""The run that all studies vary: the tiny model, six tasks, 12 samples a step; five minutes of two cores."""
+"""The run that all studies vary: ipt_small, six tasks, 12 samples a step; some three minutes of two cores."""
 
 from ml_collections import ConfigDict
 
