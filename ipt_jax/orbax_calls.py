@@ -129,8 +129,11 @@ def quieten() -> None:
 
 def not_of_orbax(line: logging.LogRecord) -> bool:
     wanted = absl_logging.get_verbosity() >= absl_logging.INFO
-    # asyncio reports tasks that orbax dropped after an error: the path or tensorstore is in its message.
-    return wanted or not any(f"{os.sep}orbax{os.sep}" in s or "tensorstore" in s for s in (line.pathname, line.getMessage()))
+    # asyncio reports what orbax dropped after an error: the path or tensorstore is in its message, or it is a future, whose
+    # message tells no place. Nothing else in a run has futures of asyncio's.
+    message = line.getMessage()
+    dropped = line.name == "asyncio" and message.startswith("Future exception was never retrieved")
+    return wanted or not (dropped or any(f"{os.sep}orbax{os.sep}" in s or "tensorstore" in s for s in (line.pathname, message)))
 
 
 class Quiet:
