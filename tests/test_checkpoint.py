@@ -32,6 +32,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ipt_jax import orbax_calls
 from ipt_jax.checkpoint import CheckpointError, Checkpoints
 from ipt_jax.fingerprint import fingerprints
 
@@ -689,3 +690,16 @@ def test_the_record_is_plain_json(two: Path) -> None:
     assert record["step"] == 2
     assert record["leaves"]["params/body/bias"][:2] == ["bfloat16", [24]]
     assert re.fullmatch("[0-9a-f]{16}", record["leaves"]["step"][2])
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("Future exception was never retrieved\nfuture: <Future finished exception=OSError(30, 'Read-only file system')>", False),
+        ("Task was destroyed but it is pending! task: <Task coro=<f() running at /x/orbax/checkpoint/a.py:1>>", False),
+        ("Executing <Handle> took 0.2 seconds", True),
+    ],
+)
+def test_what_orbax_drops_is_not_told(message, shown):
+    line = logging.LogRecord("asyncio", logging.ERROR, "/x/asyncio/base_events.py", 1, message, (), None)
+    assert orbax_calls.not_of_orbax(line) is shown
