@@ -17,6 +17,9 @@ if "xla_cpu_multi_thread_eigen" not in flags:
     # Eight devices share one small pool of threads within operations, in which XLA has been seen to deadlock on machines
     # with few cores; the tests' parallelism is their processes.
     flags += " --xla_cpu_multi_thread_eigen=false"
+if "xla_cpu_enable_concurrency_optimized_scheduler" not in flags:
+    # It runs independent gathers of a device at once: with those threads alone, eight devices can wait for one another's.
+    flags += " --xla_cpu_enable_concurrency_optimized_scheduler=false"
 os.environ["XLA_FLAGS"] = flags.strip()
 
 HERE = pathlib.Path(__file__).parent
