@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -140,13 +140,15 @@ class StopSignals:
 
     A step that still waits for its data is not waited for longer than `GRACE`. With several processes, a signal to any of
     them stops all after the same step, so that this one is waited for. Python runs handlers between two of its
-    instructions, so not while the main thread waits in XLA; a second SIGTERM then still ends the process.
+    instructions, so not while the main thread waits in XLA, and once for all signals of a kind that come meanwhile: they
+    are counted elsewhere. A second SIGTERM then still ends the process, a second Ctrl-C interrupts when XLA returns.
     """
 
     def __init__(self, line: hosts.Line) -> None:
         self._line = line
         self._signal = ""
         self._since = float("inf")
+        self._now = False
         self._before: dict[int, Any] = {}
         self._counter: _Counter | None = None
 
@@ -167,7 +169,7 @@ class StopSignals:
 
     def impatient(self) -> bool:
         """Whether data that have not come yet are to be given up."""
-        return self._line.count == 1 and time.monotonic() - self._since > GRACE
+        return self._now or (self._line.count == 1 and time.monotonic() - self._since > GRACE)
 
     def __enter__(self) -> StopSignals:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -175,13 +177,19 @@ class StopSignals:
                 self._before[number] = signal.signal(number, self._on_signal)
             except ValueError:  # not the main thread, as in a notebook's helper: then nothing is caught
                 return self
-        self._counter = _Counter()
+        self._counter = _Counter(lambda: self._signal != "", lambda: self._now)
         return self
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signal, self._since = signal.Signals(number).name, time.monotonic()
         logger.warning("%s: finishing the step, saving and leaving; once more to leave at once", self._signal)
+        signal.signal(signal.SIGTERM, self._before.pop(signal.SIGTERM))
+        signal.signal(signal.SIGINT, self._on_second)
+
+    def _on_second(self, number: int, frame: FrameType | None) -> None:
+        self._now = True
         self._restore()
+        raise KeyboardInterrupt
 
     def _restore(self) -> None:
         while self._before:
@@ -194,9 +202,16 @@ class StopSignals:
 
 
 class _Counter:
-    """Ends the process at a second SIGTERM, from a thread that hears of signals when they come."""
+    """Hears of signals when they come, in a thread: ends the process at a second SIGTERM, and sees to a second Ctrl-C.
 
-    def __init__(self) -> None:
+    Args:
+      first: whether the main thread has been told of a signal.
+      second: whether it has been interrupted.
+    """
+
+    def __init__(self, first: Callable[[], bool], second: Callable[[], bool]) -> None:
+        self._first, self._second = first, second
+        self._closed = threading.Event()
         self._ear, self._mouth = socket.socketpair()
         self._mouth.setblocking(False)
         self._before = signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
@@ -206,13 +221,25 @@ class _Counter:
         threading.Thread(target=self._listen, name="ipt-signals", daemon=True).start()
 
     def _listen(self) -> None:
-        terms = 0
+        heard, interrupting = b"", False
         while numbers := self._ear.recv(16):
-            terms += numbers.count(signal.SIGTERM)
-            if terms > 1:
+            heard += numbers
+            if heard.count(signal.SIGTERM) > 1:
                 os._exit(128 + signal.SIGTERM)
+            if len(heard) > 1 and signal.SIGINT in numbers and not interrupting:
+                interrupting = True
+                threading.Thread(target=self._interrupt, name="ipt-interrupt", daemon=True).start()
+
+    def _interrupt(self) -> None:
+        """Python forgets a signal that comes before its handler has run for the one before: sends it again."""
+        while not self._first():
+            if self._closed.wait(0.1):
+                return
+        if not self._closed.wait(0.5) and not self._second():
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     def close(self) -> None:
+        self._closed.set()
         if self._before == -1:
             signal.set_wakeup_fd(-1)
         self._mouth.close()

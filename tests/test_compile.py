@@ -45,6 +45,38 @@ def test_collectives_count_as_often_as_their_loop_runs():
     assert {c.group for c in program.collectives} == {8}
 
 
+# One gather that a TPU does in three parts, beside three products, as in the step of configs/pretrain_1b.py; cut down.
+SPREAD = """HloModule jit_step, is_scheduled=true
+
+%fused_computation.1 (param_0.1: bf16[8,64]) -> bf16[64,64] {
+  %param_0.1 = bf16[8,64]{1,0} parameter(0)
+  ROOT %all-gather.1 = bf16[64,64]{1,0} all-gather(%param_0.1), channel_id=201, replica_groups=[1,8]<=[8], dimensions={0}
+}
+
+%async_collective_fusion.2 (param_0.2: bf16[8,64]) -> bf16[64,64] {
+  %param_0.2 = bf16[8,64]{1,0} parameter(0)
+  ROOT %all-gather.2 = bf16[64,64]{1,0} all-gather(%param_0.2), channel_id=201, replica_groups=[1,8]<=[8], dimensions={0}
+}
+
+%fused_computation.3 (param_0.3: bf16[8,64]) -> bf16[64,64] {
+  %param_0.3 = bf16[8,64]{1,0} parameter(0)
+  ROOT %all-gather.3 = bf16[64,64]{1,0} all-gather(%param_0.3), channel_id=201, replica_groups=[1,8]<=[8], dimensions={0}
+}
+
+ENTRY %main (p: bf16[8,64]) -> bf16[64,64] {
+  %p = bf16[8,64]{1,0} parameter(0)
+  %fusion.1 = bf16[64,64]{1,0} fusion(%p), kind=kCustom, calls=%fused_computation.1
+  %fusion.2 = bf16[64,64]{1,0} fusion(%p), kind=kCustom, calls=%async_collective_fusion.2
+  %all-gather.4 = bf16[64,64]{1,0} all-gather(%p), channel_id=202, replica_groups=[1,8]<=[8], dimensions={0}
+  ROOT %fusion.3 = bf16[64,64]{1,0} fusion(%p), kind=kCustom, calls=%fused_computation.3
+}
+"""
+
+
+def test_a_collective_spread_over_fusions_counts_once():
+    assert hlo.read(SPREAD).summary() == [{"kind": "all-gather", "count": 2, "bytes": 2 * 2 * 64 * 64}]
+
+
 def test_cycles_are_those_of_operations_not_of_what_is_fused_in_them():
     assert hlo.read(TPU).cycles == 12 * 1902 + 100
 

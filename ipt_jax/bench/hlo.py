@@ -26,6 +26,7 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 _CALLED = re.compile(
     r"\b(calls|to_apply|body|condition|branch_computations|true_computation|false_computation)=(\{[^}]*\}|%[\w.\-]+)"
 )
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 
@@ -88,10 +89,18 @@ def read(text: str) -> Program:
         for callee, count, inside in _calls(computations, name):
             waiting.append((callee, factor * count, fused or inside))
     found, cycles = [], 0
+    spread: set[tuple[str, str]] = set()
     for name, factor in times.items():
         for line in computations[name]:
             op = _OP.search(line)
             if op is not None:
+                # A TPU may spread one collective over several fusions, each of which does a part beside its own products.
+                channel = _CHANNEL.search(line)
+                if name in in_fusion and channel is not None:
+                    one = (op.group(1), channel.group(1))
+                    if one in spread:
+                        continue
+                    spread.add(one)
                 found.append(_collective(line, op, factor, scattered=name.startswith("all-reduce-scatter")))
             if name not in in_fusion:
                 cycles += factor * sum(int(n) for n in _CYCLES.findall(line))

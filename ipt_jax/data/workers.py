@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import functools
 import logging
+import math
 import multiprocessing
 import os
 import queue
@@ -70,7 +71,8 @@ def run(
       prefetch: items made ahead.
       stalled: seconds without an item before the error.
       what: where items come from, for that error.
-      given_up: asked while an item is waited for; True ends the items there.
+      given_up: asked while an item is waited for; True ends the items there, and what is under way at their end is not
+        waited for long.
 
     Raises:
       WorkerError: a worker process died.
@@ -148,8 +150,7 @@ def _bounded(
                 asked.put(True)
     finally:
         asked.put(False)
-        thread.join(patience)
-        if thread.is_alive():
+        if not _ended(thread, patience, given_up):
             _hanging.append(thread)
 
 
@@ -169,6 +170,17 @@ def _wait(answers: queue.SimpleQueue[T], stalled: float, what: str, given_up: Ca
             if waited >= patience:
                 logger.warning("no batch for %.0f s: is the storage slow, or a data worker stuck? (%s)", waited, what)
                 patience = 2 * waited
+
+
+def _ended(thread: threading.Thread, patience: float | None, given_up: Callable[[], bool]) -> bool:
+    """Whether it ends in time: `patience` (None: without a limit), or less once what it makes is given up."""
+    until = math.inf if patience is None else time.monotonic() + patience
+    hurried = False
+    while thread.is_alive() and time.monotonic() < until:
+        if not hurried and given_up():
+            until, hurried = min(until, time.monotonic() + _PARTING), True
+        thread.join(max(0.0, min(0.2, until - time.monotonic())))
+    return not thread.is_alive()
 
 
 def _by_threads(make: Callable[[int], T], steps: range, threads: int, prefetch: int) -> Generator[T, None, None]:
