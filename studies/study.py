@@ -182,10 +182,11 @@ def _config(folder: pathlib.Path) -> dict[str, Any]:
     return json.loads((folder / "config.json").read_text())["config"]
 
 
-def close(results: Sequence[Result]) -> bool:
-    """Whether any two variants of a first seed are nearer than CLOSE on the same tasks."""
-    means = sorted((tuple(result.scores), result.mean) for result in results)
-    return any(a[0] == b[0] and b[1] - a[1] < CLOSE for a, b in itertools.pairwise(means))
+def close(results: Sequence[Result]) -> set[str]:
+    """The variants that have another one nearer than CLOSE on the same tasks, by their first seeds' means."""
+    ordered = sorted(results, key=lambda result: (tuple(result.scores), result.mean))
+    near = ((a, b) for a, b in itertools.pairwise(ordered) if tuple(a.scores) == tuple(b.scores) and b.mean - a.mean < CLOSE)
+    return {result.variant for pair in near for result in pair}
 
 
 def table(results: Sequence[Result]) -> str:
@@ -237,24 +238,20 @@ def main(study: Study, arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--photos", required=True, type=pathlib.Path, metavar="DIR", help="photographs to train on")
     parser.add_argument("--out", default="runs/studies", type=pathlib.Path, metavar="DIR", help="runs, tables and plots")
     parser.add_argument("--steps", type=int, default=600, metavar="N", help="of each run (default: 600)")
-    parser.add_argument("--seeds", default="", metavar="A,B", help="default: 0; 0,1,2 where variants are nearer than 0.1 dB")
+    parser.add_argument("--seeds", default="", metavar="A,B", help="default: 0, and 1 and 2 for variants nearer than 0.1 dB")
     options = parser.parse_args(arguments)
     place = Place(options.out.resolve(), options.steps)
     prepare(options.photos, place, [variant.share for variant in study.variants])
 
-    def results(seeds: Sequence[int]) -> list[Result]:
-        found = []
-        for variant in study.variants:
-            for seed in seeds:
-                folder = train(variant, seed, place)
-                scores = score(folder, study.scored, place.held_out)
-                found.append(Result(variant.name, seed, _shown(place.settings(variant, seed)), scores, curve(folder)))
-        return found
+    def result(variant: Variant, seed: int) -> Result:
+        folder = train(variant, seed, place)
+        scores = score(folder, study.scored, place.held_out)
+        return Result(variant.name, seed, _shown(place.settings(variant, seed)), scores, curve(folder))
 
     seeds = [int(seed) for seed in options.seeds.split(",")] if options.seeds else [0]
-    found = results(seeds)
-    if not options.seeds and close(found):
-        found = results([0, 1, 2])
+    found = [result(variant, seed) for variant in study.variants for seed in seeds]
+    again = close(found) if not options.seeds else set()
+    found += [result(variant, seed) for variant in study.variants if variant.name in again for seed in (1, 2)]
     text = table(found)
     file = place.folder / f"{study.name}.json"
     described = {"question": study.question, "steps": options.steps, "runs": [dataclasses.asdict(result) for result in found]}

@@ -1,7 +1,8 @@
-"""The networks that studies/ compares."""
+"""The networks that studies/ compares, and how it does."""
 
 from __future__ import annotations
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 import small
 
 from ipt_jax import authors, load, weights_folder
+from ipt_jax.data.sources import embedded
 from ipt_jax.model import build, preset
 from ipt_jax.restorer import Restorer
 from ipt_jax.tasks import TASKS
 from ipt_jax.weights import WeightsError
+from studies import pretraining, study
 
 PARTS = {
     "no decoder": dict(decoder_layers=0),
@@ -48,3 +51,36 @@ def test_networks_of_the_studies(part, tmp_path):
         np.testing.assert_allclose(same[name], outputs[name], rtol=1e-5, atol=1e-3)  # of 255
     with pytest.raises(WeightsError, match="the authors' code has no network"):
         authors.write(restorer, tmp_path / "x.safetensors", "safetensors")
+
+
+def result(variant: str, *scores: float, seed: int = 0, tasks: str = "ab") -> study.Result:
+    return study.Result(variant, seed, (), dict(zip(tasks, scores, strict=True)), {})
+
+
+def test_only_variants_that_are_near_another_on_the_same_tasks_are_trained_again():
+    results = [result("a", 30.0, 20.0), result("b", 30.2, 20.2), result("c", 30.05, 20.05), result("other", 25.0, tasks="a")]
+    assert study.close(results) == {"a", "c"}
+    assert study.close(results[:2]) == set()
+
+
+def test_the_table_has_means_and_half_the_spread_over_seeds():
+    text = study.table([result("a", 30.0, 20.0), result("a", 30.2, 20.4, seed=1), result("alone", 31.5, tasks="a")])
+    assert text.splitlines()[0] == "| PSNR-Y, dB | a | b | mean | seeds |"
+    assert text.splitlines()[2:] == ["| a | 30.10 | 20.20 | 25.15 +- 0.15 | 2 |", "| alone | 31.50 |  | 31.50 | 1 |"]
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_a_study_trains_scores_draws_and_does_not_repeat_itself(tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i, picture in enumerate(embedded("all") * 3):
+        cv2.imwrite(str(photos / f"{i}.png"), picture[20 * (i // 4) :][:160, 20 * (i // 4) :][:, :160, ::-1])
+    arguments = ["--photos", str(photos), "--out", str(tmp_path / "out"), "--steps", "20"]
+    assert study.main(pretraining.STUDY, [*arguments, "--seeds", "0"]) == 0
+    first = (tmp_path / "out/pretraining.json").read_text()
+    assert len(list((tmp_path / "out/runs").iterdir())) == 5
+    assert (tmp_path / "out/pretraining.png").stat().st_size > 10_000
+    assert study.main(pretraining.STUDY, [*arguments, "--seeds", "0"]) == 0
+    assert (tmp_path / "out/pretraining.json").read_text() == first
+    assert str(tmp_path) not in first
