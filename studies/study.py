@@ -15,8 +15,8 @@ import numpy as np
 
 from ipt_jax import cli, log
 from ipt_jax import config as configs
-from ipt_jax.data.checks import held_out_names
-from ipt_jax.data.sources import Folder, decode
+from ipt_jax.data.checks import DataError, held_out_names
+from ipt_jax.data.sources import Folder, decode, list_pictures
 from ipt_jax.evaluate import save_png
 from ipt_jax.tasks import PAPER_TASKS
 from ipt_jax.train import pretrain
@@ -116,8 +116,10 @@ class Place:
 
 def prepare(photos: pathlib.Path, place: Place, shares: Sequence[float]) -> None:
     """Splits a folder of photographs: some to be scored, shares of the others (in the order of their names' hashes)."""
-    names = [path.relative_to(photos).as_posix() for path in sorted(photos.rglob("*")) if path.is_file()]
-    names = [name for name in names if name.lower().endswith((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"))]
+    try:
+        names = list_pictures(str(photos), str(photos))
+    except DataError as error:
+        raise SystemExit(str(error)) from None
     if len(names) <= HELD_OUT:
         raise SystemExit(f"--photos {photos}: {len(names)} pictures; more than {HELD_OUT} are needed")
     order = sorted(held_out_names(names, len(names)), key=lambda name: hashlib.sha256(name.encode()).digest())

@@ -72,11 +72,13 @@ def test_the_table_has_means_and_half_the_spread_over_seeds():
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 def test_a_study_trains_scores_draws_and_does_not_repeat_itself(tmp_path, capsys):
-    photos = tmp_path / "photos"
-    photos.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    photos = tmp_path / "photos/linked"
+    photos.parent.mkdir()
+    photos.symlink_to(tmp_path / "elsewhere")
     for i, picture in enumerate(embedded("all") * 3):
         cv2.imwrite(str(photos / f"{i}.png"), picture[20 * (i // 4) :][:160, 20 * (i // 4) :][:, :160, ::-1])
-    arguments = ["--photos", str(photos), "--out", str(tmp_path / "out"), "--steps", "20"]
+    arguments = ["--photos", str(photos.parent), "--out", str(tmp_path / "out"), "--steps", "20"]
     assert study.main(pretraining.STUDY, [*arguments, "--seeds", "0"]) == 0
     first = (tmp_path / "out/pretraining.json").read_text()
     assert len(list((tmp_path / "out/runs").iterdir())) == 5
