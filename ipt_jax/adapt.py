@@ -53,9 +53,13 @@ def matches(path: str, patterns: Sequence[str]) -> bool:
 
 
 def frozen(config: Mapping[str, Any]) -> Callable[[str], bool]:
-    """Whether a parameter stays as it is, by its path: what `finetune.freeze` matches; with LoRA, the body."""
+    """Whether a parameter stays as it is, by its path.
+
+    So does what `finetune.freeze` matches, and with LoRA the body; but not what `finetune.unfreeze` matches.
+    """
     patterns = tuple(config["finetune"]["freeze"]) + ((BODY,) if config["finetune"]["lora_rank"] else ())
-    return lambda path: matches(path, patterns)
+    but = tuple(config["finetune"].get("unfreeze", ()))
+    return lambda path: matches(path, patterns) and not matches(path, but)
 
 
 def is_partial(config: Mapping[str, Any]) -> bool:
@@ -86,9 +90,12 @@ def check(params: Mapping[str, Any], config: Mapping[str, Any]) -> None:
       UserError: a pattern that matches nothing, nothing left to train, or a target that is no matrix of the body.
     """
     known = [path for path, _ in paths(params)]
-    for pattern in config["finetune"]["freeze"]:
-        if not any(matches(path, [pattern]) for path in known):
-            raise UserError(f"finetune.freeze: {pattern!r} matches no parameter; there are {_examples(known)}")
+    for setting in ("freeze", "unfreeze"):
+        for pattern in config["finetune"][setting]:
+            if not any(matches(path, [pattern]) for path in known):
+                raise UserError(f"finetune.{setting}: {pattern!r} matches no parameter; there are {_examples(known)}")
+    if config["finetune"].get("unfreeze", ()) and not is_partial(config):
+        raise UserError("finetune.unfreeze: nothing is frozen; it is for what finetune.freeze or finetune.lora_rank freezes")
     if config["finetune"]["lora_rank"]:
         targets(params, config)
     elif all(map(frozen(config), known)):

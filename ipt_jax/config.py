@@ -91,6 +91,7 @@ def default() -> ConfigDict:
             finetune=dict(
                 new="identity",  # ends of tasks that init_from lacks: identity, torch, or a task of it to copy (finetune.py)
                 freeze=(),  # patterns of parameters' paths that stay as they are: body, */tail, task_sr2/embedding
+                unfreeze=(),  # and of those among them that are trained all the same: body/*bias, body/*norm*
                 lora_rank=0,  # of adapters on the body, which is frozen then (adapt.py); 0 = none
                 lora_alpha=8.0,  # an adapter counts alpha / rank times
                 lora_targets=("*attention",),  # patterns of the body's matrices that get one

@@ -40,9 +40,20 @@ def test_parts_are_taken_out_and_laid_over(params):
     assert whole == dict(params)
 
 
+def test_what_is_unfrozen_is_trained_all_the_same(params):
+    plain = small.config("finetune.lora_rank=2", "finetune.freeze=*/head", "finetune.unfreeze=body/*bias,body/*norm*")
+    names = {path for path, _ in adapt.paths(adapt.trained(adapt.with_adapters(params, plain), plain))}
+    body = {name for name in names if name.startswith("body/")}
+    assert body == {p for p, _ in adapt.paths(params) if p.startswith("body/") and ("norm" in p or p.endswith("bias"))}
+    assert "body/encoder/norm1/norm/scale" in body and "body/encoder/feed_forward/in/bias" in body
+    assert not any("/head/" in name for name in names) and any("/tail/" in name for name in names)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["finetune.freeze=body", "finetune.unfreeze=body/nrm"], r"finetune.unfreeze: 'body/nrm' matches no parameter"),
+        (["finetune.unfreeze=body/*bias"], "finetune.unfreeze: nothing is frozen"),
         (["finetune.freeze=bdy"], r"finetune.freeze: 'bdy' matches no parameter; there are body/decoder"),
         (["finetune.freeze=body,task_*"], "freezes every parameter"),
         (
