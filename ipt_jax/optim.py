@@ -45,9 +45,9 @@ def schedule(optim: Mapping[str, Any]) -> Callable[[Array], Array]:
 def direction(optim: Mapping[str, Any]) -> optax.GradientTransformation:
     """What a group moves against, before the learning rate, from a config's `optim` part.
 
-    "adam" is the paper's. "muon" (Jordan et al., 2024; optax.contrib) makes the momentum of each matrix of the body and of
-    each convolution orthogonal, scaled to the size of Adam's directions (Liu et al., 2025, arXiv 2502.16982), so that one
-    learning rate serves both; what is no such matrix takes Adam's, with Nesterov's momentum.
+    "adam" is the paper's. "muon" (Jordan et al., 2024; optax.contrib) makes the momentum of each matrix of the body, of each
+    factor of an adapter and of each convolution orthogonal, scaled to the size of Adam's directions (Liu et al., 2025,
+    arXiv 2502.16982), so that one learning rate serves both; what is no such matrix takes Adam's, with Nesterov's momentum.
     """
     if optim["name"] == "adam":
         return optax.scale_by_adam(b1=optim["b1"], b2=optim["b2"], eps=optim["eps"])
@@ -70,7 +70,7 @@ def _matrices(params: Tree) -> Tree:
 
     def axes(path: Any, x: Array) -> contrib.MuonDimensionNumbers | None:
         name = jax.tree_util.keystr(path, simple=True, separator="/").rpartition("/")[2]
-        if name not in ("kernel", "qkv") or (x.ndim == 4 and 3 in x.shape[2:]):
+        if name not in ("kernel", "qkv", "a", "b") or (x.ndim == 4 and 3 in x.shape[2:]):
             return None
         return contrib.MuonDimensionNumbers(tuple(range(3)) if x.ndim == 4 else x.ndim - 2, x.ndim - 1)
 

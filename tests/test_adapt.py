@@ -143,3 +143,21 @@ def test_merged_weights_give_the_same_tokens_and_pictures(with_lora):
     inside = jax.jit(lambda p: network.apply({"params": adapt.merged(p, plain)}, lq)[0])(last.params)
     for name, out in apply(merged).items():
         np.testing.assert_allclose(out, inside[name], atol=1e-5 * np.abs(out).max())
+
+
+def test_muon_moves_the_factors_of_adapters_by_orthogonal_steps():
+    plain = small.config(
+        *LORA, "optim.name=muon", "finetune.freeze=task_*", "batch_size=16", "optim.learning_rate=0.01", "optim.warmup_steps=0"
+    )
+    first, last, _ = after(plain, 1)
+    rate, before, moved = plain["optim"]["learning_rate"], dict(adapt.paths(first.params)), 0
+    for path, leaf in adapt.paths(last.params["lora"]):
+        change = np.asarray(leaf - before[f"lora/{path}"])
+        if path.endswith("/a"):  # whose gradient is zero as long as b is
+            assert not change.any(), path
+            continue
+        for matrix in change.reshape(-1, *change.shape[-2:]):
+            values = np.linalg.svd(matrix, compute_uv=False) / (0.2 * rate * max(matrix.shape) ** 0.5)
+            assert len(values) == 2 and values[1] > 0.5 and values[0] < 1.3, (path, values)
+            moved += 1
+    assert moved > 8
