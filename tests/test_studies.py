@@ -58,7 +58,7 @@ def result(variant: str, *scores: float, seed: int = 0, tasks: str = "ab") -> st
 
 
 def test_only_variants_that_are_near_another_on_the_same_tasks_are_trained_again():
-    results = [result("a", 30.0, 20.0), result("b", 30.2, 20.2), result("c", 30.05, 20.05), result("other", 25.0, tasks="a")]
+    results = [result("a", 30.0, 20.0), result("b", 30.4, 20.4), result("c", 30.05, 20.05), result("other", 25.0, tasks="a")]
     assert study.close(results) == {"a", "c"}
     assert study.close(results[:2]) == set()
 
