@@ -163,18 +163,18 @@ def score(folder: pathlib.Path, tasks: Sequence[str], held_out: pathlib.Path) ->
     return {row["task"]: row["result"]["psnr_y"] for row in json.loads(file.read_text())["rows"]}
 
 
-def curve(folder: pathlib.Path) -> dict[str, list[float]]:
-    """How a run went, from its log."""
+def curve(folder: pathlib.Path, before: dict[str, list[float]] | None = None) -> dict[str, list[float]]:
+    """How a run went, from its log; samples and seconds are counted on from those of the run before."""
     config = _config(folder)
     found: dict[str, list[float]] = {"step": [], "samples": [], "seconds": [], "l1": []}
-    step, seconds = 0, 0.0
+    step, seconds, earlier = 0, before["seconds"][-1] if before else 0.0, before["samples"][-1] if before else 0.0
     for line in log.read_lines(folder / "metrics.jsonl"):  # type: ignore[arg-type]
         if "loss" not in line:
             continue
         samples = (line["step"] - step) * config["batch_size"]
         step, seconds = line["step"], seconds + samples / line["samples_per_s"]
         losses = [value for key, value in line.items() if key.startswith("l1/") and value is not None]
-        for key, value in (("step", step), ("samples", step * config["batch_size"]), ("seconds", seconds)):
+        for key, value in (("step", step), ("samples", earlier + step * config["batch_size"]), ("seconds", seconds)):
             found[key].append(round(value, 1))
         found["l1"].append(round(float(np.mean(losses)), 4))
     return found
@@ -215,7 +215,7 @@ def draw(study: Study, results: Sequence[Result], file: pathlib.Path) -> None:
         for axes, key in zip(losses, study.against, strict=True):
             values = np.mean([result.curve["l1"] for result in mine], axis=0)
             axes.plot(
-                np.mean([result.curve[key] for result in mine], axis=0), _smooth(values), color=f"C{i}", label=variant.name
+                np.mean([result.curve[key] for result in mine], axis=0), smooth(values), color=f"C{i}", label=variant.name
             )
             axes.set(xlabel=key, ylabel="L1, mean over tasks (0..255)", yscale="log")
             axes.grid(alpha=0.3, which="both")
@@ -229,7 +229,7 @@ def draw(study: Study, results: Sequence[Result], file: pathlib.Path) -> None:
     figure.savefig(file, dpi=110)
 
 
-def _smooth(values: np.ndarray, width: int = 5) -> np.ndarray:
+def smooth(values: np.ndarray, width: int = 5) -> np.ndarray:
     """The mean of each value and those before it, `width` at most."""
     return np.array([values[max(0, i - width + 1) : i + 1].mean() for i in range(len(values))])
 
@@ -248,7 +248,8 @@ def main(study: Study, arguments: Sequence[str] | None = None) -> int:
     def result(variant: Variant, seed: int) -> Result:
         folder = train(variant, seed, place)
         scores = score(folder, study.scored, place.held_out)
-        return Result(variant.name, seed, _shown(place.settings(variant, seed)), scores, curve(folder))
+        before = curve(place.workdir(variant.after, seed)) if variant.after else None
+        return Result(variant.name, seed, _shown(place.settings(variant, seed)), scores, curve(folder, before))
 
     seeds = [int(seed) for seed in options.seeds.split(",")] if options.seeds else [0]
     found = [result(variant, seed) for variant in study.variants for seed in seeds]

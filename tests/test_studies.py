@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import cv2
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,7 @@ from ipt_jax.model import build, preset
 from ipt_jax.restorer import Restorer
 from ipt_jax.tasks import TASKS
 from ipt_jax.weights import WeightsError
-from studies import pretraining, study
+from studies import curves, pretraining, study
 
 PARTS = {
     "no decoder": dict(decoder_layers=0),
@@ -67,6 +69,24 @@ def test_the_table_has_means_and_half_the_spread_over_seeds():
     text = study.table([result("a", 30.0, 20.0), result("a", 30.2, 20.4, seed=1), result("alone", 31.5, tasks="a")])
     assert text.splitlines()[0] == "| PSNR-Y, dB | a | b | mean | seeds |"
     assert text.splitlines()[2:] == ["| a | 30.10 | 20.20 | 25.15 +- 0.15 | 2 |", "| alone | 31.50 |  | 31.50 | 1 |"]
+
+
+def test_curves_of_two_logs(tmp_path, capsys):
+    for name, factor in (("a", 1.0), ("b", 2.0)):
+        lines = [{"step": step, "loss": 9.0, "l1/sr2": factor * 100 / step, "l1/derain": None} for step in range(10, 110, 10)]
+        lines.append({"step": 100, "sr2/psnr_y": 30.0})
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = tmp_path / "c.png"
+    assert curves.main([f"first={tmp_path / 'a'}", f"second={tmp_path / 'b'}", "-o", str(out)]) == 0
+    assert out.stat().st_size > 5_000
+    mean = (100 / 90 + 100 / 100) / 2
+    assert capsys.readouterr().out.splitlines() == [
+        f"first: {mean:.3f} over the last fifth of the first 100 steps",
+        f"second: {2 * mean:.3f} over the last fifth of the first 100 steps",
+    ]
+    (tmp_path / "empty").write_text("")
+    assert curves.main([f"x={tmp_path / 'empty'}", "-o", str(out)]) == 2
+    assert "no line of it has losses" in capsys.readouterr().err
 
 
 @pytest.mark.soak

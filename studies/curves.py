@@ -1,0 +1,74 @@
+"""Loss of several runs against their samples, from their logs: python -m studies.curves NAME=metrics.jsonl ... -o curves.png"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from etils import epath
+
+from ipt_jax import log
+from studies.study import smooth
+
+
+def read(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """Steps, and the mean L1 over tasks (0..255) of each.
+
+    Raises:
+      ValueError: the file is no run's log.
+    """
+    steps, means = [], []
+    for line in log.read_lines(epath.Path(file)):
+        losses = [value for key, value in line.items() if key.startswith("l1/") and value is not None]
+        if losses:
+            steps.append(line["step"])
+            means.append(float(np.mean(losses)))
+    if not steps:
+        raise ValueError(f"{file}: no line of it has losses; give a run's metrics.jsonl")
+    return np.array(steps), np.array(means)
+
+
+def draw(runs: dict[str, tuple[np.ndarray, np.ndarray]], file: pathlib.Path, width: int = 5) -> None:
+    """One curve a run, each point the mean of `width` lines of its log."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, (steps, means) in runs.items():
+        axes.plot(steps, smooth(means, width), label=name)
+    axes.set(xlabel="step", ylabel="L1, mean over tasks (0..255)", xscale="log", yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8)
+    figure.savefig(file, dpi=110)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draws, and prints the last step that all runs have, with the loss of each around it."""
+    parser = argparse.ArgumentParser(prog="python -m studies.curves", description="Loss of several runs against their steps.")
+    parser.add_argument("runs", nargs="+", metavar="NAME=LOG", help="a run's metrics.jsonl, and what to call it")
+    parser.add_argument("-o", "--out", required=True, type=pathlib.Path, metavar="PNG")
+    options = parser.parse_args(arguments)
+    runs = {}
+    for text in options.runs:
+        name, equals, file = text.partition("=")
+        if not equals:
+            parser.error(f"{text!r}: give NAME=LOG")
+        try:
+            runs[name] = read(pathlib.Path(file))
+        except (OSError, ValueError) as error:
+            print(f"{parser.prog}: {error}", file=sys.stderr)
+            return 2
+    draw(runs, options.out)
+    last = min(steps[-1] for steps, _ in runs.values())
+    for name, (steps, means) in runs.items():
+        print(
+            f"{name}: {means[(steps <= last) & (steps > 0.8 * last)].mean():.3f} over the last fifth of the first {last} steps"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
