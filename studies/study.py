@@ -17,6 +17,7 @@ from ipt_jax import cli, log
 from ipt_jax import config as configs
 from ipt_jax.data.checks import DataError, held_out_names
 from ipt_jax.data.sources import Folder, decode, list_pictures
+from ipt_jax.errors import RunError, UserError
 from ipt_jax.evaluate import save_png
 from ipt_jax.tasks import PAPER_TASKS
 from ipt_jax.train import pretrain
@@ -145,7 +146,10 @@ def train(variant: Variant, seed: int, place: Place) -> pathlib.Path:
         train(variant.after, seed, place)
     folder = place.workdir(variant, seed)
     print(f"--- {variant.name}, seed {seed}: {folder}", flush=True)
-    done = pretrain(configs.load(str(BASE), place.settings(variant, seed)), str(folder))
+    try:
+        done = pretrain(configs.load(str(BASE), place.settings(variant, seed)), str(folder))
+    except (UserError, RunError) as error:  # such as a run of another study under way, which this one shares
+        raise SystemExit(str(error)) from None
     if not done.finished:
         raise SystemExit("stopped; the same command goes on")
     return folder
