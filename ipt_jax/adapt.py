@@ -58,8 +58,8 @@ def frozen(config: Mapping[str, Any]) -> Callable[[str], bool]:
     So does what `finetune.freeze` matches, and with LoRA the body; but not what `finetune.unfreeze` matches.
     """
     patterns = tuple(config["finetune"]["freeze"]) + ((BODY,) if config["finetune"]["lora_rank"] else ())
-    but = tuple(config["finetune"].get("unfreeze", ()))
-    return lambda path: matches(path, patterns) and not matches(path, but)
+    exceptions = tuple(config["finetune"]["unfreeze"])
+    return lambda path: matches(path, patterns) and not matches(path, exceptions)
 
 
 def is_partial(config: Mapping[str, Any]) -> bool:
@@ -87,14 +87,15 @@ def check(params: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Whether patterns and targets mean something.
 
     Raises:
-      UserError: a pattern that matches nothing, nothing left to train, or a target that is no matrix of the body.
+      UserError: a pattern that matches nothing, nothing left to train, nothing to unfreeze, or a target that is no matrix of
+        the body.
     """
     known = [path for path, _ in paths(params)]
     for setting in ("freeze", "unfreeze"):
         for pattern in config["finetune"][setting]:
             if not any(matches(path, [pattern]) for path in known):
                 raise UserError(f"finetune.{setting}: {pattern!r} matches no parameter; there are {_examples(known)}")
-    if config["finetune"].get("unfreeze", ()) and not is_partial(config):
+    if config["finetune"]["unfreeze"] and not is_partial(config):
         raise UserError("finetune.unfreeze: nothing is frozen; it is for what finetune.freeze or finetune.lora_rank freezes")
     if config["finetune"]["lora_rank"]:
         targets(params, config)

@@ -65,7 +65,8 @@ def direction(optim: Mapping[str, Any]) -> optax.GradientTransformation:
 def _matrices(params: Tree) -> Tree:
     """Which axes of a parameter go in and which come out of its product; None for what Adam moves.
 
-    Stacked layers have an axis before; the first and the last convolution, of 3 colours, are left to Adam.
+    They are named "kernel" or "qkv", and "a" or "b" in an adapter. Stacked layers have an axis before; the first and the last
+    convolution, of 3 colours, are left to Adam.
     """
 
     def axes(path: Any, x: Array) -> contrib.MuonDimensionNumbers | None:

@@ -1,8 +1,9 @@
-"""Loss of several runs against their samples, from their logs: python -m studies.curves NAME=metrics.jsonl ... -o curves.png"""
+"""Loss of several runs against their steps, from their logs: python -m studies.curves NAME=metrics.jsonl ... -o curves.png"""
 
 from __future__ import annotations
 
 import argparse
+import math
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from ipt_jax import log
-from studies.study import smooth
+from studies.study import mean_l1, smooth
 
 
 def read(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
@@ -20,14 +21,11 @@ def read(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
       ValueError: the file is no run's log.
     """
-    steps, means = [], []
-    for line in log.read_lines(epath.Path(file)):
-        losses = [value for key, value in line.items() if key.startswith("l1/") and value is not None]
-        if losses:
-            steps.append(line["step"])
-            means.append(float(np.mean(losses)))
-    if not steps:
+    points = [(line["step"], mean_l1(line)) for line in log.read_lines(epath.Path(file))]
+    points = [(step, mean) for step, mean in points if not math.isnan(mean)]
+    if not points:
         raise ValueError(f"{file}: no line of it has losses; give a run's metrics.jsonl")
+    steps, means = zip(*points, strict=True)
     return np.array(steps), np.array(means)
 
 
@@ -46,7 +44,7 @@ def draw(runs: dict[str, tuple[np.ndarray, np.ndarray]], file: pathlib.Path, wid
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draws, and prints the last step that all runs have, with the loss of each around it."""
+    """Draws, and prints each run's mean loss over the last fifth of the steps that all of them have."""
     parser = argparse.ArgumentParser(prog="python -m studies.curves", description="Loss of several runs against their steps.")
     parser.add_argument("runs", nargs="+", metavar="NAME=LOG", help="a run's metrics.jsonl, and what to call it")
     parser.add_argument("-o", "--out", required=True, type=pathlib.Path, metavar="PNG")
@@ -64,9 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     draw(runs, options.out)
     last = min(steps[-1] for steps, _ in runs.values())
     for name, (steps, means) in runs.items():
-        print(
-            f"{name}: {means[(steps <= last) & (steps > 0.8 * last)].mean():.3f} over the last fifth of the first {last} steps"
-        )
+        late = means[(steps <= last) & (steps > 0.8 * last)]
+        print(f"{name}: {late.mean():.3f} over the last fifth of the first {last} steps")
     return 0
 
 

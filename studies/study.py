@@ -7,8 +7,9 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -177,11 +178,16 @@ def curve(folder: pathlib.Path, before: dict[str, list[float]] | None = None) ->
             continue
         samples = (line["step"] - step) * config["batch_size"]
         step, seconds = line["step"], seconds + samples / line["samples_per_s"]
-        losses = [value for key, value in line.items() if key.startswith("l1/") and value is not None]
         for key, value in (("step", step), ("samples", earlier + step * config["batch_size"]), ("seconds", seconds)):
             found[key].append(round(value, 1))
-        found["l1"].append(round(float(np.mean(losses)), 4))
+        found["l1"].append(round(mean_l1(line), 4))
     return found
+
+
+def mean_l1(line: Mapping[str, Any]) -> float:
+    """The mean L1 (0..255) over the tasks that a line of a log has; NaN if it has none."""
+    losses = [value for key, value in line.items() if key.startswith("l1/") and value is not None]
+    return float(np.mean(losses)) if losses else math.nan
 
 
 def _config(folder: pathlib.Path) -> dict[str, Any]:
