@@ -233,6 +233,7 @@ def draw(study: Study, results: Sequence[Result], file: pathlib.Path) -> None:
     losses[0].legend(fontsize=8)
     scores.set(xlabel="PSNR-Y, mean over tasks (dB)", yticks=range(len(study.variants)))
     scores.set_yticklabels([variant.name for variant in study.variants])
+    scores.locator_params(axis="x", nbins=5)
     scores.invert_yaxis()
     scores.grid(alpha=0.3)
     figure.suptitle(study.question)
