@@ -17,6 +17,7 @@ import numpy as np
 
 from ipt_jax import __version__
 from ipt_jax.commands_evaluate import UsageError
+from ipt_jax.data.chain import Jpeg
 from ipt_jax.data.checks import DataError, listed
 from ipt_jax.data.degrade import Noise
 from ipt_jax.evaluate import Degraded, Result, Score, baseline, mean, scored, unclipped
@@ -31,7 +32,10 @@ RestorePairs = Callable[[Iterator[Degraded]], Iterable[np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A task to score, and the model's task that is used for it: "denoise50@70" is sigma 70 with the one for 50."""
+    """A task to score, and the model's task that is used for it: "denoise50@70" is sigma 70 with the one for 50.
+
+    A task whose strength is drawn for each crop, such as blind denoising, is scored at a fixed one: "denoise@25", "jpeg@40".
+    """
 
     label: str
     head: str
@@ -39,24 +43,46 @@ class Trial:
 
     @classmethod
     def parse(cls, text: str, known: dict[str, Task]) -> Trial:
-        """A trial from `TASK` or `TASK@SIGMA`.
+        """A trial from `TASK`, `TASK@SIGMA` for noise or `TASK@QUALITY` for JPEG.
 
         Raises:
-          UsageError: no such task, or a sigma for something that is not noise.
+          UsageError: no such task, a level for something that has none, or none for a task that draws it.
         """
-        head, _, sigma = text.partition("@")
+        head, _, level = text.partition("@")
         if head not in known:
             raise UsageError(f"--tasks: there is no task {head!r}{nearest(head, known)}; there is {', '.join(known)}")
         task = known[head]
-        if not sigma:
+        if not level:
+            if isinstance(strength(task), tuple):
+                raise UsageError(
+                    f"--tasks {text}: this task draws its strength; name one, such as {', '.join(at_levels(task))}"
+                )
             return cls(text, head, task)
-        if not isinstance(task.degrade, Noise):
-            raise UsageError(f"--tasks {text}: only a denoising task can be scored at another sigma")
+        kind = "standard deviation" if isinstance(task.degrade, Noise) else "JPEG quality"
+        if strength(task) is None:
+            raise UsageError(f"--tasks {text}: only a denoising or JPEG task can be scored at another strength")
         try:
-            noise = Noise(float(sigma))
+            fixed = Noise(float(level)) if isinstance(task.degrade, Noise) else Jpeg(float(level))
         except ValueError:
-            raise UsageError(f"--tasks {text}: {sigma!r} is no standard deviation") from None
-        return cls(text, head, Task(text, 1, noise))
+            raise UsageError(f"--tasks {text}: {level!r} is no {kind}") from None
+        return cls(text, head, Task(text, 1, fixed))
+
+
+LEVELS = {Noise: (15, 25, 30, 50), Jpeg: (10, 20, 40)}
+
+
+def strength(task: Task) -> Any:
+    """Sigma of noise, quality of JPEG: a number, or the range that it is drawn from; None for other degradations."""
+    degrade = task.degrade
+    return degrade.sigma if isinstance(degrade, Noise) else degrade.quality if isinstance(degrade, Jpeg) else None
+
+
+def at_levels(task: Task) -> list[str]:
+    """What is scored of a task if none is asked for: itself, or "TASK@LEVEL"s where it draws its strength."""
+    if not isinstance(strength(task), tuple):
+        return [task.name]
+    low, high = strength(task)
+    return [f"{task.name}@{level}" for level in LEVELS[type(task.degrade)] if low <= level <= high] or [f"{task.name}@{high:g}"]
 
 
 @dataclasses.dataclass
@@ -121,7 +147,8 @@ def run(options: argparse.Namespace) -> int:
     sets = find_sets(options.data, names)
     contender = open_contender(options)
     wanted = [word.strip() for word in options.tasks.split(",") if word.strip()]
-    trials = [Trial.parse(word, contender.tasks) for word in wanted or contender.tasks]
+    usual = [word for task in contender.tasks.values() for word in at_levels(task)]
+    trials = [Trial.parse(word, contender.tasks) for word in wanted or usual]
     if options.noise_clip == "off":
         trials = [dataclasses.replace(trial, task=unclipped(trial.task)) for trial in trials]
     pairs = choose(sets, trials, bool(wanted))

@@ -12,7 +12,7 @@ import importlib.util
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ def default() -> ConfigDict:
             tasks=PAPER_TASKS,  # names, or {name, degradation, ...} dicts (tasks.py)
             epochs=0,  # instead of steps; an epoch is data.epoch_crops crops of each picture
             init_from="",  # WEIGHTS whose parameters to start with
+            branch_from="",  # RUN@STEP whose whole state to start with: parameters, moments, EMA, step, place in the data
             devices=0,  # of this host; 0 = all, of all hosts
             sharding="data",  # of the state: data (whole on each device) or fsdp (large leaves in pieces)
             model=preset("ipt"),  # model/ipt.py
@@ -75,10 +76,12 @@ def default() -> ConfigDict:
                 name="adam",  # adam, or muon (optim.py)
                 learning_rate=5e-5,
                 final_learning_rate=2e-5,
-                schedule="step",  # cosine, step or constant
+                schedule="step",  # cosine, step, constant or wsd (optim.py)
                 schedule_steps=0,  # its length; 0 = steps when the run begins
                 warmup_steps=0,
                 drop_at=2 / 3,  # share of schedule_steps at which "step" changes to final_learning_rate
+                decay_start=0,  # step at which "wsd" begins to decay; 0 = never
+                decay_steps=0,  # length of that decay
                 b1=0.9,
                 b2=0.999,
                 eps=1e-8,
@@ -136,6 +139,19 @@ MAY_CHANGE = (
     "log.",
     "optim.max_skipped",
     "init_from",
+    "branch_from",
+)
+
+# What a branch of a run (branch_from) may change besides.
+BRANCH_MAY_CHANGE = (
+    "optim.schedule",
+    "optim.schedule_steps",
+    "optim.learning_rate",
+    "optim.final_learning_rate",
+    "optim.warmup_steps",
+    "optim.drop_at",
+    "optim.decay_start",
+    "optim.decay_steps",
 )
 
 
@@ -302,6 +318,8 @@ def check(config: ConfigDict) -> None:
         "data.workers",
         "optim.warmup_steps",
         "optim.schedule_steps",
+        "optim.decay_start",
+        "optim.decay_steps",
         "optim.clip_norm",
         "checkpoint.keep_every",
         "evaluate.every",
@@ -317,6 +335,13 @@ def check(config: ConfigDict) -> None:
     need(config.data.stalled > 0, "data.stalled", "above 0 seconds")
     need(0 <= config.optim.ema < 1, "optim.ema", "in [0, 1)")
     need(config.optim.learning_rate > 0, "optim.learning_rate", "above 0")
+    decays = config.optim.schedule == "wsd" and config.optim.decay_start
+    need(not decays or config.optim.decay_steps > 0, "optim.decay_steps", "above 0 where optim.decay_start is set")
+    need(
+        not decays or config.optim.decay_start >= config.optim.warmup_steps,
+        "optim.decay_start",
+        "not within optim.warmup_steps",
+    )
     need(0 < config.optim.drop_at <= 1, "optim.drop_at", "a share of schedule_steps, above 0 and at most 1")
     spike = config.optim.max_spike
     need(spike == 0 or spike > 1, "optim.max_spike", "0, or above 1: times the recent mean of the loss")
@@ -405,11 +430,11 @@ def resolve(config: ConfigDict, schedule_steps: int = 0) -> dict[str, Any]:
     return plain
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], may_change: Sequence[str] = MAY_CHANGE) -> list[str]:
     """Lines 'key: old -> new' for what a resumed run may not change; a key that a run is too old to have has its default."""
     known, a, b = (flatten(json.loads(json.dumps(tree))) for tree in (default().to_dict(), old, new))
     a = {**known, **a}
-    keys = [k for k in sorted({*a, *b}) if not any(k == m or (m.endswith(".") and k.startswith(m)) for m in MAY_CHANGE)]
+    keys = [k for k in sorted({*a, *b}) if not any(k == m or (m.endswith(".") and k.startswith(m)) for m in may_change)]
     missing = "(none)"
     return [f"{k}: {a.get(k, missing)!r} -> {b.get(k, missing)!r}" for k in keys if a.get(k, missing) != b.get(k, missing)]
 

@@ -7,13 +7,13 @@ import dataclasses
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
-from typing import Any, ClassVar
+from typing import Any
 
 import cv2
 import numpy as np
 
 from ipt_jax.data.checks import DataError
-from ipt_jax.data.degrade import Noise, bicubic_up, drawn
+from ipt_jax.data.degrade import Noise, bicubic_up
 from ipt_jax.metrics import METRICS, psnr, ssim
 from ipt_jax.restore import Apply, restore_pictures, to_uint8
 from ipt_jax.tasks import Task
@@ -38,23 +38,14 @@ class Score:
     after: dict[str, float]
 
 
-@dataclasses.dataclass(frozen=True)
-class UnclippedNoise:
-    """As `Noise`, with the same draws, but not clipped to 0..255: the other convention of denoising tables."""
-
-    sigma: float | tuple[float, float]
-    scale: ClassVar[int] = 1
-    margin: ClassVar[int] = 0
-    rounded: ClassVar[bool] = False
-
-    def __call__(self, hq: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        sigma = drawn(self.sigma, rng)
-        return rng.standard_normal(hq.shape, dtype=np.float32) * np.float32(sigma) + hq
-
-
 def unclipped(task: Task) -> Task:
-    """The task without clipping, if it is noise; else the task itself."""
-    return dataclasses.replace(task, degrade=UnclippedNoise(task.degrade.sigma)) if isinstance(task.degrade, Noise) else task
+    """The task with noise that is not clipped to 0..255, if it is noise; else the task itself.
+
+    The draws are the same. This is the convention of the published numbers of CBM3D, DnCNN and FFDNet.
+    """
+    if not isinstance(task.degrade, Noise):
+        return task
+    return dataclasses.replace(task, degrade=dataclasses.replace(task.degrade, clipped=0.0))
 
 
 def generator(seed: int, name: str) -> np.random.Generator:

@@ -21,6 +21,15 @@ from ipt_jax.tasks import make_tasks
 from ipt_jax.weights import WeightsError, abstract
 
 
+def split_step(path: str) -> tuple[epath.Path, str]:
+    """(folder, step) of `DIR@1200` or `DIR@best`; the step is "" where none is named, or where a folder has the whole name."""
+    name, _, step = path.rpartition("@")
+    whole = epath.Path(path).expanduser()
+    if whole.exists() or not name:
+        return whole, ""
+    return epath.Path(name).expanduser(), step
+
+
 def load(
     path: str | os.PathLike[str],
     *,
@@ -45,11 +54,7 @@ def load(
       CheckpointError: a run's checkpoints are all damaged.
     """
     path = os.fspath(path)
-    name, _, step = path.rpartition("@")
-    folder = epath.Path(name if name else path).expanduser()
-    whole = epath.Path(path).expanduser()
-    if whole.exists() or not name:
-        folder, step = whole, ""
+    folder, step = split_step(path)
     if not folder.exists():
         raise WeightsError(f"weights {path!r}: there is no {folder}")
     if (folder / "model.json").exists():

@@ -18,7 +18,7 @@ from optax import contrib
 Array = jax.Array
 Tree = Any
 
-SCHEDULES = ("cosine", "step", "constant")
+SCHEDULES = ("cosine", "step", "constant", "wsd")
 OPTIMISERS = ("adam", "muon")
 
 
@@ -28,6 +28,10 @@ def schedule(optim: Mapping[str, Any]) -> Callable[[Array], Array]:
     All start with a linear warm-up over `warmup_steps`; then "cosine" falls to `final_learning_rate` at
     `schedule_steps`, "step" changes to it at once at the share `drop_at` of `schedule_steps` (the paper: 5e-5, 2e-5
     from epoch 200 of 300), "constant" stays.
+
+    "wsd" (warm-up, stable, decay; Hägele et al., "Scaling laws and compute-optimal training beyond fixed training durations",
+    2024, arXiv 2405.18392) stays until the step `decay_start` (0: for ever, so that such a run has no fixed end) and then
+    falls over `decay_steps` steps to `final_learning_rate`, as 1 - sqrt(t).
     """
     peak, final = optim["learning_rate"], optim["final_learning_rate"]
     steps, warmup = optim["schedule_steps"], optim["warmup_steps"]
@@ -35,11 +39,23 @@ def schedule(optim: Mapping[str, Any]) -> Callable[[Array], Array]:
         after = optax.cosine_decay_schedule(peak, max(1, steps - warmup), alpha=final / peak)
     elif optim["schedule"] == "step":
         after = optax.piecewise_constant_schedule(peak, {round(optim["drop_at"] * steps) - warmup: final / peak})
+    elif optim["schedule"] == "wsd" and optim["decay_start"]:
+        after = _stable_then_decay(peak, final, optim["decay_start"] - warmup, optim["decay_steps"])
     else:
         after = optax.constant_schedule(peak)
     # Counted from 1, so that the first step already learns.
     warm = optax.linear_schedule(peak / (warmup + 1), peak, warmup) if warmup else after
     return optax.join_schedules([warm, after], [warmup])
+
+
+def _stable_then_decay(peak: float, final: float, start: int, length: int) -> Callable[[Array], Array]:
+    """`peak` up to the step `start`, then down to `final` within `length` steps, steeply at first and ever more gently."""
+
+    def rate(step: Array) -> Array:
+        done = jnp.clip((step - start) / length, 0.0, 1.0)
+        return final + (peak - final) * (1.0 - jnp.sqrt(done))
+
+    return rate
 
 
 def direction(optim: Mapping[str, Any]) -> optax.GradientTransformation:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ipt_jax.data.chain import Paired
 from ipt_jax.data.checks import DataError, listed
 from ipt_jax.data.decode import DecodeError, decode
-from ipt_jax.data.degrade import Noise, Rain, RainFolder
+from ipt_jax.data.degrade import Bicubic, Noise, Rain, RainFolder
 from ipt_jax.data.sources import SUFFIXES
 from ipt_jax.evaluate import Picture
 from ipt_jax.tasks import Task, nearest
@@ -73,7 +74,9 @@ class Pictures:
         Raises:
           DataError: a file that is not a whole picture, by name.
         """
-        lq = self.lq.get(task.scale, {}) if self.paired or task.scale > 1 else {}
+        # A set's own LR files are made by plain bicubic reduction: they are no inputs of another degradation.
+        own = self.paired or isinstance(task.degrade, (Bicubic, Paired))
+        lq = self.lq.get(task.scale, {}) if own else {}
         for name, path in self.hq.items():
             yield Picture(name, read(path), read(lq[name]) if lq else None)
 

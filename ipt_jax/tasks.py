@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ipt_jax.data.blur import GaussianBlur, KernelBlur, MotionBlur
-from ipt_jax.data.chain import Chain, Jpeg, Paired
+from ipt_jax.data.chain import Chain, Jpeg, OneOf, Paired
 from ipt_jax.data.degrade import Bicubic, Noise, Rain, RainFolder
 
 
@@ -54,7 +54,9 @@ class Task:
         return self.scale if self.scale > 1 else 0
 
 
-# The paper's six, in the order of the authors' six-task file.
+# The paper's six, in the order of the authors' six-task file: the default of configs.
+PAPER_TASKS = ("sr2", "sr3", "sr4", "derain", "denoise30", "denoise50")
+
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
@@ -64,9 +66,13 @@ TASKS: dict[str, Task] = {
         Task("derain", 1, Rain()),
         Task("denoise30", 1, Noise(30.0)),
         Task("denoise50", 1, Noise(50.0)),
+        # Beyond the paper: what photographs from phones and the web need. Each crop draws its own strength.
+        Task("denoise", 1, Noise((0.0, 55.0), clipped=0.5, clean=0.05)),
+        Task("jpeg", 1, Jpeg((10, 95), clean=0.05)),
+        Task("photo2", 2, Chain((GaussianBlur((0.2, 1.0)), Bicubic(2), Noise((0.0, 10.0)), Jpeg((50, 95))))),
+        Task("deblur", 1, OneOf((GaussianBlur((0.5, 3.0)), MotionBlur((3, 15), (0, 180))))),
     )
 }
-PAPER_TASKS = tuple(TASKS)
 
 # What a config's `{name, degradation, ...}` dict can ask for; the other keys are the degradation's own fields.
 DEGRADATIONS: dict[str, type] = {
@@ -79,8 +85,12 @@ DEGRADATIONS: dict[str, type] = {
     "kernel_blur": KernelBlur,
     "jpeg": Jpeg,
     "chain": Chain,  # its `steps` are a list of {degradation, ...} dicts
+    "one_of": OneOf,  # and so are its `choices`
     "pairs": Paired,  # none: for data.source=pairs
 }
+
+# Degradations made of others, and the field that holds these.
+PARTS = {"chain": "steps", "one_of": "choices"}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -125,19 +135,20 @@ def make_degradation(kind: Any, fields: Mapping[str, Any]) -> Degradation:
     for field in fields:
         if field not in known:
             raise ValueError(f"{kind!r} has no field {field!r}{nearest(field, known)}; it has {', '.join(known)}")
-    if kind != "chain":
+    parts = PARTS.get(str(kind))
+    if parts is None:
         return DEGRADATIONS[kind](**fields)
-    steps = fields.get("steps", ())
-    if not isinstance(steps, (list, tuple)) or not all(isinstance(step, Mapping) for step in steps):
-        raise ValueError(f"'chain' needs steps, a list of {{degradation, ...}} dicts, not {steps!r}")
+    given = fields.get(parts, ())
+    if not isinstance(given, (list, tuple)) or not all(isinstance(part, Mapping) for part in given):
+        raise ValueError(f"{kind!r} needs {parts}, a list of {{degradation, ...}} dicts, not {given!r}")
     made = []
-    for step in steps:
-        rest = dict(step)
+    for part in given:
+        rest = dict(part)
         inner = rest.pop("degradation", None)
-        if inner in ("chain", "pairs"):
-            raise ValueError(f"{inner!r} cannot be a step of a chain")
+        if inner in (kind, "pairs"):
+            raise ValueError(f"{inner!r} cannot be among the {parts} of {kind!r}")
         made.append(make_degradation(inner, rest))
-    return Chain(tuple(made))
+    return DEGRADATIONS[kind](**{**fields, parts: tuple(made)})
 
 
 def entry_of(degrade: Any) -> dict[str, Any] | None:
@@ -145,9 +156,10 @@ def entry_of(degrade: Any) -> dict[str, Any] | None:
     kind = next((name for name, made in DEGRADATIONS.items() if type(degrade) is made), None)
     if kind is None:
         return None
-    if isinstance(degrade, Chain):
-        return {"degradation": kind, "steps": [entry_of(step) for step in degrade.steps]}
-    return {"degradation": kind, **dataclasses.asdict(degrade)}
+    fields = {field.name: getattr(degrade, field.name) for field in dataclasses.fields(degrade)}
+    if kind in PARTS:
+        fields[PARTS[kind]] = [entry_of(part) for part in fields[PARTS[kind]]]
+    return {"degradation": kind, **fields}
 
 
 def make_tasks(entries: Iterable[str | Mapping[str, Any]]) -> tuple[Task, ...]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from typing import Any
 
 import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+from ipt_jax import branch, distributed, finetune, hosts, lock, log, partition, plots
 from ipt_jax import config as configs
-from ipt_jax import distributed, finetune, hosts, lock, log, partition, plots
 from ipt_jax.best import Best
 from ipt_jax.checkpoint import CheckpointError, Checkpoints
 from ipt_jax.config import ConfigError
@@ -77,14 +76,14 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
     train_step = compile_step(model, plain, mesh)
     evaluator = Evaluator(model, tasks, plain, mesh, folder)
 
-    # State. In this order: 1 this run's own newest good checkpoint, 2 `init_from`, 3 from scratch.
+    # State. In this order: 1 this run's own newest good checkpoint, 2 `branch_from`, 3 `init_from`, 4 from scratch.
     keep = plain["checkpoint"]
     with (
         lock.hold(folder, partition.is_main()),
         Checkpoints(folder / "checkpoints", keep=keep["keep"], keep_every=keep["keep_every"]) as checkpoints,
     ):
         run.check_shared(line)
-        state, start = first_state(model, plain, mesh, checkpoints, line)
+        state, start = first_state(model, run, mesh, checkpoints, line)
         trained = finetune.trained_text(state.params, plain)
         run.begin()
         best = Best.open(folder, plain["evaluate"], start, line)
@@ -155,14 +154,17 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
 
 
 def first_state(
-    model: IPT, plain: dict[str, Any], mesh: jax.sharding.Mesh, checkpoints: Checkpoints, line: hosts.Line
+    model: IPT, run: Run, mesh: jax.sharding.Mesh, checkpoints: Checkpoints, line: hosts.Line
 ) -> tuple[TrainState, int]:
     """The state to start from, laid out as the step wants it, and its step."""
+    plain = run.config
     kept = state_shardings(model, plain, mesh)
     fresh = jax.jit(lambda params: init_state(params, plain), out_shardings=kept)
     if line.gather("newest checkpoint", checkpoints.latest())[0] is not None:  # a host may see less of a shared folder
         state, meta = checkpoints.restore(partition.abstract(abstract_state(model, plain), kept))
         return state, int(meta["step"])
+    if plain["branch_from"]:
+        return branch.state(plain["branch_from"], run, partition.abstract(abstract_state(model, plain), kept))
     if plain["init_from"]:
         return fresh(finetune.start_params(plain["init_from"], model, plain)), 0
     return fresh(model.init_params(plain["seed"])), 0

@@ -41,7 +41,7 @@ def describe(restorer: Restorer) -> dict[str, Any]:
 def _entry(task: Task) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": task.name, "scale": task.scale}
     made = entry_of(task.degrade)
-    if task.name not in TASKS and made is not None:
+    if task != TASKS.get(task.name) and made is not None:
         entry |= made
     return entry
 

@@ -122,15 +122,41 @@ def highest(value: float | Range) -> float:
     return value[1] if isinstance(value, tuple) else value
 
 
+def share_of(value: float, what: str) -> float:
+    """A share, 0 to 1, as a float; True and False are 1 and 0.
+
+    Raises:
+      ValueError: anything else; `what` names it.
+    """
+    if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(f"{what} must be a share, 0 to 1, or true or false, not {value!r}.")
+    return float(value)
+
+
+def happens(share: float, rng: np.random.Generator) -> bool:
+    """True in that share of all cases; the certain cases, 0 and 1, take nothing from the generator."""
+    return share == 1 or (share > 0 and float(rng.random()) < share)
+
+
 @dataclass(frozen=True)
 class Noise:
-    """White Gaussian noise: uint8 ``[H, W, 3]`` -> float32 of the same shape, clipped to 0..255, not rounded.
+    """White Gaussian noise: uint8 ``[H, W, 3]`` -> float32 of the same shape in 0..255, not rounded.
 
-    ``sigma`` is the standard deviation in grey levels (0..255), or a range from which each crop draws its own (blind
-    denoising); R, G and B get independent noise.
+    R, G and B get independent noise.
+
+    Attributes:
+      sigma: standard deviation in grey levels (0..255), or a range from which each crop draws its own (blind denoising).
+      clipped: share of crops whose noisy values are clipped to 0..255. IPT's published code clips (1, the default); the
+        published numbers of CBM3D, DnCNN and FFDNet are on noise that is not clipped (0).
+      clean: share of crops that get no noise at all, so that the network learns to leave clean pictures alone.
+
+    Raises:
+      ValueError: when made with a sigma below 0, or a share that is not in 0 to 1.
     """
 
     sigma: float | Range
+    clipped: float = 1.0
+    clean: float = 0.0
     scale: ClassVar[int] = 1
     margin: ClassVar[int] = 0
     rounded: ClassVar[bool] = False
@@ -138,13 +164,18 @@ class Noise:
     def __post_init__(self) -> None:
         span = range_of(self.sigma, "Noise: sigma, in grey levels (0..255),", 0, float("inf"))
         object.__setattr__(self, "sigma", span)
+        for name in ("clipped", "clean"):
+            object.__setattr__(self, name, share_of(getattr(self, name), f"Noise: {name}"))
 
     def __call__(self, hq: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if happens(self.clean, rng):
+            return hq.astype(np.float32)
         sigma = drawn(self.sigma, rng)
+        clipped = happens(self.clipped, rng)
         lq = rng.standard_normal(hq.shape, dtype=np.float32)
         lq *= np.float32(sigma)
         lq += hq
-        return np.clip(lq, 0, 255, out=lq)
+        return np.clip(lq, 0, 255, out=lq) if clipped else lq
 
 
 def _check_scale(scale: int) -> None:
