@@ -18,11 +18,12 @@ from test_sets import put
 from ipt_jax import commands_evaluate, report
 from ipt_jax.benchmark import Trial
 from ipt_jax.commands_evaluate import UsageError
+from ipt_jax.data.chain import Jpeg
 from ipt_jax.data.checks import DataError
 from ipt_jax.data.degrade import Noise, bicubic, bicubic_up
 from ipt_jax.metrics import psnr, ssim
 from ipt_jax.published import published
-from ipt_jax.tasks import TASKS
+from ipt_jax.tasks import TASKS, Task
 from ipt_jax.weights import WeightsError
 
 
@@ -148,10 +149,15 @@ def test_another_sigma_and_no_clipping(data, tmp_path):
 def test_trials():
     trial = Trial.parse("denoise30@12.5", TASKS)
     assert trial.head == "denoise30" and trial.task.degrade == Noise(12.5) and trial.label == "denoise30@12.5"
+    assert Trial.parse("denoise@25", TASKS).task == Task("denoise@25", 1, Noise(25.0))
+    assert Trial.parse("jpeg@40", TASKS).task.degrade == Jpeg(40.0)
     for word, message in (
         ("denoise5", "did you mean 'denoise50'"),
-        ("sr2@30", "only a denoising task"),
-        ("denoise30@x", "'x' is no"),
+        ("sr2@30", "only a denoising or JPEG task"),
+        ("denoise30@x", "'x' is no standard deviation"),
+        ("jpeg@0", "'0' is no JPEG quality"),
+        ("denoise", "draws its strength at random; name one, such as denoise@15, denoise@25, denoise@30, denoise@50"),
+        ("jpeg", "such as jpeg@10, jpeg@20, jpeg@40"),
     ):
         with pytest.raises(UsageError, match=message):
             Trial.parse(word, TASKS)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ipt_jax.data.blur import GaussianBlur, KernelBlur, MotionBlur, blurred, gaussian_kernel, motion_kernel
-from ipt_jax.data.chain import Chain, Jpeg
+from ipt_jax.data.chain import Chain, Jpeg, OneOf
 from ipt_jax.data.degrade import Bicubic, Noise
 from ipt_jax.data.pipeline import make_pair, turned
 from ipt_jax.tasks import Task, entry_of, make_task
@@ -49,6 +49,8 @@ FIXED = {
     "blur, down, jpeg": Chain((GaussianBlur(1.0), Bicubic(2), Jpeg(30))),
     "jpeg, down": Chain((Jpeg(20), Bicubic(3))),
     "jpeg, blur, down, jpeg": Chain((Jpeg(20), MotionBlur(5, 70.0), Bicubic(2), Jpeg(40))),
+    "one of two, always the second": OneOf((Jpeg(20), GaussianBlur(1.2)), (0, 1)),
+    "blur, down, one of two": Chain((GaussianBlur(0.8), Bicubic(2), OneOf((Jpeg(30), MotionBlur(5)), (1, 0)))),
 }
 
 
@@ -156,6 +158,42 @@ def test_a_fixed_sigma_draws_as_before():
     np.testing.assert_array_equal(Noise(30.0)(np.full((8, 8, 3), 100, np.uint8), np.random.default_rng(7)), expected)
 
 
+def test_noise_that_is_not_clipped_is_the_same_noise():
+    image = picture(3, 40, 40)
+    image[:20] = 0
+    clipped, free = (Noise(40, clipped=share)(image, np.random.default_rng(1)) for share in (1, 0))
+    assert free.min() < -20 and free.max() > 260
+    np.testing.assert_array_equal(np.clip(free, 0, 255), clipped)
+
+
+def test_shares_of_clipped_and_of_clean_crops():
+    black = np.zeros((16, 16, 3), np.uint8)
+    rng = np.random.default_rng(0)
+    noise = Noise((20, 50), clipped=0.5, clean=0.2)
+    crops = [noise(black, rng) for _ in range(1000)]
+    clean = sum(not crop.any() for crop in crops)
+    free = sum(crop.min() < 0 for crop in crops)
+    assert abs(clean - 200) < 51 and abs(free - 400) < 62  # four standard deviations of a binomial draw
+    assert all(crop.dtype == np.float32 for crop in crops)
+    textured = picture(1, 16, 16)
+    same = sum(np.array_equal(Jpeg(20, clean=0.3)(textured, rng), textured) for _ in range(1000))
+    assert abs(same - 300) < 58
+
+
+def test_one_of_several_degradations():
+    image = picture(2, 32, 32)
+    either = OneOf((GaussianBlur(2.0), Jpeg(10)), (0.25, 0.75))
+    blurred = GaussianBlur(2.0)(image, np.random.default_rng(0))
+    results = [either(image, np.random.default_rng(seed)) for seed in range(400)]
+    assert abs(sum(np.array_equal(one, blurred) for one in results) - 100) < 35
+    assert (either.rounded, either.grid, either.margin, either.scale) == (True, 16, 6, 1)
+    mixed = OneOf((Noise(10), Jpeg(10)))
+    assert not mixed.rounded
+    assert {mixed(image, np.random.default_rng(seed)).dtype for seed in range(8)} == {np.dtype(np.float32)}
+    task = make_task({"name": "any", **entry_of(either)})
+    assert task.degrade == either
+
+
 REAL = {
     "name": "real",
     "degradation": "chain",
@@ -242,7 +280,21 @@ def test_a_file_that_is_no_kernel_is_named(content, message, tmp_path):
             {"degradation": "chain", "steps": [{"degradation": "jpeg", "qality": 3}]},
             "no field 'qality' .did you mean 'quality'",
         ),
-        ({"degradation": "chain", "steps": [{"degradation": "pairs"}]}, "cannot be a step"),
+        ({"degradation": "chain", "steps": [{"degradation": "pairs"}]}, "'pairs' cannot be among the steps of 'chain'"),
+        ({"degradation": "chain", "steps": [{"degradation": "chain", "steps": []}]}, "'chain' cannot be among the steps"),
+        ({"degradation": "one_of", "choices": []}, "at least one"),
+        ({"degradation": "one_of", "choices": ["noise"]}, "a list of"),
+        (
+            {
+                "degradation": "one_of",
+                "choices": [{"degradation": "noise", "sigma": 1}, {"degradation": "bicubic", "scale": 2}],
+            },
+            "one scale, not x1, x2",
+        ),
+        ({"degradation": "one_of", "choices": [{"degradation": "noise", "sigma": 1}], "share": [0.5]}, "a sum of 1"),
+        ({"degradation": "noise", "sigma": 1, "clipped": 2}, "clipped must be a share, 0 to 1"),
+        ({"degradation": "noise", "sigma": 1, "clean": "x"}, "clean must be a share"),
+        ({"degradation": "jpeg", "quality": 10, "clean": -1}, "clean must be a share"),
     ],
 )
 def test_what_is_no_degradation_is_refused_by_name(entry, message):

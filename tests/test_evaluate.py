@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from ipt_jax.data.checks import DataError
-from ipt_jax.data.degrade import bicubic, bicubic_up
+from ipt_jax.data.degrade import Noise, bicubic, bicubic_up
 from ipt_jax.evaluate import (
     Picture,
     Score,
-    UnclippedNoise,
     baseline,
     evaluate,
     generator,
@@ -81,7 +80,7 @@ FIRST_DRAWS = [0.51584917, 2.7333188, 0.41718754]
 def test_noise_without_clipping_has_the_same_draws():
     picture, task = Picture("a", photograph()), TASKS["denoise50"]
     free = unclipped(task)
-    assert free.degrade == UnclippedNoise(50) and free.name == "denoise50"
+    assert free.degrade == Noise(50.0, clipped=0.0) and free.name == "denoise50"
     clipped, hq = make_lq(picture, task, 3)
     lq, _ = make_lq(picture, free, 3)
     np.testing.assert_array_equal(np.clip(lq, 0, 255), clipped)

@@ -15,7 +15,7 @@ from ipt_jax import weights
 from ipt_jax.data.sources import embedded
 from ipt_jax.model import IPT, build, preset
 from ipt_jax.model.layers import LayerNorm, attention_weights, features_of, pixel_shuffle, tokens_of
-from ipt_jax.tasks import TASKS
+from ipt_jax.tasks import PAPER_TASKS, TASKS, make_tasks
 
 BOUND = 2e-6  # of the largest magnitude; float32 on the CPU comes within 5e-7 of the float64 originals
 
@@ -177,10 +177,12 @@ def photograph_tiles() -> np.ndarray:
 
 @pytest.mark.parametrize("size", ["tiny", "ipt_small"])
 def test_identity_start_returns_its_input(photograph_tiles, size):
-    model = build(preset(size), TASKS.values())
+    model = build(preset(size), make_tasks(PAPER_TASKS))
     tiles = photograph_tiles
-    outputs, _ = jax.jit(lambda p, x: model.apply({"params": p}, {name: x for name in TASKS}))(model.init_params(1), tiles)
-    for name, task in TASKS.items():
+    outputs, _ = jax.jit(lambda p, x: model.apply({"params": p}, {name: x for name in PAPER_TASKS}))(
+        model.init_params(1), tiles
+    )
+    for name, task in ((name, TASKS[name]) for name in PAPER_TASKS):
         s = task.scale
         expected = tiles.astype(np.float32)
         if s > 1:
@@ -192,14 +194,15 @@ def test_identity_start_returns_its_input(photograph_tiles, size):
 
 @pytest.mark.parametrize("start", ["identity", "torch"])
 def test_every_parameter_gets_a_gradient_from_the_start(photograph_tiles, start):
-    model = build({**preset("tiny"), "start": start}, TASKS.values())
-    lq = {name: photograph_tiles[:2] for name in TASKS}
+    model = build({**preset("tiny"), "start": start}, make_tasks(PAPER_TASKS))
+    lq = {name: photograph_tiles[:2] for name in PAPER_TASKS}
     rng = np.random.default_rng(1)
-    hq = {name: rng.uniform(0, 255, (2, 48 * t.scale, 48 * t.scale, 3)).astype(np.float32) for name, t in TASKS.items()}
+    sides = {name: 48 * TASKS[name].scale for name in PAPER_TASKS}
+    hq = {name: rng.uniform(0, 255, (2, side, side, 3)).astype(np.float32) for name, side in sides.items()}
 
     def loss(params):
         outputs, _ = model.apply({"params": params}, lq)
-        return sum(jnp.mean(jnp.abs(outputs[name] - hq[name])) for name in TASKS)
+        return sum(jnp.mean(jnp.abs(outputs[name] - hq[name])) for name in PAPER_TASKS)
 
     grads = jax.jit(jax.grad(loss))(model.init_params(0))
     silent = [jax.tree_util.keystr(path) for path, g in jax.tree_util.tree_leaves_with_path(grads) if not np.any(g)]

@@ -20,7 +20,7 @@ from ipt_jax.data import pipeline
 from ipt_jax.data.degrade import bicubic
 from ipt_jax.data.pipeline import Batches, make_pair, stream
 from ipt_jax.data.sources import DataError, Folder, open_source
-from ipt_jax.tasks import TASKS, make_tasks
+from ipt_jax.tasks import PAPER_TASKS, TASKS, make_tasks
 
 LOADERS = [dict(workers=w, threads=t, prefetch=2) for w, t in ((0, 0), (0, 1), (0, 3), (1, 0), (2, 0), (3, 0))]
 
@@ -123,7 +123,7 @@ def test_crops_of_one_picture_differ_and_the_first_is_that_of_one_crop():
 def test_one_task_a_step_is_drawn_evenly_and_by_the_step_alone():
     which = batches(Pictures(4), draw="one", batch_size=2)
     names = [which.drawn(step)[0].name for step in range(6000)]
-    counts = [names.count(name) for name in TASKS]
+    counts = [names.count(name) for name in PAPER_TASKS]
     assert min(counts) > 880 and max(counts) < 1120  # 4 standard deviations
     assert [which.drawn(step)[0].name for step in reversed(range(6000))] == names[::-1]
     other = batches(Pictures(9), draw="one", batch_size=8, process_index=1, process_count=2)

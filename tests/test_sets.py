@@ -44,6 +44,7 @@ def test_the_edsr_layout_with_low_resolution_files(tmp_path):
     assert first.name == "baby"
     np.testing.assert_array_equal(first.hq, hq)
     np.testing.assert_array_equal(first.lq, small)
+    assert next(found.pictures(TASKS["photo2"])).lq is None  # the files hold plain bicubic reductions
     assert next(found.pictures(SR3)).lq is None and next(found.pictures(DENOISE)).lq is None
     assert found.kinds() == {"sr"} and found.suits(DENOISE) and not found.suits(DEBLUR)
 

@@ -241,6 +241,14 @@ def test_schedules():
     assert float(optim.schedule({**base, "schedule": "constant"})(10_000)) == pytest.approx(5e-5)
 
 
+def test_warm_up_stable_decay():
+    base = dict(small.config()["optim"], schedule="wsd", warmup_steps=4, learning_rate=5e-5, final_learning_rate=1e-5)
+    endless = optim.schedule(base)
+    assert [float(endless(i)) for i in (0, 3, 4, 10**6)] == pytest.approx([1e-5, 4e-5, 5e-5, 5e-5])
+    rate = optim.schedule({**base, "decay_start": 100, "decay_steps": 64})
+    assert [float(rate(i)) for i in (99, 100, 104, 116, 164, 999)] == pytest.approx([5e-5, 5e-5, 4e-5, 3e-5, 1e-5, 1e-5])
+
+
 def test_groups_never_cross_devices(batches):
     plain = small.config()
     with pytest.raises(ValueError, match="8 rows a task on 8 device"):

@@ -203,6 +203,37 @@ def test_killed_at_once_and_started_again(straight, photographs, tmp_path):
     assert_same(arrays(workdir, 40), arrays(straight[0], 40))
 
 
+def wsd(photographs, **changes) -> ConfigDict:
+    optim = {"schedule": "wsd", **changes.pop("optim", {})}
+    return config(photographs, optim=optim, **changes)
+
+
+def test_a_branch_takes_the_whole_state_and_may_change_the_schedule_alone(photographs, tmp_path):
+    """A branch that changes nothing is the run itself, to the bit; one that decays ends at the final rate."""
+    whole = str(tmp_path / "whole")
+    pretrain(wsd(photographs, steps=20, checkpoint={"keep": 9}), whole)
+    same = pretrain(wsd(photographs, steps=20, branch_from=f"{whole}@10"), str(tmp_path / "same"))
+    assert same.step == 20
+    assert_same(arrays(tmp_path / "same", 20), arrays(tmp_path / "whole", 20))
+    decay = {"decay_start": 10, "decay_steps": 6, "final_learning_rate": 1e-6}
+    branch = wsd(photographs, steps=16, branch_from=f"{whole}@10", optim=decay, log={"every": 1})
+    assert pretrain(branch, str(tmp_path / "decayed")).step == 16
+    lines = [line for line in log.read_lines(epath.Path(tmp_path / "decayed" / "metrics.jsonl")) if "lr" in line]
+    assert [line["step"] for line in lines] == [11, 12, 13, 14, 15, 16]
+    expected = [1e-6 + (1e-3 - 1e-6) * (1 - (done / 6) ** 0.5) for done in range(6)]
+    assert [line["lr"] for line in lines] == pytest.approx(expected)
+    assert pretrain(branch, str(tmp_path / "decayed")).step == 16  # the same command again goes on by itself
+    for changes, message in (
+        ({"seed": 5}, r"these differ:\n  seed: 0 -> 5"),
+        ({"optim": {"ema": 0.5}}, r"optim.ema: 0.9 -> 0.5"),
+        ({"branch_from": f"{whole}@11"}, r"no such checkpoint; there is 10, 20"),
+        ({"branch_from": f"{whole}@best"}, "'best' is not a step"),
+        ({"branch_from": str(tmp_path / "none")}, "is not the folder of a run"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            pretrain(wsd(photographs, **{"steps": 20, "branch_from": f"{whole}@10", **changes}), str(tmp_path / "refused"))
+
+
 def test_a_folder_with_another_run_is_refused_and_untouched(straight, photographs):
     workdir, _ = straight
     before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*")}

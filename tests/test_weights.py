@@ -20,7 +20,7 @@ import ipt_jax
 from ipt_jax import authors, commands_weights, weights, weights_folder
 from ipt_jax.model import IPT
 from ipt_jax.restorer import Restorer
-from ipt_jax.tasks import TASKS, make_task
+from ipt_jax.tasks import PAPER_TASKS, TASKS, make_task
 from ipt_jax.weights import WeightsError
 
 MICRO = dict(features=4, heads=2, patch=2, tile=8, encoder_layers=2, decoder_layers=1, hidden=8)
@@ -62,7 +62,8 @@ def test_a_file_tells_its_geometry_and_tasks(tmp_path, bias):
     path = saved(tmp_path / "a.safetensors", weights.params_to_torch(params, model))
     loaded = ipt_jax.load(str(path), heads=2)
     assert loaded.model == model
-    assert list(loaded.tasks.values()) == list(TASKS.values())
+    assert list(loaded.tasks) == list(PAPER_TASKS)
+    assert list(loaded.tasks.values()) == [TASKS[name] for name in PAPER_TASKS]
     same(loaded.params, params)
 
 
