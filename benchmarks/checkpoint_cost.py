@@ -16,8 +16,8 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 
-from ipt_jax import checkpoint
-from ipt_jax.fingerprint import fingerprints
+from ipt_jax.checkpoints import checkpoints as checkpoint
+from ipt_jax.checkpoints.fingerprints import fingerprints
 
 
 def state_of(megabytes: int) -> dict[str, jax.Array]:

@@ -20,9 +20,9 @@ import cv2
 import imageio.v3 as imageio
 import numpy as np
 
-from ipt_jax.data.degrade import Rain, bicubic
 from ipt_jax.data.pipeline import Batches
-from ipt_jax.data.sources import Folder
+from ipt_jax.data.sources.folder import Folder
+from ipt_jax.images.resize import Rain, bicubic
 from ipt_jax.tasks import PAPER_TASKS, make_tasks
 
 TILE = 48

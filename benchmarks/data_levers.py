@@ -20,10 +20,10 @@ from data_baseline import indexed_bicubic
 from PIL import Image
 
 from ipt_jax.data import workers
-from ipt_jax.data.decode import decode
-from ipt_jax.data.degrade import Noise, Rain, bicubic
 from ipt_jax.data.pipeline import Batches
-from ipt_jax.data.sources import Folder
+from ipt_jax.data.sources.folder import Folder
+from ipt_jax.images.decode import decode
+from ipt_jax.images.resize import Noise, Rain, bicubic
 from ipt_jax.tasks import PAPER_TASKS, make_tasks
 
 

@@ -27,11 +27,11 @@ from ml_collections import ConfigDict
 from torch import nn
 from torch.nn import functional as F
 
-from ipt_jax import config as configs
-from ipt_jax import partition
-from ipt_jax.bench.model import product_rate, random_batch
+from ipt_jax.bench.step import product_rate, random_batch
+from ipt_jax.config import loading as configs
+from ipt_jax.distributed import sharding as partition
 from ipt_jax.model import IPT, build, flops, preset
-from ipt_jax.step import compile_step, init_state
+from ipt_jax.step.train_step import compile_step, init_state
 from ipt_jax.tasks import PAPER_TASKS, make_tasks
 
 MEAN = (0.4488 * 255, 0.4371 * 255, 0.4040 * 255)

@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ipt_jax import partition
-from ipt_jax.bench import chips, hlo
+from ipt_jax.distributed import sharding as partition
+from ipt_jax.tpu import chips, hlo
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 SAMPLES = 24  # a chip

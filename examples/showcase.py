@@ -15,12 +15,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import ipt_jax
-from ipt_jax.data.sources import embedded
-from ipt_jax.defaults import default_weights
-from ipt_jax.evaluate import Picture, baseline, make_lq
+from ipt_jax.data.sources.folder import embedded
+from ipt_jax.evaluate.scoring import Picture, baseline, make_lq
 from ipt_jax.metrics import psnr
-from ipt_jax.restore import to_uint8
+from ipt_jax.restore.images import to_uint8
 from ipt_jax.tasks import PAPER_TASKS
+from ipt_jax.weights.default import default_weights
 
 SIDE, GAP, LINE = 192, 8, 24  # pixels: of a crop, between crops, of a line of text
 # (photograph, left, top) of the crop that is shown, turn by turn: eyes and a badge, a cat, a cup, a launch pad.

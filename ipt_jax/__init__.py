@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ipt_jax.restorer import Restorer
+    from ipt_jax.restore.restorer import Restorer
 
 __version__ = "0.1.0"
 ADDRESS = ""  # where the project is published, for git and the notebooks; empty until it is
@@ -13,10 +13,10 @@ __all__ = ["__version__", "load"]
 
 
 def load(path: str, **settings: Any) -> Restorer:
-    """Loads weights of any kind, to restore pictures with: see `ipt_jax.loading.load`, which this calls.
+    """Loads weights of any kind, to restore pictures with: see `ipt_jax.weights.load.load`, which this calls.
 
     `ipt_jax.load("runs/demo").restore(image, task="sr2")`: uint8 `[H, W, 3]` -> uint8 `[2H, 2W, 3]`.
     """
-    from ipt_jax import loading  # late: jax takes a second to import
+    from ipt_jax.weights import load as loading  # late: jax takes a second to import
 
     return loading.load(path, **settings)

@@ -2,7 +2,7 @@
 
 import sys
 
-from ipt_jax.cli import main
+from ipt_jax.cli.app import main
 
 if __name__ == "__main__":  # grain's workers import this module again
     sys.exit(main())

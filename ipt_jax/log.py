@@ -16,7 +16,7 @@ from typing import Any
 from absl import logging as absl_logging
 from etils import epath
 
-from ipt_jax.events import Events
+from ipt_jax.run_folder.tensorboard import Events
 
 logger = logging.getLogger("ipt_jax")
 

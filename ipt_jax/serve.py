@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ipt_jax import channels
-from ipt_jax.data.decode import DecodeError
-from ipt_jax.data.sources import SUFFIXES
-from ipt_jax.defaults import default_weights
+from ipt_jax.data.sources.folder import SUFFIXES
 from ipt_jax.errors import RunError, UserError
-from ipt_jax.loading import load
-from ipt_jax.pictures import Form, read, writing
-from ipt_jax.pictures.read import Picture
-from ipt_jax.restorer import Restorer
+from ipt_jax.images import channels
+from ipt_jax.images.decode import DecodeError
+from ipt_jax.images.read import Picture, read
+from ipt_jax.images.write import Form, writing
+from ipt_jax.restore.restorer import Restorer
+from ipt_jax.weights.default import default_weights
+from ipt_jax.weights.load import load
 
 KEPT = 3600.0  # seconds after which a result is deleted
 LOCAL = ("127.0.0.1", "localhost", "::1")

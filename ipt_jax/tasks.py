@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ipt_jax.data.blur import GaussianBlur, KernelBlur, MotionBlur
-from ipt_jax.data.chain import Chain, Jpeg, OneOf, Paired
-from ipt_jax.data.degrade import Bicubic, Noise, Rain, RainFolder
+from ipt_jax.degradations.blur import GaussianBlur, KernelBlur, MotionBlur
+from ipt_jax.degradations.chain import Chain, Jpeg, OneOf, Paired
+from ipt_jax.images.resize import Bicubic, Noise, Rain, RainFolder
 
 
 class Degradation(Protocol):

@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from ipt_jax import cli, log
-from ipt_jax import config as configs
-from ipt_jax.data.checks import DataError, held_out_names
-from ipt_jax.data.sources import Folder, decode, list_pictures
+from ipt_jax import log
+from ipt_jax.cli import app as cli
+from ipt_jax.config import loading as configs
+from ipt_jax.data.sources.folder import Folder, decode, list_pictures
+from ipt_jax.data.sources.held_out import DataError, held_out_names
 from ipt_jax.errors import RunError, UserError
-from ipt_jax.evaluate import save_png
+from ipt_jax.evaluate.scoring import save_png
 from ipt_jax.tasks import PAPER_TASKS
-from ipt_jax.train import pretrain
+from ipt_jax.train.loop import pretrain
 
 BASE = pathlib.Path(__file__).with_name("base.py")
 HELD_OUT = 8  # photographs kept for scoring

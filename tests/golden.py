@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ipt_jax import weights
 from ipt_jax.model import IPT
+from ipt_jax.weights import state_dict as weights
 
 FILE = pathlib.Path(__file__).with_name("golden.npz")
 SCALES = (("sr2", 2), ("sr3", 3), ("sr4", 4), ("derain", 1), ("denoise30", 1), ("denoise50", 1))

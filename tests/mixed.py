@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
-from ipt_jax.pictures.png import PngWriter
-from ipt_jax.pictures.tiff import TiffWriter
+from ipt_jax.images.png import PngWriter
+from ipt_jax.images.tiff import TiffWriter
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 

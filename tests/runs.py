@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import small
 
-from ipt_jax import step, weights
-from ipt_jax.checkpoint import Checkpoints
+from ipt_jax.checkpoints.checkpoints import Checkpoints
 from ipt_jax.model import IPT
+from ipt_jax.step import train_step as step
+from ipt_jax.weights import state_dict as weights
 
 
 def random_params(model: IPT, seed: int) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from ipt_jax import config as configs
-from ipt_jax import partition, step
+from ipt_jax.config import loading as configs
+from ipt_jax.distributed import sharding as partition
 from ipt_jax.model import IPT, build
+from ipt_jax.step import train_step as step
 from ipt_jax.tasks import TASKS, make_tasks
 
 MODEL = dict(

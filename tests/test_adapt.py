@@ -8,8 +8,10 @@ import pytest
 import runs
 import small
 
-from ipt_jax import adapt, partition, step
+from ipt_jax.distributed import sharding as partition
 from ipt_jax.errors import UserError
+from ipt_jax.model import trainable as adapt
+from ipt_jax.step import train_step as step
 
 LORA = ("finetune.lora_rank=2", "finetune.lora_targets=*attention,mlp", "optim.ema=0.9")
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 import runs
 
-from ipt_jax.cli import main
+from ipt_jax.cli.app import main
 from ipt_jax.model import IPT, flops
 
 # G multiply-adds of a tile with the smallest and the largest tail: the paper says 33 G.

@@ -32,9 +32,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ipt_jax import orbax_calls
-from ipt_jax.checkpoint import CheckpointError, Checkpoints
-from ipt_jax.fingerprint import fingerprints
+from ipt_jax.checkpoints import orbax_workarounds as orbax_calls
+from ipt_jax.checkpoints.checkpoints import CheckpointError, Checkpoints
+from ipt_jax.checkpoints.fingerprints import fingerprints
 
 many_devices = pytest.mark.skipif(len(jax.devices()) < 8, reason="needs 8 devices")
 

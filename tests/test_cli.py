@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from ipt_jax.cli import main, split_overrides
+from ipt_jax.cli.app import main, split_overrides
 
 
 def test_help_needs_no_jax():

@@ -13,11 +13,12 @@ import types
 
 import pytest
 
-from ipt_jax import partition
-from ipt_jax.bench import chips, fit, hlo
-from ipt_jax.bench.chips import GIB
-from ipt_jax.cli import main
+from ipt_jax.cli.app import main
+from ipt_jax.distributed import sharding as partition
 from ipt_jax.errors import UserError
+from ipt_jax.tpu import chips, hlo
+from ipt_jax.tpu import estimate as fit
+from ipt_jax.tpu.chips import GIB
 
 HERE = pathlib.Path(__file__).parent / "hlo"
 # What libtpu 0.0.52 gives for a step with a scan of 12 layers, cut down to what matters.

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from ipt_jax import config as configs
-from ipt_jax.config import ConfigError, complete, differences, fingerprint, load, resolve
+from ipt_jax.config import loading as configs
+from ipt_jax.config.loading import ConfigError, complete, differences, fingerprint, load, resolve
 
 SHIPPED = ["demo", "pretrain_deblur", "pretrain_folder", "pretrain_imagenet", "pretrain_paper", "pretrain_1b"]
 

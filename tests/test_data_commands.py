@@ -11,9 +11,9 @@ import pytest
 from data_sets import Noisy, batches, jpeg
 
 from ipt_jax.bench import data as bench
-from ipt_jax.data import preview
-from ipt_jax.data.checks import DataError
-from ipt_jax.data.preview import sheet
+from ipt_jax.data.prepare import preview
+from ipt_jax.data.prepare.preview import sheet
+from ipt_jax.data.sources.held_out import DataError
 
 CONFIG = """
 from ml_collections import ConfigDict

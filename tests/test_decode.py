@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from ipt_jax.data.decode import decode
+from ipt_jax.images.decode import decode
 
 
 def _image(height: int = 61, width: int = 84) -> np.ndarray:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipt_jax.data.degrade import Bicubic, Noise, Rain, bicubic, bicubic_up
+from ipt_jax.images.resize import Bicubic, Noise, Rain, bicubic, bicubic_up
 from ipt_jax.metrics import psnr
 
 

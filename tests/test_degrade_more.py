@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ipt_jax.data.blur import GaussianBlur, KernelBlur, MotionBlur, blurred, gaussian_kernel, motion_kernel
-from ipt_jax.data.chain import Chain, Jpeg, OneOf
-from ipt_jax.data.degrade import Bicubic, Noise
 from ipt_jax.data.pipeline import make_pair, turned
+from ipt_jax.degradations.blur import GaussianBlur, KernelBlur, MotionBlur, blurred, gaussian_kernel, motion_kernel
+from ipt_jax.degradations.chain import Chain, Jpeg, OneOf
+from ipt_jax.images.resize import Bicubic, Noise
 from ipt_jax.tasks import Task, entry_of, make_task
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from etils import epath
 
-from ipt_jax import config as configs
 from ipt_jax import log
+from ipt_jax.config import loading as configs
 from ipt_jax.tasks import PAPER_TASKS
-from ipt_jax.train import pretrain
+from ipt_jax.train.loop import pretrain
 
 
 @pytest.mark.soak

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import small
 
-from ipt_jax import config as configs
-from ipt_jax import partition, train
+from ipt_jax.config import loading as configs
+from ipt_jax.distributed import sharding as partition
+from ipt_jax.train import loop as train
 
 pytest.importorskip("skimage", reason="needs scikit-image's photographs")
 
@@ -76,7 +77,7 @@ def test_compiled_programs_are_kept_where_asked_or_where_the_environment_says(tm
 
 
 def test_the_command_keeps_them_in_the_workdir(monkeypatch, tmp_path):
-    from ipt_jax.cli import main
+    from ipt_jax.cli.app import main
 
     seen = []
     monkeypatch.setattr(partition, "cache_programs", seen.append)

@@ -17,9 +17,9 @@ from test_hosts import free_port
 from test_train import arrays, assert_same, make_photographs, settings
 
 from ipt_jax import log
-from ipt_jax.checkpoint import Checkpoints
-from ipt_jax.config import complete
-from ipt_jax.train import pretrain
+from ipt_jax.checkpoints.checkpoints import Checkpoints
+from ipt_jax.config.loading import complete
+from ipt_jax.train.loop import pretrain
 
 pytest.importorskip("skimage", reason="needs scikit-image's photographs")
 

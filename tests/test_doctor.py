@@ -7,8 +7,9 @@ import os
 import shutil
 from collections import namedtuple
 
-from ipt_jax import commands_doctor, run
-from ipt_jax.cli import main
+from ipt_jax.cli import doctor as commands_doctor
+from ipt_jax.cli.app import main
+from ipt_jax.train import identity as run
 
 
 def test_it_shows_versions_devices_and_sets_but_no_secrets(capsys, monkeypatch, tmp_path):

@@ -6,9 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from ipt_jax.data.checks import DataError
-from ipt_jax.data.degrade import Noise, bicubic, bicubic_up
-from ipt_jax.evaluate import (
+from ipt_jax.data.sources.held_out import DataError
+from ipt_jax.evaluate.scoring import (
     Picture,
     Score,
     baseline,
@@ -22,8 +21,9 @@ from ipt_jax.evaluate import (
     table,
     unclipped,
 )
+from ipt_jax.images.resize import Noise, bicubic, bicubic_up
 from ipt_jax.metrics import psnr, ssim
-from ipt_jax.restore import to_uint8
+from ipt_jax.restore.images import to_uint8
 from ipt_jax.tasks import TASKS
 
 
@@ -144,7 +144,7 @@ def test_small_pictures_fit_on_a_sheet():
 
 @pytest.mark.parametrize("clip, y, rgb", [(True, 19.65, 15.00), (False, None, 14.15)])
 def test_noisy_cbsd68_scores_as_published(benchmarks, clip, y, rgb):
-    from ipt_jax.sets import find_sets
+    from ipt_jax.data.layouts import find_sets
 
     (cbsd68,) = find_sets(benchmarks, ["CBSD68"])
     task = TASKS["denoise50"] if clip else unclipped(TASKS["denoise50"])

@@ -14,10 +14,12 @@ import runs
 from PIL import Image
 
 import ipt_jax
-from ipt_jax import checkpoint
-from ipt_jax.cli import main
-from ipt_jax.export import ExportError, card, check, export
-from ipt_jax.weights import WeightsError
+from ipt_jax.checkpoints import checkpoints as checkpoint
+from ipt_jax.cli.app import main
+from ipt_jax.export import model_card as card
+from ipt_jax.export import parity as check
+from ipt_jax.export.export import ExportError, export
+from ipt_jax.weights.state_dict import WeightsError
 
 EXAMPLE = pathlib.Path(__file__).parent.parent / "examples" / "restore_onnx.py"
 LOADER = """
@@ -124,7 +126,7 @@ def test_no_optimiser_state_is_read(run, monkeypatch):
 
 
 def test_what_differs_from_the_model_is_refused_and_nothing_is_left(run, model, tmp_path, monkeypatch, capsys):
-    from ipt_jax.export import stablehlo
+    from ipt_jax.export.export import stablehlo
 
     theirs = stablehlo.read
     monkeypatch.setattr(stablehlo, "read", lambda path: lambda x, task: theirs(path)(x + 0.1, task))
@@ -184,7 +186,7 @@ def test_onnx_of_the_authors_variants(tmp_path, out_bias, eps):
     pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     import golden
 
-    from ipt_jax.restorer import Restorer
+    from ipt_jax.restore.restorer import Restorer
     from ipt_jax.tasks import TASKS
 
     network = golden.tiny(out_bias).clone(norm_eps=eps)

@@ -14,15 +14,17 @@ import runs
 import small
 
 import ipt_jax
-from ipt_jax import adapt, cli, finetune
-from ipt_jax import config as configs
-from ipt_jax.best import Best, step_of
-from ipt_jax.checkpoint import Checkpoints
-from ipt_jax.commands_finetune import settings
-from ipt_jax.config import ConfigError, complete
-from ipt_jax.plots import save_curves
-from ipt_jax.train import pretrain
-from ipt_jax.weights import WeightsError
+from ipt_jax.checkpoints.checkpoints import Checkpoints
+from ipt_jax.cli import app as cli
+from ipt_jax.cli.train import settings
+from ipt_jax.config import loading as configs
+from ipt_jax.config.loading import ConfigError, complete
+from ipt_jax.model import trainable as adapt
+from ipt_jax.run_folder.curves import save_curves
+from ipt_jax.train import init_from as finetune
+from ipt_jax.train.best_checkpoint import Best, step_of
+from ipt_jax.train.loop import pretrain
+from ipt_jax.weights.state_dict import WeightsError
 
 JPEG = {"name": "jpeg10", "degradation": "jpeg", "quality": 10}
 FINETUNE = sorted(file.stem for file in configs.find("configs/demo.py").parent.glob("finetune_*.py"))
@@ -211,7 +213,7 @@ def test_a_new_task_by_config_alone_trains_resumes_evaluates_and_exports(
 
 def test_the_best_checkpoint_is_kept_and_no_better_one_stops_the_run(weights, photographs, tmp_path, monkeypatch):
     """The scores are given, so that what follows from them is known; all else is the run's own."""
-    from ipt_jax import train
+    from ipt_jax.train import loop as train
 
     given = iter([20.0, 22.0, 21.0, 21.5, 30.0, 30.0])
     monkeypatch.setattr(train.Evaluator, "__call__", lambda self, state, step, log: {"denoise50": {"psnr_y": next(given)}})

@@ -8,11 +8,14 @@ import optax
 import pytest
 import small
 
-from ipt_jax import hosts, partition, step, train
-from ipt_jax.bench import hlo
-from ipt_jax.checkpoint import Checkpoints
+from ipt_jax.checkpoints.checkpoints import Checkpoints
+from ipt_jax.distributed import process_group as hosts
+from ipt_jax.distributed import sharding as partition
 from ipt_jax.model import build, preset
+from ipt_jax.step import train_step as step
 from ipt_jax.tasks import make_tasks
+from ipt_jax.tpu import hlo
+from ipt_jax.train import loop as train
 
 NAMES = ("sr2", "denoise50")
 DEVICES = 8

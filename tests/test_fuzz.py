@@ -21,13 +21,17 @@ from data_sets import jpeg
 from PIL import Image
 from test_weights import MICRO, mindspore_file, mindspore_name, state_of
 
-from ipt_jax import authors, config, loading, tensors, weights_folder
-from ipt_jax.data.decode import decode
-from ipt_jax.data.pack import pack
-from ipt_jax.data.packed import Packed
+from ipt_jax.config import loading as config
+from ipt_jax.data.prepare.pack import pack
+from ipt_jax.data.sources.packed import Packed
 from ipt_jax.errors import RunError, UserError
+from ipt_jax.images.decode import decode
 from ipt_jax.model import IPT
-from ipt_jax.restorer import Restorer
+from ipt_jax.restore.restorer import Restorer
+from ipt_jax.weights import authors
+from ipt_jax.weights import folder as weights_folder
+from ipt_jax.weights import load as loading
+from ipt_jax.weights import tensor_files as tensors
 
 NAMED = (UserError, RunError)
 MEMORY = 3 * 2**30  # bytes that a loader may ask for beyond what the tests have

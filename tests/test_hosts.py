@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ipt_jax import distributed, hosts
-from ipt_jax.config import ConfigError
-from ipt_jax.distributed import Place, StartError
-from ipt_jax.hosts import Line, Lost
-from ipt_jax.run import check_same
+from ipt_jax.config.loading import ConfigError
+from ipt_jax.distributed import process_group as hosts
+from ipt_jax.distributed import start as distributed
+from ipt_jax.distributed.process_group import Line, Lost
+from ipt_jax.distributed.start import Place, StartError
+from ipt_jax.train.identity import check_same
 
 
 def free_port() -> int:

@@ -12,7 +12,7 @@ import threading
 import pytest
 from etils import epath
 
-from ipt_jax import lock
+from ipt_jax.run_folder import lock
 
 HOLD = """
 import sys, time

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ipt_jax.losses import contrastive, eq5, l1, supcon
+from ipt_jax.step.losses import contrastive, eq5, l1, supcon
 
 
 @pytest.mark.parametrize("case", ["small", "wide"])

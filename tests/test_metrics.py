@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
-from ipt_jax.data.degrade import bicubic, bicubic_up
+from ipt_jax.images.resize import bicubic, bicubic_up
 from ipt_jax.metrics import psnr, rgb_to_y, ssim
 
 

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ipt_jax import weights
-from ipt_jax.data.sources import embedded
+from ipt_jax.data.sources.folder import embedded
 from ipt_jax.model import IPT, build, preset
 from ipt_jax.model.layers import LayerNorm, attention_weights, features_of, pixel_shuffle, tokens_of
 from ipt_jax.tasks import PAPER_TASKS, TASKS, make_tasks
+from ipt_jax.weights import state_dict as weights
 
 BOUND = 2e-6  # of the largest magnitude; float32 on the CPU comes within 5e-7 of the float64 originals
 

@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 from data_sets import batches, jpeg, write_tfds
 
-from ipt_jax.config import complete
-from ipt_jax.data import check as checking
-from ipt_jax.data import pack as packing
-from ipt_jax.data import prepare
-from ipt_jax.data.check import check, find
-from ipt_jax.data.checks import DataError
-from ipt_jax.data.decode import DecodeError
-from ipt_jax.data.pack import pack
-from ipt_jax.data.packed import DESCRIPTION, Packed
-from ipt_jax.data.sources import Folder, Source, Tfds, open_source
+from ipt_jax.cli import data as prepare
+from ipt_jax.config.loading import complete
+from ipt_jax.data.prepare import inspect as checking
+from ipt_jax.data.prepare import pack as packing
+from ipt_jax.data.prepare.inspect import check, find
+from ipt_jax.data.prepare.pack import pack
+from ipt_jax.data.sources.folder import Folder, Source, Tfds, open_source
+from ipt_jax.data.sources.held_out import DataError
+from ipt_jax.data.sources.packed import DESCRIPTION, Packed
+from ipt_jax.images.decode import DecodeError
 
 
 def parsed(module: object, *arguments: str) -> argparse.Namespace:

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import small
 
-from ipt_jax import config as configs
-from ipt_jax.config import ConfigError
+from ipt_jax.config import loading as configs
+from ipt_jax.config.loading import ConfigError
 from ipt_jax.data import pipeline
-from ipt_jax.data.chain import Paired
-from ipt_jax.data.checks import DataError
-from ipt_jax.data.pairs import Pairs, decode_pair
-from ipt_jax.data.sources import open_source
-from ipt_jax.evaluator import held_out
+from ipt_jax.data.sources.folder import open_source
+from ipt_jax.data.sources.held_out import DataError
+from ipt_jax.data.sources.pairs import Pairs, decode_pair
+from ipt_jax.degradations.chain import Paired
 from ipt_jax.tasks import Task, make_tasks
+from ipt_jax.train.validation import held_out
 
 
 def write(path: pathlib.Path, image: np.ndarray) -> None:

@@ -15,11 +15,11 @@ from data_sets import Noisy, Pictures, batches, digest, jpeg, taken, write_tfds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipt_jax import config as configs
+from ipt_jax.config import loading as configs
 from ipt_jax.data import pipeline
-from ipt_jax.data.degrade import bicubic
 from ipt_jax.data.pipeline import Batches, make_pair, stream
-from ipt_jax.data.sources import DataError, Folder, open_source
+from ipt_jax.data.sources.folder import DataError, Folder, open_source
+from ipt_jax.images.resize import bicubic
 from ipt_jax.tasks import PAPER_TASKS, TASKS, make_tasks
 
 LOADERS = [dict(workers=w, threads=t, prefetch=2) for w, t in ((0, 0), (0, 1), (0, 3), (1, 0), (2, 0), (3, 0))]

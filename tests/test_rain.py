@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ipt_jax.data.rain import Rain, RainFolder, rain_layer
+from ipt_jax.degradations.rain import Rain, RainFolder, rain_layer
 from ipt_jax.metrics import psnr
 
 

@@ -27,12 +27,17 @@ import test_train
 from etils import epath
 from test_train import arrays, assert_same, command, config, wait_for_step
 
-from ipt_jax import events, log, meter, optim, partition, train
-from ipt_jax.checkpoint import Checkpoints
-from ipt_jax.config import ConfigError
+from ipt_jax import log
+from ipt_jax.checkpoints.checkpoints import Checkpoints
+from ipt_jax.config.loading import ConfigError
 from ipt_jax.data import pipeline
+from ipt_jax.distributed import sharding as partition
 from ipt_jax.errors import RunError
-from ipt_jax.train import pretrain
+from ipt_jax.run_folder import tensorboard as events
+from ipt_jax.step import optim
+from ipt_jax.train import loop as train
+from ipt_jax.train import reporter as meter
+from ipt_jax.train.loop import pretrain
 
 pytest.importorskip("skimage", reason="needs scikit-image's photographs")
 

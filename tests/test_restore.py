@@ -13,9 +13,9 @@ import small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipt_jax import partition
-from ipt_jax.protocols import PROTOCOLS, blend_weights, canvas, offsets
-from ipt_jax.restore import EIGHT, TileApply, count_tiles, restore_pictures, to_uint8, transformed, undone
+from ipt_jax.distributed import sharding as partition
+from ipt_jax.restore.images import EIGHT, TileApply, count_tiles, restore_pictures, to_uint8, transformed, undone
+from ipt_jax.restore.tiling import PROTOCOLS, blend_weights, canvas, offsets
 
 CHOP = pathlib.Path(__file__).with_name("golden_chop.npz")
 

@@ -15,10 +15,11 @@ from PIL import Image
 from test_load import Copies
 
 import ipt_jax
-from ipt_jax import defaults, restore_files
-from ipt_jax.cli import main
-from ipt_jax.data.degrade import bicubic_up
-from ipt_jax.pictures import read
+from ipt_jax.cli.app import main
+from ipt_jax.images.read import read
+from ipt_jax.images.resize import bicubic_up
+from ipt_jax.restore import files as restore_files
+from ipt_jax.weights import default as defaults
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +259,7 @@ def test_a_video_through_ffmpeg(copies, tmp_path, capsys):
     subprocess.run(["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc=size=64x48:rate=5:duration=1", *sound,
                     "-pix_fmt", "yuv420p", str(source)], check=True, timeout=60)  # fmt: skip
     assert restore(source, "--task", "sr2", "--weights", copies, "-o", tmp_path / "out.mp4") == 0
-    from ipt_jax import video
+    from ipt_jax.restore import video
 
     assert video.measure(tmp_path / "out.mp4") == (96, 128, 5)
     probe = ["ffprobe", "-v", "error", "-show_streams", str(tmp_path / "out.mp4")]

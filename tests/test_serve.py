@@ -16,8 +16,8 @@ import runs
 from PIL import Image
 
 import ipt_jax
-from ipt_jax.cli import main, parser
-from ipt_jax.data.decode import DecodeError
+from ipt_jax.cli.app import main, parser
+from ipt_jax.images.decode import DecodeError
 
 
 @pytest.fixture(scope="module")

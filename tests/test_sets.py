@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
-from ipt_jax.authors import named_task
-from ipt_jax.data.chain import Paired
-from ipt_jax.data.checks import DataError
-from ipt_jax.data.degrade import bicubic
-from ipt_jax.sets import find_sets, kind_of
+from ipt_jax.data.layouts import find_sets, kind_of
+from ipt_jax.data.sources.held_out import DataError
+from ipt_jax.degradations.chain import Paired
+from ipt_jax.images.resize import bicubic
 from ipt_jax.tasks import TASKS
+from ipt_jax.weights.authors import named_task
 
 SR2, SR3, DERAIN, DENOISE = (TASKS[name] for name in ("sr2", "sr3", "derain", "denoise50"))
 DEBLUR = named_task("deblur", 1)

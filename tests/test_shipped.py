@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import ipt_jax
-from ipt_jax import defaults
-from ipt_jax.evaluate import Picture, baseline, make_lq
+from ipt_jax.evaluate.scoring import Picture, baseline, make_lq
 from ipt_jax.metrics import psnr
 from ipt_jax.tasks import PAPER_TASKS, TASKS
+from ipt_jax.weights import default as defaults
 
 FOLDER = defaults.SHIPPED / "ipt_small"
 # What each task must gain in dB on a photograph that was not among the training pictures: about half of what it gains.
@@ -31,7 +31,7 @@ def model():
 @pytest.mark.parametrize("task", PAPER_TASKS)
 def test_it_restores_a_photograph(model, task):
     pytest.importorskip("skimage", reason="needs scikit-image's photographs")
-    from ipt_jax.data.sources import embedded
+    from ipt_jax.data.sources.folder import embedded
 
     hq = embedded("all")[0][96:240, 120:264]  # a face
     lq, clean = make_lq(Picture("astronaut", hq), TASKS[task], seed=0)

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from ipt_jax.config import complete
-from ipt_jax.data.sources import DataError, Embedded, Folder, Source, decode, embedded, open_source
-from ipt_jax.train import pretrain
+from ipt_jax.config.loading import complete
+from ipt_jax.data.sources.folder import DataError, Embedded, Folder, Source, decode, embedded, open_source
+from ipt_jax.train.loop import pretrain
 
 
 def _picture(seed: int, height: int = 24, width: int = 20) -> np.ndarray:
@@ -47,7 +47,7 @@ def test_embedded_pictures_are_those_of_skimage():
 
 
 def test_embedded_without_skimage_says_what_to_install(monkeypatch):
-    from ipt_jax.data import sources
+    from ipt_jax.data.sources import folder as sources
 
     sources._photograph.cache_clear()
     monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)

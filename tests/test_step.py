@@ -11,7 +11,9 @@ import optax
 import pytest
 import small
 
-from ipt_jax import optim, partition, step
+from ipt_jax.distributed import sharding as partition
+from ipt_jax.step import optim
+from ipt_jax.step import train_step as step
 
 NAMES = ("sr2", "denoise50")
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipt_jax import channels
-from ipt_jax.data.degrade import bicubic_up
-from ipt_jax.restore import count_tiles, restore_pictures
-from ipt_jax.strips import Rows, restore_strips
+from ipt_jax.images import channels
+from ipt_jax.images.resize import bicubic_up
+from ipt_jax.restore.images import count_tiles, restore_pictures
+from ipt_jax.restore.strips import Rows, restore_strips
 
 
 @functools.cache

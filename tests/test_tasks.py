@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
-from ipt_jax.data.degrade import Bicubic, Noise, Rain, RainFolder
+from ipt_jax.images.resize import Bicubic, Noise, Rain, RainFolder
 from ipt_jax.tasks import DEGRADATIONS, PAPER_TASKS, TASKS, Task, entry_of, make_task, make_tasks, nearest
 
 

@@ -12,7 +12,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from ipt_jax.data.sources import DataError, Embedded, Tfds, decode, open_source
+from ipt_jax.data.sources.folder import DataError, Embedded, Tfds, decode, open_source
 
 pytestmark = [
     pytest.mark.slow,

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from ipt_jax.data.sources import DataError, Source, Tfds, decode, open_source
+from ipt_jax.data.sources.folder import DataError, Source, Tfds, decode, open_source
 
 tfds = pytest.importorskip("tensorflow_datasets")
 array_record_module = pytest.importorskip("array_record.python.array_record_module")

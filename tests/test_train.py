@@ -20,12 +20,12 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from ipt_jax import log
-from ipt_jax.checkpoint import Checkpoints
-from ipt_jax.config import ConfigError, complete
-from ipt_jax.data.checks import DataError
+from ipt_jax.checkpoints.checkpoints import Checkpoints
+from ipt_jax.config.loading import ConfigError, complete
+from ipt_jax.data.sources.held_out import DataError
 from ipt_jax.errors import RunError
-from ipt_jax.train import pretrain
-from ipt_jax.weights import WeightsError
+from ipt_jax.train.loop import pretrain
+from ipt_jax.weights.state_dict import WeightsError
 
 pytest.importorskip("skimage", reason="needs scikit-image's photographs")
 
@@ -37,7 +37,7 @@ def photographs(tmp_path_factory) -> pathlib.Path:
 
 def make_photographs(folder: pathlib.Path) -> pathlib.Path:
     """Fills a folder with eight small photographs, cut from scikit-image's."""
-    from ipt_jax.data.sources import embedded
+    from ipt_jax.data.sources.folder import embedded
 
     pictures = embedded("all")
     for i in range(8):

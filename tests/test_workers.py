@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from data_sets import Noisy, Raising, batches, digest, jpeg, taken
 
-from ipt_jax.data import shared, workers
+from ipt_jax.data import shared_memory as shared
+from ipt_jax.data import workers
 from ipt_jax.data.pipeline import stream
-from ipt_jax.data.sources import DataError, Folder
+from ipt_jax.data.sources.folder import DataError, Folder
 
 
 def test_an_exception_in_a_worker_arrives_with_its_traceback():

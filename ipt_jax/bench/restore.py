@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ipt_jax.protocols import PROTOCOLS
+from ipt_jax.restore.tiling import PROTOCOLS
 
 ABOUT = """Restores a picture of noise several times, as ipt restore does but without files, and gives medians:
 tiles/s, megapixels/s of the input, and the network's own tiles/s on full batches, which tells what cutting and blending cost.
@@ -77,7 +77,7 @@ def measure(
     import jax
     import numpy as np
 
-    from ipt_jax import partition
+    from ipt_jax.distributed import sharding as partition
 
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
     names = [one.name for one in model.chain(task)]

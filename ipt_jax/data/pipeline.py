@@ -21,9 +21,9 @@ import grain
 import numpy as np
 
 from ipt_jax.data import workers
-from ipt_jax.data.decode import DataError, DecodeError, decode
-from ipt_jax.data.pairs import decode_pair
-from ipt_jax.data.sources import Source
+from ipt_jax.data.sources.folder import Source
+from ipt_jax.data.sources.pairs import decode_pair
+from ipt_jax.images.decode import DataError, DecodeError, decode
 from ipt_jax.tasks import Task
 
 Batch = dict[str, dict[str, np.ndarray]]

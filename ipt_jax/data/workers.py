@@ -24,8 +24,8 @@ from typing import Any, TypeVar
 import cv2
 import grain
 
-from ipt_jax.data import shared
-from ipt_jax.data.checks import DataError
+from ipt_jax.data import shared_memory as shared
+from ipt_jax.data.sources.held_out import DataError
 
 T = TypeVar("T")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from ipt_jax import __version__
-from ipt_jax.export.check import Run
-from ipt_jax.restorer import Restorer
-from ipt_jax.weights import WeightsError
+from ipt_jax.export.parity import Run
+from ipt_jax.restore.restorer import Restorer
+from ipt_jax.weights.state_dict import WeightsError
 
 
 def write(restorer: Restorer, path: Path, dtype: str) -> Run:
@@ -24,7 +24,7 @@ def write(restorer: Restorer, path: Path, dtype: str) -> Run:
         import onnxruntime  # noqa: F401  it is asked for before anything is written
     except ImportError as error:
         raise WeightsError(f"--format onnx needs {error.name}: pip install 'ipt_jax[onnx]'") from None
-    from ipt_jax.export import graph
+    from ipt_jax.export import onnx_graph as graph
 
     (task,) = restorer.tasks.values()
     said = {"task": task.name, "scale": str(task.scale), "tile": str(restorer.model.tile), "dtype": dtype, "range": "0..255",

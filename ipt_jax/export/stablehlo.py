@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from ipt_jax import weights
-from ipt_jax.export.check import Run
+from ipt_jax.export.parity import Run
 from ipt_jax.model.ipt import GEOMETRY, RGB_MEAN
-from ipt_jax.restorer import Restorer
+from ipt_jax.restore.restorer import Restorer
+from ipt_jax.weights import state_dict as weights
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -46,7 +46,7 @@ def read(path: Path) -> Run:
 
 def describe(restorer: Restorer) -> dict[str, Any]:
     """What stands in the JSON beside the program: all that is needed to use it."""
-    from ipt_jax.run import versions
+    from ipt_jax.train.identity import versions
 
     (task,) = restorer.tasks.values()
     tile = restorer.model.tile

@@ -9,8 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ipt_jax.model.init import STARTS, TorchStart
 from ipt_jax.model.layers import Body, Head, Tail, features_of, tokens_of
-from ipt_jax.model.start import STARTS, TorchStart
 from ipt_jax.tasks import Task
 
 Array = jax.Array

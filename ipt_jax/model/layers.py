@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from ipt_jax.model.start import TorchStart
+from ipt_jax.model.init import TorchStart
 
 Array = jax.Array
 Dtype = Any

@@ -1,0 +1,155 @@
+"""`ipt doctor`: what this machine has for training, and what is wrong with it, to paste into a bug report.
+
+No secrets and no environment dump: of environment variables only the few that change what jax does are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import pathlib
+import platform
+import shutil
+import sys
+from importlib import metadata
+from typing import Any
+
+SHOWN = ("JAX_PLATFORMS", "XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR", "TFDS_DATA_DIR", "CUDA_VISIBLE_DEVICES")
+OPTIONAL = {  # module -> (package, what it is for, the extra that installs it)
+    "tensorflow": ("tensorflow", "ipt data prepare imagenet2012", "prepare"),
+    "torch": ("torch", "the authors' .pt files", "torch"),
+    "libtpu": ("libtpu", "TPUs, and ipt compile without one", "tpu"),
+    "jax_cuda13_plugin": ("jax-cuda13-plugin", "NVIDIA GPUs", "cuda"),
+    "onnx": ("onnx", "ipt export --format onnx", "onnx"),
+    "gradio": ("gradio", "ipt serve", "serve"),
+    "skimage": ("scikit-image", "configs/demo.py", "demo"),
+}
+GB = 2**30
+
+
+def add_parser(commands: Any) -> None:
+    """`ipt doctor`."""
+    command = commands.add_parser(
+        "doctor",
+        allow_abbrev=False,
+        help="what this machine has, and what is wrong",
+        description="Prints versions, devices, memory, data sets and optional packages, and what is wrong with them.",
+    )
+    command.add_argument("--data-dir", metavar="DIR", help="TFDS's folder of data sets (default: TFDS_DATA_DIR or TFDS's own)")
+    command.set_defaults(run=doctor)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Runs `ipt doctor`; exit code 1 if something is wrong."""
+    wrong: list[str] = []
+    for title, rows in (
+        ("versions", versions()),
+        ("devices", devices(wrong)),
+        ("memory and disk", memory(wrong)),
+        ("data sets", data_sets(options.data_dir)),
+        ("optional", optional()),
+        ("environment", {name: os.environ[name] for name in SHOWN if name in os.environ}),
+    ):
+        print(f"{title}:")
+        width = max((len(key) for key in rows), default=0)
+        for key, value in (rows or {"(nothing)": ""}).items():
+            print(f"  {key:<{width}}  {value}".rstrip())
+    print("wrong:" if wrong else "nothing wrong found")
+    for line in wrong:
+        print(f"  - {line}")
+    return 1 if wrong else 0
+
+
+def versions() -> dict[str, str]:
+    """Of this package, what its numbers depend on, and the system."""
+    from ipt_jax.train.identity import versions as found
+
+    return {**found(), "system": f"{platform.system()} {platform.release()} {platform.machine()}"}
+
+
+def devices(wrong: list[str]) -> dict[str, str]:
+    """jax's devices, or why there are none; and an accelerator of the machine that jax does not use."""
+    import jax
+
+    try:
+        found = jax.devices()
+    except RuntimeError as error:
+        wrong.append(f"jax starts no devices: {str(error).splitlines()[0]}")
+        return {"jax": "no devices"}
+    kind = f"{len(found)} x {found[0].device_kind} ({found[0].platform})"
+    rows = {"jax": kind, "processes": str(jax.process_count()), "CPU cores": str(os.cpu_count())}
+    limit = (found[0].memory_stats() or {}).get("bytes_limit")
+    if limit:
+        rows["memory a device"] = f"{limit / GB:.1f} GB"
+    if found[0].platform == "cpu" and os.environ.get("JAX_PLATFORMS", "") in ("", "cuda"):
+        if pathlib.Path("/dev/nvidiactl").exists():
+            wrong.append("there is an NVIDIA GPU that jax does not use: pip install 'ipt_jax[cuda]'")
+        if any(pathlib.Path("/dev").glob("accel[0-9]*")):
+            wrong.append("there is a TPU that jax does not use: pip install 'ipt_jax[tpu]'")
+    return rows
+
+
+def memory(wrong: list[str]) -> dict[str, str]:
+    """Of the host, of the folder where worker processes leave batches, and of the current folder's disk."""
+    rows = {}
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        rows["memory"] = f"{total / GB:.1f} GB"
+    except (ValueError, OSError):
+        pass
+    for name, folder in (("/dev/shm", "/dev/shm"), ("current folder", ".")):
+        if os.path.isdir(folder):
+            usage = shutil.disk_usage(folder)
+            rows[name] = f"{usage.free / GB:.1f} of {usage.total / GB:.1f} GB free"
+            if name == "/dev/shm" and usage.free < GB / 4:
+                wrong.append(
+                    f"/dev/shm has only {usage.free / 2**20:.0f} MB free: batches of worker processes go by the disk "
+                    "(docker run --shm-size=2g)"
+                )
+            if name == "current folder" and usage.free < 2 * GB:
+                wrong.append(
+                    f"the current folder's disk has only {usage.free / GB:.1f} GB free; a checkpoint of IPT takes 1.4 GB"
+                )
+    if sys.platform != "win32":
+        import resource
+
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        rows["open files"] = f"at most {soft}"
+        if soft < 1024:
+            wrong.append(f"a process may open only {soft} files: ulimit -n 4096")
+    return rows
+
+
+def data_sets(data_dir: str | None) -> dict[str, str]:
+    """Prepared TFDS sets: name -> version and file format."""
+    folder = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    if not folder.is_dir():
+        return {str(folder): "not there"}
+    rows = {str(folder): ""}
+    for info in sorted([*folder.glob("*/*/dataset_info.json"), *folder.glob("*/*/*/dataset_info.json")]):
+        try:
+            kind = json.loads(info.read_text()).get("fileFormat", "tfrecord")
+        except (OSError, ValueError) as error:
+            kind = f"damaged: {error}"
+        rows[f"  {info.parent.relative_to(folder)}"] = kind
+    return rows
+
+
+def optional() -> dict[str, str]:
+    """Optional packages: version, or how to install."""
+    rows = {}
+    for module, (package, use, extra) in OPTIONAL.items():
+        there = importlib.util.find_spec(module) is not None
+        rows[package] = (_version(package) or "installed") if there else f"no (for {use}: pip install 'ipt_jax[{extra}]')"
+    return rows | {"ffmpeg": "found" if shutil.which("ffmpeg") else "no (for ipt restore of videos)"}
+
+
+def _version(package: str) -> str:
+    for name in (package, f"{package}-cpu"):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return ""

@@ -1,0 +1,171 @@
+"""ImageNet-2012 through TFDS's own builder, to array_record."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from ipt_jax.data.prepare.inspect import check
+from ipt_jax.data.sources.held_out import DataError, first_line, listed
+from ipt_jax.data.sources.tfds import Tfds
+
+NAME = "imagenet2012"
+# Split -> (archive, what its members are called, how many the real one has).
+ARCHIVES = {
+    "train": ("ILSVRC2012_img_train.tar", re.compile(r"n\d{8}\.tar"), 1_000),
+    "validation": ("ILSVRC2012_img_val.tar", re.compile(r"ILSVRC2012_val_\d{8}\.JPEG"), 50_000),
+}
+SAMPLE = 1_000  # pictures of each split that are decoded when it is made
+_BLOCK = 512  # bytes, of a tar
+
+
+class Report(NamedTuple):
+    """What to tell the user, and how many of the pictures looked at cannot be read."""
+
+    lines: list[str]
+    unreadable: int
+
+
+class Subset:
+    """Every so many-th picture of a source."""
+
+    def __init__(self, source: Tfds, count: int):
+        self._source, self._step = source, max(1, len(source) // count)
+
+    def __len__(self) -> int:
+        return -(-len(self._source) // self._step)
+
+    def __getitem__(self, i: int) -> bytes:
+        return self._source[i * self._step]
+
+    def name(self, i: int) -> str:
+        return self._source.name(i * self._step)
+
+
+def prepare(manual_dir: str, data_dir: str, splits: Sequence[str]) -> Report:
+    """Builds the set, or finds it built, and checks it.
+
+    TFDS builds beside the place where the set will be and renames at the end: after an interruption it starts again, and a
+    set that is there is whole.
+
+    Args:
+      manual_dir: the folder of the archives; local.
+      data_dir: TFDS's data_dir; local or gs://.
+      splits: keys of `ARCHIVES`.
+
+    Raises:
+      DataError: archives that are missing, misnamed or truncated, no TensorFlow, or a set without one of the splits.
+      OSError: building failed.
+    """
+    lines = []
+    try:
+        sources = [Tfds(NAME, split, data_dir) for split in splits]
+        lines.append(f"{NAME} is in {data_dir} already; nothing to build")
+    except DataError as missing:
+        if "has no split" in str(missing):
+            raise DataError(f"{NAME} in {data_dir} was built without one of the splits that you ask for ({missing}); TFDS "
+                            "does not add to a set: remove it, or build into another --data-dir") from None  # fmt: skip
+        folder = pathlib.Path(manual_dir).expanduser()
+        warnings = [warning for split in splits for warning in check_archive(folder, split)]
+        lines += warnings
+        _build(folder, data_dir, splits)
+        lines += [f"note: {left} is of a build that was interrupted, and can be removed" for left in _unfinished(data_dir)]
+        sources = [Tfds(NAME, split, data_dir) for split in splits]
+    unreadable = 0
+    for split, source in zip(splits, sources, strict=True):
+        found = check(Subset(source, SAMPLE))
+        unreadable += len(found["unreadable"])
+        lines.append(f"{split}: {len(source)} pictures; {found['pictures']} of them decoded, "
+                     f"{len(found['unreadable'])} of these unreadable")  # fmt: skip
+        lines += [f"  {name}: {fault}" for name, fault in found["unreadable"].items()]
+    lines.append(f"to decode all: ipt data check {NAME} --data-dir {data_dir} --split {splits[0]}")
+    lines.append(f"to train on it: --config.data.source=tfds --config.data.dir={data_dir}")
+    return Report(lines, unreadable)
+
+
+def check_archive(folder: pathlib.Path, split: str) -> list[str]:
+    """Looks at the headers of a split's archive; returns warnings.
+
+    Raises:
+      DataError: it is missing, not a tar, truncated, or holds something else.
+    """
+    name, pattern, usual = ARCHIVES[split]
+    path = folder / name
+    if not path.is_file():
+        there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else None
+        holds = "that folder does not exist" if there is None else f"the folder holds {listed(there) or 'nothing'}"
+        similar = [p for p in there or [] if re.search(r"img_" + name[15:18], p, re.IGNORECASE)]
+        hint = f"; is it {similar[0]!r}? Then rename it" if similar else ""
+        raise DataError(f"--manual-dir {folder} has no {name}: {holds}{hint}. It comes from "
+                        "https://image-net.org/download-images (free for research, after registration)")  # fmt: skip
+    size, count, end = path.stat().st_size, 0, 0
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                if not pattern.fullmatch(pathlib.PurePosixPath(member.name).name):
+                    raise DataError(f"{path} holds {member.name!r}, which is not of the {split} archive "
+                                    f"({pattern.pattern}): is it another archive under this name?")  # fmt: skip
+                count += 1
+                end = member.offset_data + member.size
+    except tarfile.TarError as error:
+        truncated = count and "unexpected end" in str(error)
+        what = f"is truncated after {count} members" if truncated else f"is not a tar archive ({first_line(error)})"
+        raise DataError(f"{path} {what}; download it again") from error
+    if size < end + _BLOCK or not count:
+        raise DataError(f"{path} is truncated: {size} bytes, and its {count} members need more than {end}; download it again")
+    return [] if count == usual else [f"note: {path.name} has {count} members; ImageNet's own has {usual}"]
+
+
+def _build(manual: pathlib.Path, data_dir: str, splits: Sequence[str]) -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        import tensorflow  # noqa: F401
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise DataError(f'building {NAME} needs TensorFlow ({error}): pip install "ipt_jax[prepare]"') from error
+    _check_room(manual, data_dir, splits)
+    builder = tfds.builder(NAME, data_dir=data_dir, file_format="array_record")
+    before = _unfinished(data_dir)  # of a run that was killed, or that goes on beside this one
+    try:
+        with _only(manual, splits) as archives:
+            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=archives))
+    except Exception as error:
+        raise OSError(f"TFDS could not build {NAME} in {data_dir}: {first_line(error)}; what was begun has been removed, "
+                      "start the same command again") from error  # fmt: skip
+    finally:
+        for folder in _unfinished(data_dir) - before:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_room(folder: pathlib.Path, data_dir: str, splits: Sequence[str]) -> None:
+    if "://" in data_dir:
+        return
+    target = pathlib.Path(data_dir).expanduser().absolute()
+    there = next(parent for parent in (target, *target.parents) if parent.exists())
+    # TFDS shuffles through a temporary copy of a split, so for a while there are two.
+    need = sum((folder / ARCHIVES[split][0]).stat().st_size for split in splits)
+    need += max((folder / ARCHIVES[split][0]).stat().st_size for split in splits)
+    free = shutil.disk_usage(there).free
+    if need > free:
+        raise DataError(f"building {NAME} takes up to {need / 1e9:.1f} GB; {data_dir} has {free / 1e9:.1f} GB free")
+
+
+@contextlib.contextmanager
+def _only(folder: pathlib.Path, splits: Sequence[str]) -> Iterator[str]:
+    """A folder with the archives of these splits alone: TFDS's builder takes all that it finds."""
+    with tempfile.TemporaryDirectory() as links:
+        for split in splits:
+            (pathlib.Path(links) / ARCHIVES[split][0]).symlink_to((folder / ARCHIVES[split][0]).absolute())
+        yield links
+
+
+def _unfinished(data_dir: str) -> set[pathlib.Path]:
+    folder = pathlib.Path(data_dir).expanduser() / NAME
+    return set() if "://" in data_dir else set(folder.glob("incomplete.*"))

@@ -1,0 +1,188 @@
+"""Writes packed sets: see :mod:`ipt_jax.data.sources.packed`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import cv2
+from tqdm import tqdm
+
+from ipt_jax.data.sources.folder import Folder
+from ipt_jax.data.sources.held_out import DataError, listed
+from ipt_jax.data.sources.packed import DESCRIPTION, FORMAT, VERSION, Packed, crc32
+from ipt_jax.images.decode import DecodeError, decode
+
+SHARD_BYTES = 256 * 2**20
+_OPTIONS = "group_size:1,uncompressed"  # one by one, for random access; pictures are compressed already
+
+
+class Outcome(NamedTuple):
+    """What was packed: the number of pictures, their bytes, and what was left out, with reasons."""
+
+    pictures: int
+    bytes: int
+    unreadable: list[str]
+
+
+def pack(source: str, target: str, shard_bytes: int = SHARD_BYTES, threads: int = 0) -> Outcome:
+    """Packs all pictures below a folder, byte for byte, in the order of their names.
+
+    Pictures that cannot be decoded are left out and named. All is written beside the target and gets its name when it is
+    whole and has been read back; whatever goes wrong before, nothing is left.
+
+    Args:
+      source: the folder of pictures, as for `Folder`.
+      target: the folder to make; local.
+      shard_bytes: a file is closed at the first picture that takes it there.
+      threads: that read and decode; 0 = as many as there are cores.
+
+    Raises:
+      DataError: no pictures, the target exists, no room, or no picture can be read.
+      OSError: writing failed.
+    """
+    pictures = Folder(source)
+    final = pathlib.Path(target).expanduser().absolute()
+    if final.exists():
+        raise DataError(f"{target} exists already; remove it, or name another folder with --out")
+    unfinished = final.with_name(final.name + ".incomplete")
+    _check_room(pictures, source, final)
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+        unfinished.mkdir(parents=True)
+        outcome = _write(pictures, unfinished, shard_bytes, threads or os.cpu_count() or 1)
+        _read_back(unfinished)
+        unfinished.rename(final)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return outcome
+
+
+def _check_room(pictures: Folder, source: str, final: pathlib.Path) -> None:
+    there = next(parent for parent in final.parents if parent.exists())
+    need = sum((pathlib.Path(source).expanduser() / pictures.name(i)).stat().st_size for i in range(len(pictures)))
+    free = shutil.disk_usage(there).free
+    if need * 1.02 > free:
+        raise DataError(f"{len(pictures)} pictures of {need / 1e9:.2f} GB do not fit: {there} has {free / 1e9:.2f} GB free")
+
+
+def _write(pictures: Folder, folder: pathlib.Path, shard_bytes: int, threads: int) -> Outcome:
+    shards = _Shards(folder, shard_bytes)
+    names, checksums, unreadable, total = [], [], [], 0
+    with contextlib.closing(shards):
+        for name, data, fault in tqdm(_read(pictures, threads), "packing", len(pictures), unit=" pictures", file=sys.stderr):
+            if fault:
+                unreadable.append(f"{name}: {fault}")
+                continue
+            shards.write(data)
+            names.append(name)
+            checksums.append(crc32(data))
+            total += len(data)
+    if not names:
+        raise DataError(f"none of the {len(unreadable)} pictures can be read: {listed(unreadable, 3)}")
+    description = {"format": FORMAT, "version": VERSION, "pictures": len(names), "bytes": total,
+                   "shards": shards.described(), "names": names, "crc32": checksums}  # fmt: skip
+    (folder / DESCRIPTION).write_text(json.dumps(description) + "\n")
+    return Outcome(len(names), total, unreadable)
+
+
+def _read(pictures: Folder, threads: int) -> Iterator[tuple[str, bytes, str]]:
+    """(name, bytes, what is wrong with it or "") of all pictures, in order, some of them ahead."""
+
+    def one(i: int) -> tuple[str, bytes, str]:
+        data = pictures[i]
+        try:
+            decode(data)
+        except DecodeError as error:
+            return pictures.name(i), data, str(error)
+        return pictures.name(i), data, ""
+
+    cv2.setNumThreads(1)
+    waiting: deque[Future[tuple[str, bytes, str]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for i in range(len(pictures)):
+                waiting.append(pool.submit(one, i))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+class _Shards:
+    """Array_record files, one after the other; they get their final names when their number is known."""
+
+    def __init__(self, folder: pathlib.Path, shard_bytes: int):
+        self._folder, self._limit = folder, shard_bytes
+        self._writer: Any = None
+        self._size = 0
+        self._counts: list[int] = []
+
+    def write(self, data: bytes) -> None:
+        from array_record.python.array_record_module import ArrayRecordWriter
+
+        try:
+            if self._writer is None:
+                self._writer = ArrayRecordWriter(os.fspath(self._path(len(self._counts))), _OPTIONS)
+                self._counts.append(0)
+                self._size = 0
+            self._writer.write(data)
+        except Exception as error:
+            raise OSError(f"writing to {self._folder} failed: {error}; nothing of it was kept") from error
+        self._counts[-1] += 1
+        self._size += len(data)
+        if self._size >= self._limit:
+            self.close()
+
+    def close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            try:
+                writer.close()
+            except Exception as error:
+                raise OSError(f"writing to {self._folder} failed: {error}; nothing of it was kept") from error
+
+    def described(self) -> list[dict[str, Any]]:
+        """Names the files; their counts, sizes and checksums."""
+        shards = []
+        for i, count in enumerate(self._counts):
+            path = self._folder / f"pictures-{i:05}-of-{len(self._counts):05}.array_record"
+            self._path(i).rename(path)
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            shards.append({"file": path.name, "pictures": count, "bytes": path.stat().st_size, "sha256": digest})
+        return shards
+
+    def _path(self, i: int) -> pathlib.Path:
+        return self._folder / f"pictures-{i:05}"
+
+
+def _read_back(folder: pathlib.Path) -> None:
+    packed = Packed(folder)
+    wrong = [packed.name(i) for i in tqdm(range(len(packed)), "reading back", unit=" pictures", file=sys.stderr)
+             if crc32(packed[i]) != packed.checksum(i)]  # fmt: skip
+    if wrong:
+        raise OSError(f"{len(wrong)} pictures were not written as they are (a full or faulty disk?): {listed(wrong)}")
+
+
+def report(outcome: Outcome, target: str) -> Sequence[str]:
+    """Lines for the user."""
+    lines = [f"{target}: {outcome.pictures} pictures, {outcome.bytes / 1e9:.2f} GB; to train on it: "
+             f"--config.data.source=packed --config.data.dir={target}"]  # fmt: skip
+    if outcome.unreadable:
+        lines.append(f"{len(outcome.unreadable)} picture(s) cannot be read and were left out:")
+        lines += [f"  {text}" for text in outcome.unreadable]
+    return lines

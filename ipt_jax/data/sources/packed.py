@@ -1,0 +1,144 @@
+"""Packed sets: a folder of pictures as a few array_record files and a JSON that describes them.
+
+`ipt data prepare folder` writes them (:mod:`ipt_jax.data.prepare.pack`). Each record is a picture's file as it was; order, names
+and held-out pictures are those of the folder, and so are the batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from typing import Any
+
+from ipt_jax.data.sources.held_out import DataError, check_held_out, check_split, first_line, held_out_names, listed, reachable
+from ipt_jax.images.decode import DecodeError
+
+DESCRIPTION = "packed.json"
+FORMAT = "ipt_jax packed pictures"
+VERSION = 1
+
+
+class Packed:
+    """The pictures of a packed set, as the bytes of the files that were packed.
+
+    Args:
+      directory: the folder that holds packed.json; local or gs://.
+      split: "train" (all but the held-out pictures), "eval" (these) or "all".
+      held_out: number of pictures held out, chosen as in `Folder`.
+
+    Raises:
+      DataError: no packed set there, or one that lacks files, is of a later version, or is damaged.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], split: str = "all", held_out: int = 0):
+        check_split(split)
+        self._directory = os.fspath(directory)
+        self._description = description = read_description(self._directory)
+        names = description["names"]
+        check_held_out(split, held_out, len(names), f"packed set {self._directory}")
+        held = held_out_names(names, held_out)
+        places = sorted(i for i, name in enumerate(names) if name in held)
+        self._split, self._held, self._total = split, places, len(names)
+        self._records: Any = None
+
+    def __len__(self) -> int:
+        return {"all": self._total, "eval": len(self._held), "train": self._total - len(self._held)}[self._split]
+
+    def __getitem__(self, i: int) -> bytes:
+        place = self._place(i)
+        if self._records is None:
+            self._records = _open_records(self._directory, self._described()["shards"])
+        try:
+            return self._records[place]
+        except Exception as error:
+            # As in `Tfds`: what is damaged can be replaced, what cannot be reached just now cannot.
+            kind = DecodeError if "Corrupted" in str(error) else DataError
+            raise kind(f"cannot read {self.name(i)} in {self._directory}: {first_line(error)}") from error
+
+    def name(self, i: int) -> str:
+        return self._described()["names"][self._place(i)]
+
+    def checksum(self, i: int) -> int:
+        """CRC-32 of picture i as it was packed."""
+        return self._described()["crc32"][self._place(i)]
+
+    def fingerprint(self) -> str:
+        """Digest of all names and checksums."""
+        digest = hashlib.sha256()
+        for i in range(len(self)):
+            digest.update(os.fsencode(f"{self.name(i)}\0{self.checksum(i)}\0"))
+        return digest.hexdigest()
+
+    def _place(self, i: int) -> int:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        if self._split == "all":
+            return i
+        if self._split == "eval":
+            return self._held[i]
+        for held in self._held:
+            i += i >= held
+        return i
+
+    def _described(self) -> dict[str, Any]:
+        if self._description is None:  # A worker reads it when it needs it: a million names are not sent to each.
+            self._description = read_description(self._directory)
+        return self._description
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_records": None, "_description": None}
+
+
+def read_description(directory: str) -> dict[str, Any]:
+    """The description of a packed set, checked against the files that are there.
+
+    Raises:
+      DataError: as `Packed` does.
+    """
+    from etils import epath  # Also opens gs:// paths.
+
+    if not directory:
+        raise DataError("data.dir is empty: give the folder that `ipt data prepare folder` made")
+    folder = epath.Path(directory).expanduser()
+    reachable(folder, "data.dir")
+    path = folder / DESCRIPTION
+    if not path.exists():
+        there = listed(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else None
+        what = "that folder does not exist" if there is None else f"the folder holds {there or 'nothing'}"
+        raise DataError(f"no packed set in {directory}: no {DESCRIPTION}; {what}. To make one: ipt data prepare folder")
+    try:
+        description = json.loads(path.read_text())
+        known, version = description["format"], int(description["version"])
+        if known == FORMAT and version <= VERSION:
+            shards = {str(shard["file"]): int(shard["bytes"]) for shard in description["shards"]}
+            counts = {sum(int(shard["pictures"]) for shard in description["shards"]), len(description["names"]),
+                      len(description["crc32"])}  # fmt: skip
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} does not describe a packed set ({type(error).__name__}: {first_line(error)})") from error
+    if known != FORMAT:
+        raise DataError(f"{path} is of format {known!r}, not {FORMAT!r}")
+    if version > VERSION:
+        raise DataError(f"{path} is of version {version}; this version of ipt_jax reads up to {VERSION}: update it")
+    if len(counts) > 1:
+        raise DataError(f"{path} is damaged: it counts its pictures differently in different places")
+    sizes = {p.name: p.stat().length for p in folder.iterdir() if p.name in shards}
+    wrong = [f"{name} ({'missing' if name not in sizes else f'{sizes[name]} bytes instead of {size}'})"
+             for name, size in shards.items() if sizes.get(name) != size]  # fmt: skip
+    if wrong:
+        raise DataError(f"packed set {directory} lacks {len(wrong)} of its {len(shards)} files: {listed(wrong)}")
+    return description
+
+
+def crc32(data: bytes) -> int:
+    """The checksum that a packed set keeps of each picture."""
+    return zlib.crc32(data)
+
+
+def _open_records(directory: str, shards: list[dict[str, Any]]) -> Any:
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+    from etils import epath
+
+    folder = epath.Path(directory).expanduser()
+    return ArrayRecordDataSource([f"{os.fspath(folder / s['file'])}[0:{s['pictures']}]" for s in shards])

@@ -1,0 +1,140 @@
+"""Pairs of degraded and clean pictures in a folder, in the layouts that `ipt evaluate` knows (sets.py)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ipt_jax.data.sources.held_out import DataError, check_held_out, check_split, held_out_names, listed
+from ipt_jax.images.decode import DecodeError, decode
+
+
+class Pairs:
+    """All pairs of a folder, in the order of their names.
+
+    Args:
+      directory: e.g. with `rainy/` and `clean/`, `input/` and `target/`, `blur/` and `sharp/` (of scenes too), or `HR/` and
+        `LR_bicubic/X2/`.
+      split: "train" (all but the held-out pairs), "eval" (these) or "all".
+      held_out: pairs held out; those whose names have the smallest hashes.
+      scale: side of the clean over side of the degraded pictures; 0 for what there is.
+
+    Raises:
+      DataError: no such folder, no pairs in a known layout, partners that are missing on either side, sizes that do not
+        match, several scales to choose from; what is wrong is named.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], split: str = "all", held_out: int = 0, scale: int = 0):
+        check_split(split)
+        shown = os.fspath(directory)
+        folder = Path(shown).expanduser()
+        if not shown or not folder.is_dir():
+            raise DataError(f"data.dir={shown!r}: {'no folder is named' if not shown else 'there is no such folder'}; give one "
+                            "that holds pairs of folders, such as input/ and target/")  # fmt: skip
+        from ipt_jax.data import layouts as sets  # late: it brings jax, which processes that make batches do without
+
+        found = sets.understand(folder)
+        if found is None or not found.lq:
+            there = listed(sorted(child.name for child in folder.iterdir()), 8) or "nothing"
+            raise DataError(f"{shown}: no pairs in a layout that is known ({sets.LOOKED_FOR}); there is: {there}")
+        if (scale or next(iter(found.lq))) not in found.lq or (not scale and len(found.lq) > 1):
+            raise DataError(f"{shown}: the pairs are x{', x'.join(map(str, found.lq))}; the task is "
+                            f"{f'x{scale}' if scale else 'for one scale: give it'}")  # fmt: skip
+        self.scale = scale or next(iter(found.lq))
+        lq, hq = found.lq[self.scale], found.hq
+        extra = _unpaired(lq, hq)
+        if extra:
+            raise DataError(f"{shown}: {len(hq)} clean and {len(hq) + len(extra)} degraded pictures; without a clean one: "
+                            f"{listed(extra)}")  # fmt: skip
+        names = list(hq)
+        check_held_out(split, held_out, len(names), f"{shown} ({found.layout})")
+        if split != "all":
+            held = held_out_names(names, held_out)
+            names = [name for name in names if (name in held) == (split == "eval")]
+        self._names = names
+        self._files = {name: (str(lq[name]), str(hq[name])) for name in names}
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        wrong = []
+        for small, big in self._files.values():
+            try:
+                sizes = _size(small), _size(big)
+            except (OSError, ValueError, SyntaxError):  # a damaged file is met, named and counted when it is read
+                continue
+            if tuple(side * self.scale for side in sizes[0]) != sizes[1] and not _floored(*sizes, self.scale):
+                wrong.append(f"{small} ({sizes[0][0]}x{sizes[0][1]}) and {big} ({sizes[1][0]}x{sizes[1][1]})")
+        if wrong:
+            raise DataError(f"{len(wrong)} pair(s) whose sizes do not match at x{self.scale}: {listed(wrong, 3)}")
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, i: int) -> tuple[bytes, bytes]:
+        """(lq, hq), encoded."""
+        try:
+            small, big = (Path(file).read_bytes() for file in self._files[self._names[i]])
+        except OSError as error:
+            raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
+        return small, big
+
+    def name(self, i: int) -> str:
+        return self._names[i]
+
+    def fingerprint(self) -> str:
+        """Digest of all names and sizes, and of 4 KiB out of the middle of each file."""
+        digest = hashlib.sha256()
+        for name in self._names:
+            for file in self._files[name]:
+                try:
+                    size = os.stat(file).st_size
+                    digest.update(os.fsencode(f"{name}\0{size}\0"))
+                    with open(file, "rb") as stream:
+                        stream.seek(max(0, size // 2 - 2048))
+                        digest.update(stream.read(4096))
+                except OSError as error:
+                    raise DataError(f"cannot read {file}: {error.strerror}") from error
+        return digest.hexdigest()
+
+
+def _unpaired(lq: Mapping[str, Path], hq: Mapping[str, Path]) -> list[str]:
+    """Degraded pictures in the folders of the paired ones that belong to no clean one."""
+    from ipt_jax.data import layouts as sets
+
+    taken = {str(path) for path in (*lq.values(), *hq.values())}
+    folders = {path.parent for path in lq.values()} - {path.parent for path in hq.values()}
+    return [path.name for folder in sorted(folders) for path in sets.files(folder).values() if str(path) not in taken]
+
+
+def _size(file: str) -> tuple[int, int]:
+    """Width and height, from the header; turned as the picture is decoded."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(file) as image:
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) >= 5
+    return (height, width) if turned else (width, height)
+
+
+def _floored(small: tuple[int, int], big: tuple[int, int], scale: int) -> bool:
+    """Whether the clean picture has a remainder that the degraded one could not show, as in benchmark sets."""
+    return scale > 1 and all(b // scale == s for s, b in zip(small, big, strict=True))
+
+
+def decode_pair(raw: tuple[bytes, bytes], scale: int) -> tuple[np.ndarray, np.ndarray]:
+    """(lq uint8 `[H, W, 3]`, hq uint8 `[H * scale, W * scale, 3]`).
+
+    Raises:
+      DecodeError: either cannot be read, or their sizes do not match.
+    """
+    lq, hq = (decode(data) for data in raw)
+    height, width = lq.shape[:2]
+    if (hq.shape[0] // scale, hq.shape[1] // scale) != (height, width):
+        raise DecodeError(f"the pair's sizes do not match: {width}x{height} and {hq.shape[1]}x{hq.shape[0]} at x{scale}")
+    return lq, np.ascontiguousarray(hq[: height * scale, : width * scale])

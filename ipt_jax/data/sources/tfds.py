@@ -1,0 +1,177 @@
+"""Prepared TFDS sets as a source of encoded pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from typing import Any
+
+from ipt_jax.data.sources.held_out import DataError, check_held_out, check_split, first_line, listed, reachable
+from ipt_jax.images.decode import DecodeError
+
+
+class Tfds:
+    """The pictures of a prepared TFDS set (array_record files), as the encoded bytes it stores.
+
+    Needs no TensorFlow; preparing a set does.
+
+    Args:
+      name: "imagenet2012", "imagenet2012:5.1.0", "imagenet_resized/32x32", ...: any set with an image feature
+        "image". Without a version the newest one that is there is taken.
+      tfds_split: a split of the set, or a part of one: "train", "validation", "train[:1000]".
+      data_dir: the folder that holds the set's folder; local or gs://. None means TFDS's own default.
+      split: "train", "eval" or "all".
+      held_out: number of pictures held out: the last ones. TFDS shuffled the set when it was prepared.
+
+    Raises:
+      DataError: the set, the split or the feature is missing, is not in array_record format, or lacks files.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tfds_split: str = "train",
+        data_dir: str | os.PathLike[str] | None = None,
+        split: str = "all",
+        held_out: int = 0,
+    ):
+        check_split(split)
+        self._builder_dir = _tfds_directory(name, data_dir)
+        self._tfds_split = tfds_split
+        builder = _tfds_builder(self._builder_dir, name)
+        info = builder.info
+        try:
+            parts = info.splits[tfds_split].file_instructions
+        except Exception as error:  # TFDS raises nearly anything for a split it cannot parse.
+            splits = ", ".join(f"{key} ({value.num_examples})" for key, value in info.splits.items())
+            raise DataError(f"{info.full_name} has no split {tfds_split!r}; its splits: {splits}") from error
+        stored = {os.path.basename(os.fspath(path)) for path in _epath(self._builder_dir).iterdir()}
+        missing = [part.filename for part in parts if os.path.basename(part.filename) not in stored]
+        if missing:
+            raise DataError(f"{info.full_name} lacks {len(missing)} of its {len(parts)} files: {listed(missing)}")
+        total = sum(part.take for part in parts)
+        check_held_out(split, held_out, total, f"{info.full_name}, split {tfds_split}")
+        parts_of = {
+            "train": slice(0, total - held_out),
+            "eval": slice(total - held_out, total),
+            "all": slice(None),
+        }
+        self._indices = range(total)[parts_of[split]]
+        self._label = f"{info.name}/{tfds_split}"
+        shards = [(os.path.basename(part.filename), part.skip, part.take, part.examples_in_shard) for part in parts]
+        self._identity = repr((info.full_name, tfds_split, self._indices, shards))
+        self._has_file_name = "file_name" in info.features
+        self._records: Any = None
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, i: int) -> bytes:
+        return self._read(i)["image"]
+
+    def name(self, i: int) -> str:
+        """For example "imagenet2012/train[123] (n01440764_10026.JPEG)"; reads the record."""
+        label = f"{self._label}[{self._indices[i]}]"
+        try:
+            return f"{label} ({self._read(i)['file_name'].decode()})" if self._has_file_name else label
+        except (DataError, UnicodeDecodeError, AttributeError):  # the last: a record without that feature
+            return label
+
+    def fingerprint(self) -> str:
+        """Digest of name, version, split, number and lengths of the shards, and 16 of the pictures."""
+        digest = hashlib.sha256(self._identity.encode())
+        for i in range(0, len(self), max(1, len(self) // 16)):
+            try:
+                digest.update(self[i])
+            except DecodeError:
+                digest.update(b"unreadable")
+        return digest.hexdigest()
+
+    def _read(self, i: int) -> dict[str, Any]:
+        index = self._indices[i]
+        if self._records is None:  # Two threads may both do this; the second wins, and nothing is lost.
+            self._records = _tfds_records(self._builder_dir, self._tfds_split)
+        try:
+            record = self._records[index]
+        except Exception as error:
+            # A damaged record is unreadable for ever and can be replaced; anything else, such as storage that does not
+            # answer, may be readable next time, when a replacement would make it another batch.
+            kind = DecodeError if "Corrupted" in str(error) else DataError
+            raise kind(f"cannot read {self._label}[{index}] in {self._builder_dir}: {first_line(error)}") from error
+        if not isinstance(record["image"], bytes):
+            raise DataError(f'{self._label}[{index}] in {self._builder_dir} has no feature "image", which features.json names: '
+                            "its files were written by something else")  # fmt: skip
+        return record
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_records": None}
+
+
+def _epath(path: str | os.PathLike[str]) -> Any:
+    from etils import epath  # Also opens gs:// paths.
+
+    return epath.Path(path).expanduser()
+
+
+def _tfds_directory(name: str, data_dir: str | os.PathLike[str] | None) -> str:
+    """The folder <data_dir>/<name>[/<config>]/<version> of a prepared set."""
+    match = re.fullmatch(r"(\w+)(?:/([\w.+-]+))?(?::(\d+\.\d+\.\d+))?", name)
+    if match is None:
+        raise DataError(f'data.name: {name!r} is not of the form "name", "name/config" or "name:1.2.3"')
+    if data_dir is None:
+        data_dir = os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
+    root = _epath(data_dir)
+    reachable(root, "data.dir")
+    base = root.joinpath(*filter(None, match.groups()[:2]))
+
+    def listing(path: Any) -> list[str]:
+        return sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
+
+    versions = [entry for entry in listing(base) if re.fullmatch(r"\d+\.\d+\.\d+", entry)]
+    wanted = match.group(3) or max(versions, key=lambda v: tuple(map(int, v.split("."))), default=None)
+    if wanted in versions and (base / wanted / "dataset_info.json").exists():
+        return os.fspath(base / wanted)
+    if not root.is_dir():
+        there = "that folder does not exist"
+    else:
+        where = base if base.is_dir() else root
+        there = f"{where} holds {listed(listing(where)) or 'no folders'}"
+    raise DataError(
+        f"TFDS set {name} is not in data.dir={data_dir}: no "
+        f"{base / (wanted or 'VERSION')}/dataset_info.json; {there}. To build imagenet2012: ipt data prepare"
+    )
+
+
+def _tfds_builder(builder_dir: str, name: str) -> Any:
+    """The set's read-only builder, once it is known to be one this module can read."""
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise DataError(f"reading TFDS sets needs tensorflow-datasets: {error}") from error
+    try:
+        builder = tfds.builder_from_directory(builder_dir)
+        formats = {file_format.value for file_format in builder.info.available_file_formats()}
+    except Exception as error:  # A damaged or ancient dataset_info.json or features.json.
+        raise DataError(f"cannot read the description of a TFDS set in {builder_dir}: {first_line(error)}") from error
+    if "array_record" not in formats:
+        raise DataError(
+            f"TFDS set {name} in {builder_dir} is in {' and '.join(sorted(formats))} format, which has no "
+            "random access; build it again with file_format=array_record, or convert it (needs "
+            "tensorflow-cpu and apache-beam): python -m tensorflow_datasets.scripts.convert_format "
+            f"--dataset_version_dir={builder_dir} --out_file_format=array_record"
+        )
+    builder.info.set_file_format("array_record", override=True, override_if_initialized=True)
+    features = builder.info.features
+    if "image" not in features or not isinstance(features["image"], tfds.features.Image):
+        raise DataError(f'TFDS set {name} has no image feature "image"; its features: {", ".join(sorted(features))}')
+    return builder
+
+
+def _tfds_records(builder_dir: str, tfds_split: str) -> Any:
+    """Opens the records for reading: a sequence of dicts with "image" (bytes)."""
+    import tensorflow_datasets as tfds
+
+    builder = _tfds_builder(builder_dir, builder_dir)
+    skip = {feature: tfds.decode.SkipDecoding() for feature in builder.info.features}
+    return builder.as_data_source(tfds_split, decoders=skip)

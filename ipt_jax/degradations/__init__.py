@@ -1,0 +1,1 @@
+"""From a clean image to the input of the network."""

@@ -1,0 +1,164 @@
+"""JPEG compression, chains of and choices between degradations, and pairs that need none, as :mod:`ipt_jax.images.resize`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd, lcm, prod
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+
+from ipt_jax.data.sources.held_out import DataError
+from ipt_jax.images.resize import Range, drawn, happens, range_of, share_of
+
+
+@dataclass(frozen=True)
+class Jpeg:
+    """JPEG compression, 4:2:0, and back: uint8 ``[H, W, 3]`` -> uint8.
+
+    ``quality`` is libjpeg's, 1 to 100, or a range from which each crop draws its own (a whole number). ``clean`` is the share
+    of crops that are not compressed, so that the network learns to leave clean pictures alone.
+
+    Blocks of 16 pixels (8x8 of halved colour) lie on a grid that begins at the whole picture's corner. The pipeline cuts
+    regions on that grid (``grid``), so that a crop shows the blocks where they are in the whole compressed picture; and
+    since the grid belongs to the picture as it is stored, flips come after the compression.
+
+    Raises:
+      ValueError: when made with a quality that is not in 1 to 100, or a share that is not in 0 to 1.
+    """
+
+    quality: float | Range
+    clean: float = 0.0
+    scale: ClassVar[int] = 1
+    margin: ClassVar[int] = 2  # colour is enlarged by interpolation, over the blocks' borders
+    rounded: ClassVar[bool] = True
+    grid: ClassVar[int] = 16
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "quality", range_of(self.quality, "Jpeg: quality", 1, 100))
+        object.__setattr__(self, "clean", share_of(self.clean, "Jpeg: clean"))
+
+    def __call__(self, hq: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if happens(self.clean, rng):
+            return hq.copy()
+        settings = [cv2.IMWRITE_JPEG_QUALITY, round(drawn(self.quality, rng)),
+                    cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]  # fmt: skip
+        done, data = cv2.imencode(".jpg", hq[..., ::-1], settings)
+        if not done:
+            raise ValueError(f"Jpeg: a picture of {hq.shape[1]}x{hq.shape[0]} cannot be compressed.")
+        back: Any = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        return np.ascontiguousarray(back[..., ::-1])
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Degradations one after another, such as blur, down-scaling, noise, JPEG: uint8 ``[sH, sW, 3]`` -> ``[H, W, 3]``.
+
+    Between two of them the picture is rounded to uint8, as one that is stored. The result is that of the last one.
+
+    Raises:
+      ValueError: when made with no steps.
+    """
+
+    steps: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", tuple(self.steps))
+        if not self.steps:
+            raise ValueError("Chain: steps must name at least one degradation.")
+
+    @property
+    def scale(self) -> int:
+        return prod(step.scale for step in self.steps)
+
+    @property
+    def rounded(self) -> bool:
+        return bool(self.steps[-1].rounded)
+
+    @property
+    def margin(self) -> int:
+        needed = 0  # pixels beside the crop, of what a step gives; from the last step back to hq
+        for step in reversed(self.steps):
+            # A block is right only where all of its pixels are, so a step on a grid reaches that much further.
+            needed = (needed + step.margin + getattr(step, "grid", 1) - 1) * step.scale
+        return -(-needed // self.scale)
+
+    @property
+    def grid(self) -> int:
+        """Spacing in lq pixels of places from which every step's grid begins anew."""
+        after, spacing = 1, 1
+        for step in reversed(self.steps):
+            grid = getattr(step, "grid", 1)
+            spacing = lcm(spacing, grid // gcd(grid, after))
+            after *= step.scale
+        return spacing
+
+    def __call__(self, hq: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        picture = hq
+        for step in self.steps:
+            if picture.dtype != np.uint8:
+                picture = np.clip(np.floor(picture + 0.5), 0, 255).astype(np.uint8)
+            picture = step(np.ascontiguousarray(picture), rng)
+        return picture
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of several degradations, drawn for each crop: uint8 ``[sH, sW, 3]`` -> ``[H, W, 3]``.
+
+    ``share`` gives each one's share of the crops; all alike if it is empty. The result is uint8 if all of them give uint8, else
+    float32 in 0..255.
+
+    Raises:
+      ValueError: when made with nothing to choose from, different scales, or shares that do not fit.
+    """
+
+    choices: tuple[Any, ...]
+    share: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "choices", tuple(self.choices))
+        object.__setattr__(self, "share", tuple(self.share))
+        if not self.choices:
+            raise ValueError("OneOf: choices must name at least one degradation.")
+        scales = sorted({choice.scale for choice in self.choices})
+        if len(scales) > 1:
+            raise ValueError(f"OneOf: all choices must have one scale, not {', '.join(f'x{scale}' for scale in scales)}.")
+        if self.share and (len(self.share) != len(self.choices) or min(self.share) < 0 or abs(sum(self.share) - 1) > 1e-6):
+            raise ValueError(f"OneOf: share must give one share for each choice, with a sum of 1, not {self.share!r}.")
+
+    @property
+    def scale(self) -> int:
+        return int(self.choices[0].scale)
+
+    @property
+    def rounded(self) -> bool:
+        return all(choice.rounded for choice in self.choices)
+
+    @property
+    def margin(self) -> int:
+        return max(choice.margin for choice in self.choices)
+
+    @property
+    def grid(self) -> int:
+        """Spacing in lq pixels of places from which every choice's grid begins anew."""
+        return lcm(*(getattr(choice, "grid", 1) for choice in self.choices))
+
+    def __call__(self, hq: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        chosen = self.choices[int(rng.choice(len(self.choices), p=self.share or None))]
+        lq = chosen(hq, rng)
+        return lq if self.rounded else lq.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The degradation of a task whose pictures come in pairs, such as deblurring. Scale 0 is to be found from them."""
+
+    scale: int = 0
+    margin: ClassVar[int] = 0
+    rounded: ClassVar[bool] = True
+    paired: ClassVar[bool] = True
+
+    def __call__(self, hq: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        raise DataError("this task has no degradation to make inputs with: it needs pairs (data.source=pairs, a set of pairs)")

@@ -1,0 +1,84 @@
+"""Between the pictures that people have - grey, alpha, 8 and 16 bit - and the RGB in 0..255 that the network takes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ipt_jax.images.resize import bicubic_up
+
+TOPS = {"uint8": 255, "uint16": 65535}
+
+
+def check(image: np.ndarray) -> None:
+    """Raises ValueError unless it is `[H, W]` or `[H, W, 1..4]` of uint8, uint16 or float."""
+    channels = 1 if image.ndim == 2 else image.shape[2] if image.ndim == 3 else 0
+    if channels not in (1, 2, 3, 4) or 0 in image.shape or (str(image.dtype) not in TOPS and image.dtype.kind != "f"):
+        raise ValueError("a picture must be [H, W], [H, W, 1], [H, W, 2] (grey, alpha), [H, W, 3] or [H, W, 4] of uint8, "
+                         f"uint16 or float, not {list(image.shape)} of {image.dtype}")  # fmt: skip
+
+
+def colour(image: np.ndarray) -> np.ndarray:
+    """Its `[H, W, 3]` in 0..255: uint8 stays, all else becomes float32; grey three times, without alpha."""
+    pixels = image if image.ndim == 3 else image[..., None]
+    pixels = np.repeat(pixels[..., :1], 3, axis=2) if pixels.shape[2] < 3 else pixels[..., :3]
+    if pixels.dtype == np.uint8:
+        return pixels
+    pixels = pixels.astype(np.float32)
+    top = TOPS.get(str(image.dtype), 255)
+    return pixels if top == 255 else pixels * np.float32(255 / top)
+
+
+def like(out: np.ndarray, image: np.ndarray, alpha: np.ndarray | None = None) -> np.ndarray:
+    """The restored RGB float `[h, w, 3]` in the channels and dtype of `image`, with this alpha `[h, w]` if it has one."""
+    if image.ndim == 2 or image.shape[2] < 3:
+        out = out.mean(axis=2, keepdims=True)
+    top = TOPS.get(str(image.dtype), 0)
+    if top:
+        out = out * np.float32(top / 255) if top != 255 else out
+        out = np.clip(np.floor(out + 0.5), 0, top).astype(image.dtype)
+    if alpha is not None:
+        out = np.concatenate([out, alpha.astype(out.dtype)[..., None]], axis=2)
+    return out[..., 0] if image.ndim == 2 else out
+
+
+def alpha_of(image: np.ndarray) -> np.ndarray | None:
+    """Its alpha `[H, W]`, if it has one."""
+    return image[..., -1] if image.ndim == 3 and image.shape[2] in (2, 4) else None
+
+
+def enlarged(alpha: np.ndarray, scale: int) -> np.ndarray:
+    """Alpha `[H, W]` -> `[H * scale, W * scale]` of its dtype, bicubic, within its range."""
+    if scale == 1:
+        return alpha
+    if alpha.dtype == np.uint8:
+        return bicubic_up(alpha, scale)
+    big = _cubic(_cubic(alpha.astype(np.float32), scale).T, scale).T
+    top = TOPS.get(str(alpha.dtype), 0)
+    low, high = (0, top) if top else (alpha.min(), alpha.max())
+    big = np.clip(big, low, high)
+    return np.floor(big + 0.5).astype(alpha.dtype) if top else big.astype(np.float32)
+
+
+def enlarged_rows(alpha: np.ndarray, scale: int, first: int, last: int) -> np.ndarray:
+    """Rows first..last of `enlarged(alpha, scale)`, from no more of alpha than they need."""
+    top = max(0, first // scale - 3)
+    part = enlarged(alpha[top : -(-last // scale) + 3], scale)
+    return part[first - top * scale : last - top * scale]
+
+
+def _cubic(x: np.ndarray, scale: int) -> np.ndarray:
+    """`[H, W]` -> `[H * scale, W]`: Keys' cubic with a = -1/2, symmetric border, as `degrade.bicubic_up` for floats."""
+    edged = np.pad(x, ((2, 2), (0, 0)), mode="symmetric")
+    out = np.empty((len(x) * scale, x.shape[1]), np.float32)
+    for phase in range(scale):
+        at = (phase + 0.5) / scale - 0.5  # where the output pixel lies, from its input pixel's centre
+        left = int(np.floor(at))
+        for tap in range(left - 1, left + 3):
+            d = abs(at - tap)
+            weight = 1.5 * d**3 - 2.5 * d**2 + 1 if d <= 1 else -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
+            part = np.float32(weight) * edged[2 + tap : 2 + tap + len(x)]
+            if tap == left - 1:
+                out[phase::scale] = part
+            else:
+                out[phase::scale] += part
+    return out

@@ -1,0 +1,257 @@
+"""Encoded pictures to RGB arrays, refusing what is broken instead of guessing at it.
+
+JPEG and PNG, the formats training sets are made of, go through OpenCV, the faster decoder. Their structure
+is checked first, since of a damaged file it may return half a picture and tell only stderr. WebP, BMP and
+TIFF go through Pillow. The format is told by the first bytes, never by the name.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import warnings
+import zlib
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import BmpImagePlugin, JpegImagePlugin, TiffImagePlugin, WebPImagePlugin
+
+from ipt_jax.data.sources.held_out import DataError, first_line
+
+MAX_PIXELS = 500_000_000
+
+_CV2_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+_ORIENTATION = 0x0112  # The tag of TIFF and EXIF.
+_MARKER = re.compile(rb"\xff+[^\x00\xff]", re.DOTALL)
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+
+# Of a damaged TIFF Pillow warns before it raises, or of metadata that nobody asked for.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
+
+
+class DecodeError(DataError):
+    """Bytes that are not a whole, readable picture."""
+
+
+class Header(NamedTuple):
+    """What is known of a JPEG or PNG before any pixel is decoded."""
+
+    height: int
+    width: int
+    channels: int = 0
+    orientation: int = 1
+    scan: int = 0  # JPEG: where the first scan's entropy-coded data starts
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decodes a JPEG, PNG, WebP, BMP or TIFF.
+
+    Grey and palette pictures become RGB. EXIF orientation is applied. CMYK is converted as Pillow does. 16
+    bits become 8 by rounding v / 257. Alpha is dropped and the stored colour kept: any background to blend
+    with would be an invention. Of several frames or pages the first is taken. Colour profiles are ignored.
+
+    Args:
+      data: the encoded picture.
+      max_pixels: pictures whose header announces more pixels are refused before memory is taken for them.
+
+    Returns:
+      uint8 [H, W, 3], RGB.
+
+    Raises:
+      DecodeError: not a picture of these formats, truncated, corrupt, too large, or of a kind that does not
+        fit into 8-bit RGB (floating point, 32-bit integers).
+    """
+    data = bytes(data)
+    try:
+        if data.startswith(b"\xff\xd8"):
+            image = _decode_jpeg(data, max_pixels)
+        elif data.startswith(_PNG_SIGNATURE):
+            image = _decode_png(data, max_pixels)
+        else:
+            image = _decode_other(data, max_pixels)
+    except (DecodeError, MemoryError):
+        raise
+    except Exception as error:  # Decoders raise nearly anything on crafted input.
+        raise DecodeError(f"cannot decode the picture: {first_line(error)}") from error
+    return np.ascontiguousarray(image)
+
+
+# JPEG
+
+
+def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray:
+    header = jpeg_header(data)
+    check_size(header.height, header.width, max_pixels)
+    # An EXIF thumbnail with an EOI of its own lies in front of the scan, and cannot be mistaken for the end.
+    if data.rfind(b"\xff\xd9", header.scan) < 0:
+        raise DecodeError("the JPEG is truncated: no end-of-image marker")
+    if header.channels == 4:
+        with JpegImagePlugin.JpegImageFile(io.BytesIO(data)) as picture:
+            image = np.asarray(picture.convert("RGB"))
+    else:
+        image = _cv2_decode(data, "JPEG")
+    return orient(image, header.orientation)
+
+
+def jpeg_header(data: bytes) -> Header:
+    """Walks the segments up to the first scan."""
+    position, orientation = 2, 1
+    height = width = channels = -1
+    while True:
+        found = _MARKER.search(data, position)  # Like libjpeg, over fill bytes and stray ones.
+        position = found.end() if found else len(data)
+        if len(data) < position + 2:
+            raise DecodeError("the JPEG is truncated inside its header")
+        marker = data[position - 1]
+        if marker == 0x01 or 0xD0 <= marker <= 0xD7:  # Markers without a length.
+            continue
+        length = int.from_bytes(data[position : position + 2], "big")
+        if marker in (0xD8, 0xD9) or length < 2:
+            raise DecodeError("the JPEG's header is corrupt")
+        body = data[position + 2 : position + length]
+        position += length
+        if len(data) < position:
+            raise DecodeError("the JPEG is truncated inside its header")
+        if marker == 0xDA:
+            break
+        if marker == 0xE1 and body.startswith(b"Exif\x00\x00"):
+            orientation = _exif_orientation(body)
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if len(body) < 6:
+                raise DecodeError("the JPEG's header is corrupt")
+            height, width, channels = struct.unpack(">xHHB", body[:6])
+    if height < 0:
+        raise DecodeError("the JPEG's header is corrupt: a scan without a frame")
+    return Header(height, width, channels, orientation, scan=position)
+
+
+# PNG
+
+
+def _decode_png(data: bytes, max_pixels: int) -> np.ndarray:
+    header = png_header(data)
+    check_size(header.height, header.width, max_pixels)
+    image = _cv2_decode(data, "PNG")
+    return orient(_to_rgb8(image, 8 * image.itemsize), header.orientation)
+
+
+def png_header(data: bytes) -> Header:
+    """Walks all chunks and checks the CRC of each that matters: libpng would tell stderr, not us."""
+    position, orientation = len(_PNG_SIGNATURE), 1
+    height = width = -1
+    while True:
+        start = data[position : position + 8]
+        if len(start) < 8:
+            raise DecodeError("the PNG is truncated: no IEND chunk")
+        length, kind = struct.unpack(">I4s", start)
+        end = position + 8 + length
+        if len(data) < end + 4:
+            raise DecodeError("the PNG is truncated inside a chunk")
+        checksum = int.from_bytes(data[end : end + 4], "big")
+        if kind in _PNG_CRITICAL and zlib.crc32(memoryview(data)[position + 4 : end]) != checksum:
+            raise DecodeError(f"the PNG is corrupt: wrong checksum of chunk {kind.decode()}")
+        if kind == b"IHDR" and length == 13:
+            width, height = struct.unpack(">II", data[position + 8 : position + 16])
+        elif kind == b"eXIf":
+            orientation = _exif_orientation(data[position + 8 : end])
+        elif kind == b"IEND":
+            break
+        position = end + 4
+    if height < 0:
+        raise DecodeError("the PNG is corrupt: no IHDR chunk")
+    return Header(height, width, orientation=orientation)
+
+
+# WebP, BMP, TIFF
+
+
+def _decode_other(data: bytes, max_pixels: int) -> np.ndarray:
+    # The plugins' classes instead of Image.open, which would try every format Pillow knows and has a limit on
+    # the number of pixels of its own, for the whole process.
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        if len(data) < int.from_bytes(data[4:8], "little") + 8:
+            raise DecodeError("the WebP is truncated")
+        plugin: type = WebPImagePlugin.WebPImageFile
+    elif data[:2] == b"BM":
+        plugin = BmpImagePlugin.BmpImageFile
+    elif data[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"):
+        plugin = TiffImagePlugin.TiffImageFile
+    elif not data:
+        raise DecodeError("the picture is empty: 0 bytes")
+    else:
+        raise DecodeError(f"not a JPEG, PNG, WebP, BMP or TIFF: {len(data)} bytes from {data[:8]!r} on")
+    with plugin(io.BytesIO(data)) as picture:
+        check_size(picture.height, picture.width, max_pixels)
+        bits = picture.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))[0] if picture.format == "TIFF" else 8
+        picture.load()  # For a TIFF this applies the orientation, too.
+        if picture.format == "WEBP":
+            exif = picture.info.get("exif", b"")
+            return orient(np.asarray(picture.convert("RGB")), _exif_orientation(exif))
+        if picture.mode.startswith("I;16"):
+            return _to_rgb8(np.asarray(picture), bits)
+        if bits == 16 and picture.mode in ("RGB", "RGBA"):
+            # Pillow keeps only the high byte of 16-bit colour: let OpenCV read it (BGR, and already turned),
+            # now that the file is known to be whole.
+            return _to_rgb8(_cv2_decode(data, "TIFF", cv2.IMREAD_UNCHANGED)[:, :, 2::-1], bits)
+        if picture.mode in ("F", "I"):
+            raise DecodeError(f"pixels of {bits} bits (mode {picture.mode}) do not fit into 8-bit RGB")
+        return np.asarray(picture.convert("RGB"))
+
+
+# Shared
+
+
+def check_size(height: int, width: int, max_pixels: int) -> None:
+    if height < 1 or width < 1:
+        raise DecodeError(f"the header announces a picture of {width}x{height} pixels")
+    if height * width > max_pixels:
+        raise DecodeError(f"{width}x{height} pixels are more than the limit of {max_pixels:,}")
+
+
+def _cv2_decode(data: bytes, kind: str, flags: int = _CV2_FLAGS) -> np.ndarray:
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if image is None:
+        raise DecodeError(f"the {kind} is corrupt or of an unsupported kind")
+    return image
+
+
+def _to_rgb8(image: np.ndarray, bits: int) -> np.ndarray:
+    """Scales integers of `bits` bits to 0..255, rounding, and grey [H, W] to [H, W, 3]."""
+    if image.dtype != np.uint8:
+        if image.dtype.kind != "u":
+            raise DecodeError(f"pixels of type {image.dtype} do not fit into 8-bit RGB")
+        top = 2**bits - 1
+        image = ((image.astype(np.uint32) * 255 + top // 2) // top).clip(0, 255).astype(np.uint8)
+    return np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image
+
+
+def orient(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Undoes an EXIF orientation (1..8)."""
+    if orientation >= 5:
+        image = image.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return image
+
+
+def _exif_orientation(exif: bytes) -> int:
+    """Orientation 1..8 from an EXIF block, with or without its leading "Exif"; 1 where none can be read."""
+    tiff = exif[6:] if exif.startswith(b"Exif\x00\x00") else exif
+    order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(tiff[:4])
+    if order is None:
+        return 1
+    try:
+        (start,) = struct.unpack_from(order + "I", tiff, 4)
+        (entries,) = struct.unpack_from(order + "H", tiff, start)
+        for entry in range(entries):
+            tag, kind, count, value = struct.unpack_from(order + "HHIH", tiff, start + 2 + 12 * entry)
+            if (tag, kind, count) == (_ORIENTATION, 3, 1):
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1
