@@ -22,7 +22,8 @@ import numpy as np
 
 from ipt_jax.data.pipeline import Batches
 from ipt_jax.data.sources.folder import Folder
-from ipt_jax.images.resize import Rain, bicubic
+from ipt_jax.degradations.rain import Rain
+from ipt_jax.images.resize import bicubic
 from ipt_jax.tasks import PAPER_TASKS, make_tasks
 
 TILE = 48

@@ -22,8 +22,10 @@ from PIL import Image
 from ipt_jax.data import workers
 from ipt_jax.data.pipeline import Batches
 from ipt_jax.data.sources.folder import Folder
+from ipt_jax.degradations.noise import Noise
+from ipt_jax.degradations.rain import Rain
 from ipt_jax.images.decode import decode
-from ipt_jax.images.resize import Noise, Rain, bicubic
+from ipt_jax.images.resize import bicubic
 from ipt_jax.tasks import PAPER_TASKS, make_tasks
 
 

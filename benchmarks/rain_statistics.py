@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ipt_jax.images.resize import Rain
+from ipt_jax.degradations.rain import Rain
 from ipt_jax.metrics import psnr
 
 THRESHOLDS = (2, 10, 30, 60)

@@ -29,9 +29,12 @@ from torch.nn import functional as F
 
 from ipt_jax.bench.step import product_rate, random_batch
 from ipt_jax.config import loading as configs
+from ipt_jax.config import resolve
+from ipt_jax.distributed import devices
 from ipt_jax.distributed import sharding as partition
 from ipt_jax.model import IPT, build, flops, preset
-from ipt_jax.step.train_step import compile_step, init_state
+from ipt_jax.step.state import init_state
+from ipt_jax.step.train_step import compile_step
 from ipt_jax.tasks import PAPER_TASKS, make_tasks
 
 MEAN = (0.4488 * 255, 0.4371 * 255, 0.4040 * 255)
@@ -193,7 +196,7 @@ def main() -> None:
             "data": {"source": "embedded"},
         }
     )
-    plain = configs.resolve(ConfigDict(config))
+    plain = resolve.resolve(ConfigDict(config))
     found: dict[str, Any] = {"device": jax.devices()[0].device_kind, "torch": torch.__version__, "jax": jax.__version__}
     found |= {"dtype": dtype, "model": options.model, "tasks": count, "remat": options.remat, "rounds": rounds}
     ceiling = product_rate(dtype, 1)
@@ -249,7 +252,7 @@ def compare_forward(model: IPT, network: nn.Module, tiles: int, gpu: bool, round
 def compare_step(model: IPT, network: nn.Module, plain: dict[str, Any], gpu: bool, rounds: int) -> dict[str, Any]:
     """Loss, gradients and Adam."""
     pairs = random_batch(model, make_tasks(model.names), plain["batch_size"] // len(model.names))
-    mesh = partition.make_mesh(1)
+    mesh = devices.make_mesh(1)
     batch = partition.put_batch(pairs, mesh)
     state = jax.jit(lambda p: init_state(p, plain), out_shardings=partition.replicated(mesh))(model.init_params(0))
     step = compile_step(model, plain, mesh)

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ipt_jax.distributed import devices
 from ipt_jax.distributed import sharding as partition
 from ipt_jax.tpu import chips, hlo
 
@@ -89,7 +90,7 @@ def main() -> None:
     check()
     for name in sys.argv[1:] or ["v5e:1x1"]:
         where = chips.topology(name)
-        mesh = partition.topology_mesh(name)
+        mesh = devices.topology_mesh(name)
         for what, (function, x_shape, k_shape) in VARIANTS.items():
             x = jax.ShapeDtypeStruct((SAMPLES * mesh.size, *x_shape), jnp.bfloat16)
             kernel = jax.ShapeDtypeStruct(k_shape, jnp.bfloat16)

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import ipt_jax
-from ipt_jax.data.sources.folder import embedded
+from ipt_jax.data.sources.embedded import embedded
 from ipt_jax.evaluate.scoring import Picture, baseline, make_lq
 from ipt_jax.metrics import psnr
 from ipt_jax.restore.images import to_uint8

@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ipt_jax.data.sources.folder import SUFFIXES
-from ipt_jax.errors import RunError, UserError
+from ipt_jax.errors import DecodeError, RunError, UserError
 from ipt_jax.images import channels
-from ipt_jax.images.decode import DecodeError
+from ipt_jax.images.decode import SUFFIXES
 from ipt_jax.images.read import Picture, read
 from ipt_jax.images.write import Form, writing
 from ipt_jax.restore.restorer import Restorer

@@ -8,15 +8,19 @@ in a config.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
+from ipt_jax.degradations.bicubic import Bicubic
 from ipt_jax.degradations.blur import GaussianBlur, KernelBlur, MotionBlur
-from ipt_jax.degradations.chain import Chain, Jpeg, OneOf, Paired
-from ipt_jax.images.resize import Bicubic, Noise, Rain, RainFolder
+from ipt_jax.degradations.chain import Chain, OneOf
+from ipt_jax.degradations.jpeg import Jpeg
+from ipt_jax.degradations.noise import Noise
+from ipt_jax.degradations.paired import Paired
+from ipt_jax.degradations.rain import Rain, RainFolder
+from ipt_jax.messages import nearest
 
 
 class Degradation(Protocol):
@@ -91,12 +95,6 @@ DEGRADATIONS: dict[str, type] = {
 
 # Degradations made of others, and the field that holds these.
 PARTS = {"chain": "steps", "one_of": "choices"}
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for a message: ' (did you mean X?)', or '' when nothing is near."""
-    match = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {match[0]!r}?)" if match else ""
 
 
 def make_task(entry: str | Mapping[str, Any]) -> Task:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from ipt_jax import log
+from ipt_jax.run_folder import metrics_log
 from studies.study import mean_l1, smooth
 
 
@@ -21,7 +21,7 @@ def read(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
       ValueError: the file is no run's log.
     """
-    points = [(line["step"], mean_l1(line)) for line in log.read_lines(epath.Path(file))]
+    points = [(line["step"], mean_l1(line)) for line in metrics_log.read_lines(epath.Path(file))]
     points = [(step, mean) for step, mean in points if not math.isnan(mean)]
     if not points:
         raise ValueError(f"{file}: no line of it has losses; give a run's metrics.jsonl")

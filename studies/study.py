@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from ipt_jax import log
 from ipt_jax.cli import app as cli
 from ipt_jax.config import loading as configs
-from ipt_jax.data.sources.folder import Folder, decode, list_pictures
-from ipt_jax.data.sources.held_out import DataError, held_out_names
-from ipt_jax.errors import RunError, UserError
-from ipt_jax.evaluate.scoring import save_png
+from ipt_jax.data.sources.folder import Folder, list_pictures
+from ipt_jax.data.sources.held_out import held_out_names
+from ipt_jax.errors import DataError, RunError, UserError
+from ipt_jax.images.decode import decode
+from ipt_jax.images.sheet import save_png
+from ipt_jax.run_folder import metrics_log
 from ipt_jax.tasks import PAPER_TASKS
 from ipt_jax.train.loop import pretrain
 
@@ -174,7 +175,7 @@ def curve(folder: pathlib.Path, before: dict[str, list[float]] | None = None) ->
     config = _config(folder)
     found: dict[str, list[float]] = {"step": [], "samples": [], "seconds": [], "l1": []}
     step, seconds, earlier = 0, before["seconds"][-1] if before else 0.0, before["samples"][-1] if before else 0.0
-    for line in log.read_lines(folder / "metrics.jsonl"):  # type: ignore[arg-type]
+    for line in metrics_log.read_lines(folder / "metrics.jsonl"):  # type: ignore[arg-type]
         if "loss" not in line:
             continue
         samples = (line["step"] - step) * config["batch_size"]

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from ipt_jax.data.pipeline import Batch, Batches, stream
-from ipt_jax.data.sources.folder import DecodeError
+from ipt_jax.errors import DecodeError
 from ipt_jax.tasks import PAPER_TASKS, make_tasks
 
 

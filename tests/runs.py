@@ -13,7 +13,7 @@ import small
 
 from ipt_jax.checkpoints.checkpoints import Checkpoints
 from ipt_jax.model import IPT
-from ipt_jax.step import train_step as step
+from ipt_jax.step import state as state_module
 from ipt_jax.weights import state_dict as weights
 
 
@@ -36,7 +36,7 @@ def make_run(
     with Checkpoints(folder / "checkpoints", asynchronous=False, keep=9) as checkpoints:
         for number in steps:
             params = jax.tree.map(jnp.asarray, random_params(model, number))
-            state = step.init_state(params, plain)
+            state = state_module.init_state(params, plain)
             if ema:
                 state = state.replace(ema=jax.tree.map(lambda x: x * 0.5, params))
             checkpoints.save(number, state.replace(step=jnp.asarray(number, jnp.int32)), meta)

@@ -9,8 +9,11 @@ import jax
 import numpy as np
 
 from ipt_jax.config import loading as configs
+from ipt_jax.config import resolve
+from ipt_jax.distributed import devices as devices_module
 from ipt_jax.distributed import sharding as partition
 from ipt_jax.model import IPT, build
+from ipt_jax.step import state as state_module
 from ipt_jax.step import train_step as step
 from ipt_jax.tasks import TASKS, make_tasks
 
@@ -30,7 +33,7 @@ def config(*overrides: str, **changes: Any) -> dict[str, Any]:
         "steps": 20,
         "data": {"source": "embedded"},
     }
-    return configs.resolve(configs.complete({**base, **changes}, overrides))
+    return resolve.resolve(configs.complete({**base, **changes}, overrides))
 
 
 def model(plain: Mapping[str, Any]) -> IPT:
@@ -49,17 +52,17 @@ def batch(names: tuple[str, ...], rows: int, seed: int = 0, tile: int = 16) -> d
     return made
 
 
-def start(plain: Mapping[str, Any], devices: int) -> tuple[jax.sharding.Mesh, step.TrainState, Any]:
+def start(plain: Mapping[str, Any], devices: int) -> tuple[jax.sharding.Mesh, state_module.TrainState, Any]:
     """(mesh, first state, compiled step) on so many devices."""
-    mesh = partition.make_mesh(devices)
+    mesh = devices_module.make_mesh(devices)
     network = model(plain)
     fresh = jax.jit(
-        lambda: step.init_state(network.init_params(plain["seed"]), plain), out_shardings=partition.replicated(mesh)
+        lambda: state_module.init_state(network.init_params(plain["seed"]), plain), out_shardings=partition.replicated(mesh)
     )
     return mesh, fresh(), step.compile_step(network, plain, mesh)
 
 
-def run(plain: Mapping[str, Any], devices: int, batches: list[Any]) -> tuple[step.TrainState, list[dict[str, float]], Any]:
+def run(plain: Mapping[str, Any], devices: int, batches: list[Any]) -> tuple[state_module.TrainState, list[dict[str, float]], Any]:
     """The state after these batches, the metrics of each, and the compiled step."""
     mesh, state, train_step = start(plain, devices)
     metrics = []

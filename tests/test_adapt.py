@@ -8,9 +8,13 @@ import pytest
 import runs
 import small
 
+from ipt_jax import trees
+from ipt_jax.distributed import devices
 from ipt_jax.distributed import sharding as partition
 from ipt_jax.errors import UserError
+from ipt_jax.model import lora
 from ipt_jax.model import trainable as adapt
+from ipt_jax.step import state as state_module
 from ipt_jax.step import train_step as step
 
 LORA = ("finetune.lora_rank=2", "finetune.lora_targets=*attention,mlp", "optim.ema=0.9")
@@ -19,9 +23,9 @@ LORA = ("finetune.lora_rank=2", "finetune.lora_targets=*attention,mlp", "optim.e
 def test_patterns_match_a_parameter_or_what_it_lies_in():
     path = "body/encoder/self_attention/qkv"
     for pattern in ("body", "body/", "body/encoder", "body/*", "*/self_attention", "*qkv", "bod[y]"):
-        assert adapt.matches(path, [pattern]), pattern
+        assert trees.matches(path, [pattern]), pattern
     for pattern in ("bod", "encoder", "*/tail", "body/decoder", ""):
-        assert not adapt.matches(path, [pattern]), pattern
+        assert not trees.matches(path, [pattern]), pattern
 
 
 @pytest.fixture(scope="module")
@@ -32,21 +36,21 @@ def params():
 def test_parts_are_taken_out_and_laid_over(params):
     plain = small.config("finetune.freeze=body/encoder,*/tail")
     part = adapt.trained(params, plain)
-    names = {path for path, _ in adapt.paths(part)}
-    assert names == {p for p, _ in adapt.paths(params) if not p.startswith("body/encoder/") and "/tail/" not in p}
+    names = {path for path, _ in trees.paths(part)}
+    assert names == {p for p, _ in trees.paths(params) if not p.startswith("body/encoder/") and "/tail/" not in p}
     new = adapt.overlay(params, jax.tree.map(lambda x: x + 1, part))
-    for path, leaf in adapt.paths(new):
-        np.testing.assert_array_equal(leaf, dict(adapt.paths(params))[path] + (path in names), err_msg=path)
-    assert adapt.nested(dict(adapt.paths(params))).keys() == params.keys()
+    for path, leaf in trees.paths(new):
+        np.testing.assert_array_equal(leaf, dict(trees.paths(params))[path] + (path in names), err_msg=path)
+    assert trees.nested(dict(trees.paths(params))).keys() == params.keys()
     whole = adapt.trained(params, small.config())
     assert whole == dict(params)
 
 
 def test_what_is_unfrozen_is_trained_all_the_same(params):
     plain = small.config("finetune.lora_rank=2", "finetune.freeze=*/head", "finetune.unfreeze=body/*bias,body/*norm*")
-    names = {path for path, _ in adapt.paths(adapt.trained(adapt.with_adapters(params, plain), plain))}
+    names = {path for path, _ in trees.paths(adapt.trained(lora.with_adapters(params, plain), plain))}
     body = {name for name in names if name.startswith("body/")}
-    assert body == {p for p, _ in adapt.paths(params) if p.startswith("body/") and ("norm" in p or p.endswith("bias"))}
+    assert body == {p for p, _ in trees.paths(params) if p.startswith("body/") and ("norm" in p or p.endswith("bias"))}
     assert "body/encoder/norm1/norm/scale" in body and "body/encoder/feed_forward/in/bias" in body
     assert not any("/head/" in name for name in names) and any("/tail/" in name for name in names)
 
@@ -71,9 +75,9 @@ def test_patterns_that_mean_nothing_are_refused(params, overrides, message):
 
 def after(plain, steps: int, names=("sr2", "denoise50")):
     """(first state, state after, metrics), from random parameters, on one device."""
-    mesh, network = partition.make_mesh(1), small.model(plain)
+    mesh, network = devices.make_mesh(1), small.model(plain)
     whole = partition.replicated(mesh)
-    fresh = jax.jit(lambda params: step.init_state(params, plain), out_shardings=whole)
+    fresh = jax.jit(lambda params: state_module.init_state(params, plain), out_shardings=whole)
     # A fifth of the size: random weights at full size would make losses that nothing can be read from.
     state = fresh(jax.tree.map(lambda x: 0.2 * x, runs.random_params(network, 3)))
     first = jax.device_get(state)
@@ -87,14 +91,14 @@ def test_frozen_parameters_are_the_same_bits_after_twenty_steps_and_have_no_mome
     plain = small.config("finetune.freeze=body/encoder,*/embedding,task_sr2/head", "optim.ema=0.9", "batch_size=16")
     first, last, _ = after(plain, 20)
     frozen = adapt.frozen(plain)
-    before, trained = dict(adapt.paths(first.params)), dict(adapt.paths(adapt.trained(last.params, plain)))
+    before, trained = dict(trees.paths(first.params)), dict(trees.paths(adapt.trained(last.params, plain)))
     assert int(last.step) == 20 and int(last.skipped) == 0
-    for path, leaf in adapt.paths(last.params):
+    for path, leaf in trees.paths(last.params):
         same = np.array_equal(leaf, before[path])
         assert same == frozen(path), path
-    assert dict(adapt.paths(last.ema)).keys() == trained.keys()
-    mu = {f"{g}/{p}" for g, m in last.moments.items() for p, _ in adapt.paths(m.mu)}
-    nu = {f"{g}/{p}" for g, m in last.moments.items() for p, _ in adapt.paths(m.nu)}
+    assert dict(trees.paths(last.ema)).keys() == trained.keys()
+    mu = {f"{g}/{p}" for g, m in last.moments.items() for p, _ in trees.paths(m.mu)}
+    nu = {f"{g}/{p}" for g, m in last.moments.items() for p, _ in trees.paths(m.nu)}
     assert mu == nu == set(trained) and any(p.startswith("task_sr2/tail") for p in mu)
 
 
@@ -102,8 +106,8 @@ def test_only_the_ends_are_trained_when_the_body_is_frozen():
     plain = small.config("finetune.freeze=body", "batch_size=16")
     first, last, _ = after(plain, 2)
     assert set(last.moments) == {"task_sr2", "task_denoise50"}
-    for path, leaf in adapt.paths(last.params["body"]):
-        np.testing.assert_array_equal(leaf, dict(adapt.paths(first.params["body"]))[path])
+    for path, leaf in trees.paths(last.params["body"]):
+        np.testing.assert_array_equal(leaf, dict(trees.paths(first.params["body"]))[path])
 
 
 @pytest.fixture(scope="module")
@@ -114,13 +118,13 @@ def with_lora():
 
 def test_adapters_change_nothing_at_first_and_then_only_themselves_move(with_lora):
     plain, first, last, _ = with_lora
-    for path, leaf in adapt.paths(adapt.merged(first.params, plain)):
-        np.testing.assert_array_equal(leaf, dict(adapt.paths(first.params))[path])
-    before = dict(adapt.paths(first.params))
-    moved = {path for path, leaf in adapt.paths(last.params) if not np.array_equal(leaf, before[path])}
+    for path, leaf in trees.paths(lora.merged(first.params, plain)):
+        np.testing.assert_array_equal(leaf, dict(trees.paths(first.params))[path])
+    before = dict(trees.paths(first.params))
+    moved = {path for path, leaf in trees.paths(last.params) if not np.array_equal(leaf, before[path])}
     assert moved == {path for path in before if path.startswith("lora/")} and len(moved) > 8
     assert set(last.moments) == {"lora"} and set(last.ema) == {"lora"}
-    sizes = {path: leaf.shape for path, leaf in adapt.paths(last.params["lora"])}
+    sizes = {path: leaf.shape for path, leaf in trees.paths(last.params["lora"])}
     assert sizes["encoder/self_attention/qkv/a"] == (2, 64, 2) and sizes["encoder/self_attention/qkv/b"] == (2, 2, 192)
     assert sizes["mlp/in/kernel/b"] == (2, 256)
 
@@ -128,21 +132,21 @@ def test_adapters_change_nothing_at_first_and_then_only_themselves_move(with_lor
 def test_merged_weights_give_the_same_tokens_and_pictures(with_lora):
     """Merged: W + a @ b. Unmerged: x @ W + (x @ a) @ b, worked out beside the network on one product."""
     plain, _, last, _ = with_lora
-    merged = adapt.merged(last.params, plain)
+    merged = lora.merged(last.params, plain)
     rng = np.random.default_rng(0)
-    for place, kernel in adapt.targets(last.params, plain).items():
+    for place, kernel in lora.targets(last.params, plain).items():
         pair = last.params["lora"]
         for key in place.split("/"):
             pair = pair[key]
         x = rng.normal(size=(*kernel.shape[:-2], 9, kernel.shape[-2])).astype(np.float32)
         unmerged = x @ kernel + (4 / 2) * ((x @ pair["a"]) @ pair["b"])
-        together = x @ dict(adapt.paths(merged["body"]))[place]
+        together = x @ dict(trees.paths(merged["body"]))[place]
         assert np.abs(pair["b"]).max() > 1e-3
         np.testing.assert_allclose(together, unmerged, atol=2e-6 * np.abs(unmerged).max(), err_msg=place)
     network = small.model(plain)
     lq = {name: pair["lq"] for name, pair in small.batch(("sr2", "denoise50"), 2).items()}
     apply = jax.jit(lambda p: network.apply({"params": p}, lq)[0])
-    inside = jax.jit(lambda p: network.apply({"params": adapt.merged(p, plain)}, lq)[0])(last.params)
+    inside = jax.jit(lambda p: network.apply({"params": lora.merged(p, plain)}, lq)[0])(last.params)
     for name, out in apply(merged).items():
         np.testing.assert_allclose(out, inside[name], atol=1e-5 * np.abs(out).max())
 
@@ -152,8 +156,8 @@ def test_muon_moves_the_factors_of_adapters_by_orthogonal_steps():
         *LORA, "optim.name=muon", "finetune.freeze=task_*", "batch_size=16", "optim.learning_rate=0.01", "optim.warmup_steps=0"
     )
     first, last, _ = after(plain, 1)
-    rate, before, moved = plain["optim"]["learning_rate"], dict(adapt.paths(first.params)), 0
-    for path, leaf in adapt.paths(last.params["lora"]):
+    rate, before, moved = plain["optim"]["learning_rate"], dict(trees.paths(first.params)), 0
+    for path, leaf in trees.paths(last.params["lora"]):
         change = np.asarray(leaf - before[f"lora/{path}"])
         if path.endswith("/a"):  # whose gradient is zero as long as b is
             assert not change.any(), path

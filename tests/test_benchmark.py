@@ -16,16 +16,15 @@ from test_evaluate import photograph
 from test_sets import put
 
 from ipt_jax.cli import evaluate as commands_evaluate
-from ipt_jax.cli.evaluate import UsageError
-from ipt_jax.data.sources.held_out import DataError
-from ipt_jax.degradations.chain import Jpeg
+from ipt_jax.degradations.jpeg import Jpeg
+from ipt_jax.degradations.noise import Noise
+from ipt_jax.errors import DataError, UsageError, WeightsError
 from ipt_jax.evaluate import report
-from ipt_jax.evaluate.benchmark import Trial
 from ipt_jax.evaluate.published import published
-from ipt_jax.images.resize import Noise, bicubic, bicubic_up
+from ipt_jax.evaluate.trials import Trial
+from ipt_jax.images.resize import bicubic, bicubic_up
 from ipt_jax.metrics import psnr, ssim
 from ipt_jax.tasks import TASKS, Task
-from ipt_jax.weights.state_dict import WeightsError
 
 
 def evaluate(*words: str) -> int:

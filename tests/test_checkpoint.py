@@ -33,8 +33,9 @@ from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ipt_jax.checkpoints import orbax_workarounds as orbax_calls
-from ipt_jax.checkpoints.checkpoints import CheckpointError, Checkpoints
+from ipt_jax.checkpoints.checkpoints import Checkpoints
 from ipt_jax.checkpoints.fingerprints import fingerprints
+from ipt_jax.errors import CheckpointError
 
 many_devices = pytest.mark.skipif(len(jax.devices()) < 8, reason="needs 8 devices")
 

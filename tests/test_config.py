@@ -7,8 +7,12 @@ import re
 
 import pytest
 
+from ipt_jax import trees
+from ipt_jax.config import checks, defaults
 from ipt_jax.config import loading as configs
-from ipt_jax.config.loading import ConfigError, complete, differences, fingerprint, load, resolve
+from ipt_jax.config.loading import complete, load
+from ipt_jax.config.resolve import differences, fingerprint, resolve
+from ipt_jax.errors import ConfigError
 
 SHIPPED = ["demo", "pretrain_deblur", "pretrain_folder", "pretrain_imagenet", "pretrain_paper", "pretrain_1b"]
 
@@ -40,7 +44,7 @@ def test_imagenet_config_scales_with_the_chips(chips, rate):
     assert config.batch_size == 24 * int(chips)
     assert config.optim.learning_rate == pytest.approx(rate)
     assert config.steps * config.batch_size == pytest.approx(300 * 1_331_167, rel=1e-4)
-    configs.check_batch(config, 6, int(chips), max(1, int(chips) // 8))
+    checks.check_batch(config, 6, int(chips), max(1, int(chips) // 8))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +127,7 @@ def test_what_a_resumed_run_may_change():
 
 def test_readme_names_only_keys_that_exist():
     readme = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
-    known = configs.flatten(configs.default())
+    known = trees.flatten(defaults.default())
     named = re.findall(r"--config\.([\w.]+)", readme)
     assert named and all(key in known for key in named)
 

@@ -13,7 +13,7 @@ from data_sets import Noisy, batches, jpeg
 from ipt_jax.bench import data as bench
 from ipt_jax.data.prepare import preview
 from ipt_jax.data.prepare.preview import sheet
-from ipt_jax.data.sources.held_out import DataError
+from ipt_jax.errors import DataError
 
 CONFIG = """
 from ml_collections import ConfigDict

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ipt_jax.data.sources.folder import DataError
-from ipt_jax.images.decode import DecodeError, decode
+from ipt_jax.errors import DataError, DecodeError
+from ipt_jax.images.decode import decode
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")
 

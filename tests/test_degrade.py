@@ -12,7 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipt_jax.images.resize import Bicubic, Noise, Rain, bicubic, bicubic_up
+from ipt_jax.degradations.bicubic import Bicubic
+from ipt_jax.degradations.noise import Noise
+from ipt_jax.degradations.rain import Rain
+from ipt_jax.images.resize import bicubic, bicubic_up
 from ipt_jax.metrics import psnr
 
 

@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ipt_jax.data.pipeline import make_pair, turned
+from ipt_jax.data.crops import make_pair, turned
+from ipt_jax.degradations.bicubic import Bicubic
 from ipt_jax.degradations.blur import GaussianBlur, KernelBlur, MotionBlur, blurred, gaussian_kernel, motion_kernel
-from ipt_jax.degradations.chain import Chain, Jpeg, OneOf
-from ipt_jax.images.resize import Bicubic, Noise
+from ipt_jax.degradations.chain import Chain, OneOf
+from ipt_jax.degradations.jpeg import Jpeg
+from ipt_jax.degradations.noise import Noise
 from ipt_jax.tasks import Task, entry_of, make_task
 
 

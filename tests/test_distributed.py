@@ -16,9 +16,9 @@ from etils import epath
 from test_hosts import free_port
 from test_train import arrays, assert_same, make_photographs, settings
 
-from ipt_jax import log
 from ipt_jax.checkpoints.checkpoints import Checkpoints
 from ipt_jax.config.loading import complete
+from ipt_jax.run_folder import metrics_log
 from ipt_jax.train.loop import pretrain
 
 pytest.importorskip("skimage", reason="needs scikit-image's photographs")
@@ -82,7 +82,7 @@ class Pair:
 
 def lines(workdir: pathlib.Path) -> list[dict]:
     file = epath.Path(workdir / "metrics.jsonl")
-    return [line for line in log.read_lines(file) if "loss" in line] if file.exists() else []
+    return [line for line in metrics_log.read_lines(file) if "loss" in line] if file.exists() else []
 
 
 def close(a: dict, b: dict, since: dict, share: float) -> None:
@@ -245,7 +245,7 @@ def test_evaluation_and_init_from_on_two_processes(pair, photographs, tmp_path):
     alone = {"devices": 1, "steps": 2, "init_from": str(pair[0])}
     alone["evaluate"] = {"every": 2, "pictures": 2, "batch": 4, "overlap": 4}
     outcome = pretrain(complete(settings(photographs, **(CHANGES | alone))), str(tmp_path / "one"))
-    scores = log.read_lines(epath.Path(tmp_path / "two" / "metrics.jsonl"))[-1]
+    scores = metrics_log.read_lines(epath.Path(tmp_path / "two" / "metrics.jsonl"))[-1]
     assert scores["held_out/sr2/psnr_y"] == pytest.approx(outcome.scores["sr2"]["psnr_y"], abs=1e-3)
     assert scores["held_out/denoise50/psnr_y"] == pytest.approx(outcome.scores["denoise50"]["psnr_y"], abs=1e-3)
     assert sorted(p.name for p in (tmp_path / "two" / "evaluation").iterdir()) == ["00000002.png", "00000002.txt"]

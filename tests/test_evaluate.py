@@ -6,22 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
-from ipt_jax.data.sources.held_out import DataError
-from ipt_jax.evaluate.scoring import (
-    Picture,
-    Score,
-    baseline,
-    evaluate,
-    generator,
-    make_lq,
-    mean,
-    save_png,
-    scored,
-    sheet,
-    table,
-    unclipped,
-)
-from ipt_jax.images.resize import Noise, bicubic, bicubic_up
+from ipt_jax.degradations.noise import Noise
+from ipt_jax.errors import DataError
+from ipt_jax.evaluate.results import mean, table
+from ipt_jax.evaluate.scoring import Picture, Score, baseline, evaluate, generator, make_lq, scored, unclipped
+from ipt_jax.images.resize import bicubic, bicubic_up
+from ipt_jax.images.sheet import save_png, sheet
 from ipt_jax.metrics import psnr, ssim
 from ipt_jax.restore.images import to_uint8
 from ipt_jax.tasks import TASKS

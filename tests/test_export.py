@@ -16,10 +16,10 @@ from PIL import Image
 import ipt_jax
 from ipt_jax.checkpoints import checkpoints as checkpoint
 from ipt_jax.cli.app import main
+from ipt_jax.errors import ExportError, WeightsError
 from ipt_jax.export import model_card as card
 from ipt_jax.export import parity as check
-from ipt_jax.export.export import ExportError, export
-from ipt_jax.weights.state_dict import WeightsError
+from ipt_jax.export.export import export
 
 EXAMPLE = pathlib.Path(__file__).parent.parent / "examples" / "restore_onnx.py"
 LOADER = """

@@ -14,17 +14,19 @@ import runs
 import small
 
 import ipt_jax
+from ipt_jax import trees
 from ipt_jax.checkpoints.checkpoints import Checkpoints
 from ipt_jax.cli import app as cli
 from ipt_jax.cli.train import settings
 from ipt_jax.config import loading as configs
-from ipt_jax.config.loading import ConfigError, complete
-from ipt_jax.model import trainable as adapt
+from ipt_jax.config.loading import complete
+from ipt_jax.errors import ConfigError, WeightsError
 from ipt_jax.run_folder.curves import save_curves
+from ipt_jax.run_folder.folder import best_step
+from ipt_jax.train import data
 from ipt_jax.train import init_from as finetune
-from ipt_jax.train.best_checkpoint import Best, step_of
+from ipt_jax.train.best_checkpoint import BestCheckpoint
 from ipt_jax.train.loop import pretrain
-from ipt_jax.weights.state_dict import WeightsError
 
 JPEG = {"name": "jpeg10", "degradation": "jpeg", "quality": 10}
 FINETUNE = sorted(file.stem for file in configs.find("configs/demo.py").parent.glob("finetune_*.py"))
@@ -145,7 +147,7 @@ def leaves(workdir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
         return {
             f"{part}/{path}": leaf
             for part in ("params", "moments", "ema")
-            for path, leaf in adapt.paths(checkpoints.restore_params(part, step)[0])
+            for path, leaf in trees.paths(checkpoints.restore_params(part, step)[0])
         }
 
 
@@ -179,8 +181,8 @@ def test_a_new_task_by_config_alone_trains_resumes_evaluates_and_exports(
 
     model = ipt_jax.load(str(tmp_path / "straight"))
     assert set(model.params) == {"body", "task_jpeg10"}  # merged
-    for path, leaf in adapt.paths(ipt_jax.load(str(weights)).params["task_denoise50"]["head"]):
-        np.testing.assert_array_equal(leaf, dict(adapt.paths(model.params["task_jpeg10"]["head"]))[path])
+    for path, leaf in trees.paths(ipt_jax.load(str(weights)).params["task_denoise50"]["head"]):
+        np.testing.assert_array_equal(leaf, dict(trees.paths(model.params["task_jpeg10"]["head"]))[path])
     out = tmp_path / "folder"
     assert cli.main(["export", "--weights", str(tmp_path / "straight"), "--format", "folder", "--out", str(out)]) == 0
     again = ipt_jax.load(str(out))
@@ -225,7 +227,7 @@ def test_the_best_checkpoint_is_kept_and_no_better_one_stops_the_run(weights, ph
     assert (outcome.step, outcome.finished) == (8, True)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.steps() == [4, 8]  # the best, and the last
-    assert step_of(tmp_path) == 4
+    assert best_step(tmp_path) == 4
     assert ipt_jax.load(f"{tmp_path}@best").provenance["step"] == 4
     again = pretrain(complete(values), str(tmp_path))  # nothing is left to do
     assert (again.step, again.finished) == (8, True) and next(given) == 30.0
@@ -235,16 +237,16 @@ def test_the_best_checkpoint_is_kept_and_no_better_one_stops_the_run(weights, ph
 
 def test_best_counts_and_forgets_what_will_be_seen_again(tmp_path):
     settings = {"best": "sr2/ssim_y", "patience": 2}
-    best = Best.open(tmp_path, settings, 0)
+    best = BestCheckpoint.open(tmp_path, settings, 0)
     scores = lambda x: {"sr2": {"ssim_y": x, "psnr_y": 0}, "sr3": {"ssim_y": 9.0}}  # noqa: E731
     assert [best.add(step, scores(x)) for step, x in ((1, 0.5), (2, 0.7), (3, 0.7))] == [True, True, False]
     assert best.step == 2 and not best.exhausted
     best.add(4, scores(0.6))
     assert best.exhausted
-    resumed = Best.open(tmp_path, settings, 3)
+    resumed = BestCheckpoint.open(tmp_path, settings, 3)
     assert resumed.seen == [(1, 0.5), (2, 0.7), (3, 0.7)] and not resumed.exhausted
-    assert Best.open(tmp_path, {"best": "psnr_y", "patience": 0}, 9).seen == []  # another metric
-    mean = Best(tmp_path / "m.json", "ssim_y", 0, [])
+    assert BestCheckpoint.open(tmp_path, {"best": "psnr_y", "patience": 0}, 9).seen == []  # another metric
+    mean = BestCheckpoint(tmp_path / "m.json", "ssim_y", 0, [])
     mean.add(1, scores(1.0))
     assert mean.seen == [(1, 5.0)]
 
@@ -253,10 +255,10 @@ def test_epochs_become_steps_and_are_explained(photographs, caplog, monkeypatch)
     monkeypatch.setattr(logging.getLogger("ipt_jax"), "propagate", True)
     values = changes(photographs, epochs=3, tasks=["sr2", "denoise50"], data={"held_out": 1, "epoch_crops": 10})
     with caplog.at_level(logging.INFO, "ipt_jax"):
-        config, source = configs.open_data(complete(values))
+        config, source = data.open_data(complete(values))
     assert len(source) == 5 and config.steps == 30  # 2 groups of 2 pictures, 10 crops, 2 tasks: 80 samples, 10 steps of 8
     assert "an epoch is 10 crop(s) of each of the 5 pictures for each of 2 tasks: 80 samples, 10.0 steps of 8" in caplog.text
-    assert configs.open_data(complete({**values, "epochs": 0, "steps": 7}))[0].steps == 7
+    assert data.open_data(complete({**values, "epochs": 0, "steps": 7}))[0].steps == 7
 
 
 @pytest.mark.parametrize("name", FINETUNE)

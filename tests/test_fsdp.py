@@ -9,9 +9,11 @@ import pytest
 import small
 
 from ipt_jax.checkpoints.checkpoints import Checkpoints
+from ipt_jax.distributed import devices
 from ipt_jax.distributed import process_group as hosts
 from ipt_jax.distributed import sharding as partition
 from ipt_jax.model import build, preset
+from ipt_jax.step import state as state_module
 from ipt_jax.step import train_step as step
 from ipt_jax.tasks import make_tasks
 from ipt_jax.tpu import hlo
@@ -40,8 +42,8 @@ def settings(sharding: str):
 
 def start(plain, checkpoints):
     """(mesh, state, compiled step) as `train.pretrain` makes them."""
-    mesh, model = partition.make_mesh(DEVICES), small.model(plain)
-    state, at = train.first_state(model, plain, mesh, checkpoints, hosts.Line())
+    mesh, model = devices.make_mesh(DEVICES), small.model(plain)
+    state, at = train.first_state(model, plain, mesh, checkpoints, hosts.ProcessGroup())
     return mesh, state, step.compile_step(model, plain, mesh), at
 
 
@@ -117,7 +119,7 @@ def test_a_checkpoint_of_one_goes_on_as_the_other(runs, batches, saved, wanted):
 
 def test_the_preset_of_a_billion_parameters_is_one_and_splits_over_a_pod():
     model = build(preset("ipt_1b"), make_tasks(("sr2", "sr3", "sr4", "derain", "denoise30", "denoise50")))
-    state = step.abstract_state(model, small.config("sharding=fsdp"))
+    state = state_module.abstract_state(model, small.config("sharding=fsdp"))
     leaves = jax.tree.leaves(state.params)
     assert sum(x.size for x in leaves) == pytest.approx(1e9, rel=0.02)
     pieces = [partition._piece(x.shape, 256) for x in leaves]
@@ -126,6 +128,6 @@ def test_the_preset_of_a_billion_parameters_is_one_and_splits_over_a_pod():
 
 
 def test_one_device_has_nothing_to_split():
-    mesh = partition.make_mesh(1)
-    shardings = partition.state_shardings(step.abstract_state(small.model(settings("fsdp")), settings("fsdp")), mesh, "fsdp")
+    mesh = devices.make_mesh(1)
+    shardings = partition.state_shardings(state_module.abstract_state(small.model(settings("fsdp")), settings("fsdp")), mesh, "fsdp")
     assert all(s.is_fully_replicated for s in jax.tree.leaves(shardings))

@@ -21,6 +21,7 @@ from data_sets import jpeg
 from PIL import Image
 from test_weights import MICRO, mindspore_file, mindspore_name, state_of
 
+from ipt_jax import errors
 from ipt_jax.config import loading as config
 from ipt_jax.data.prepare.pack import pack
 from ipt_jax.data.sources.packed import Packed
@@ -206,7 +207,7 @@ def test_mutants_of_torch_files(count, files, tmp_path, request):
 )  # fmt: skip
 def test_config_files_that_are_none(tmp_path, text):
     (tmp_path / "c.py").write_text(text)
-    with pytest.raises(config.ConfigError, match=r"c\.py|steps"):
+    with pytest.raises(errors.ConfigError, match=r"c\.py|steps"):
         config.load(str(tmp_path / "c.py"))
 
 

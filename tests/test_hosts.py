@@ -11,11 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ipt_jax.config.loading import ConfigError
-from ipt_jax.distributed import process_group as hosts
-from ipt_jax.distributed import start as distributed
-from ipt_jax.distributed.process_group import Line, Lost
-from ipt_jax.distributed.start import Place, StartError
+from ipt_jax.distributed import discovery, rendezvous
+from ipt_jax.distributed.discovery import ProcessSpec
+from ipt_jax.distributed.process_group import ProcessGroup
+from ipt_jax.errors import ConfigError, Lost, StartError
 from ipt_jax.train.identity import check_same
 
 
@@ -28,10 +27,10 @@ def free_port() -> int:
                 return port
 
 
-def lines(count: int) -> list[Line]:
+def lines(count: int) -> list[ProcessGroup]:
     address = ("127.0.0.1", free_port())
     with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(lambda i: hosts.connect(address, i, count, 30), range(count)))
+        return list(pool.map(lambda i: rendezvous.connect(address, i, count, 30), range(count)))
 
 
 def all_do(what, *each) -> list:
@@ -50,11 +49,11 @@ def all_do(what, *each) -> list:
 @pytest.fixture(autouse=True)
 def no_exit(monkeypatch):
     """A process that is stuck is ended; threads of this one must not be."""
-    monkeypatch.setattr(Line, "_end_soon", lambda self: None)
+    monkeypatch.setattr(ProcessGroup, "_end_soon", lambda self: None)
 
 
 def test_alone_nothing_waits():
-    line = Line()
+    line = ProcessGroup()
     assert line.gather("x", 3) == [3] and line.trouble(60) == ""
     line.ask_stop(7, "SIGTERM")
     assert line.stops(7) and line.stopped_by == "SIGTERM"
@@ -68,7 +67,7 @@ def test_all_get_all_values_in_order():
             all_do(lambda line, turn: line.gather("x", [line.index, turn]), *((x, turn) for x in three))
             == [[[i, turn] for i in range(3)]] * 3
         )
-    assert all_do(Line.leave, *((x,) for x in three)) == [None] * 3
+    assert all_do(ProcessGroup.leave, *((x,) for x in three)) == [None] * 3
     time.sleep(0.2)
     assert not any(x.trouble(0) for x in three)
 
@@ -85,7 +84,7 @@ def test_all_stop_after_the_same_step_which_none_has_passed(who):
     three, begun = lines(3), [0, 0, 0]
     moved = threading.Condition()
 
-    def train(line: Line) -> int:
+    def train(line: ProcessGroup) -> int:
         step = 0
         while not line.stops(step):
             with moved:
@@ -137,17 +136,17 @@ def test_an_error_at_the_very_end_reaches_who_is_about_to_leave():
 
 def test_a_missing_process_is_named_on_all():
     address = ("127.0.0.1", free_port())
-    found = all_do(hosts.connect, (address, 0, 4, 2.0), (address, 2, 4, 8.0))
+    found = all_do(rendezvous.connect, (address, 0, 4, 2.0), (address, 2, 4, 8.0))
     assert [str(e) for e in found] == ["processes 1, 3 of 4 did not come within 2 s"] * 2
     with pytest.raises(Lost, match=r"process 0 of 2 did not come within 1 s: nothing at 127.0.0.1:\d+ \(Connection refused\)"):
-        hosts.connect(address, 1, 2, 1.0)
+        rendezvous.connect(address, 1, 2, 1.0)
 
 
 def test_one_number_twice_and_another_count():
     address = ("127.0.0.1", free_port())
-    found = all_do(hosts.connect, (address, 0, 3, 10.0), (address, 1, 3, 10.0), (address, 1, 3, 10.0))
+    found = all_do(rendezvous.connect, (address, 0, 3, 10.0), (address, 1, 3, 10.0), (address, 1, 3, 10.0))
     assert all("two processes have the number 1" in str(e) for e in found)
-    found = all_do(hosts.connect, (address, 0, 3, 10.0), (address, 1, 4, 10.0))
+    found = all_do(rendezvous.connect, (address, 0, 3, 10.0), (address, 1, 4, 10.0))
     assert all("expects 4 processes, process 0 expects 3" in str(e) for e in found)
 
 
@@ -163,9 +162,9 @@ def test_strangers_do_not_count():
                 time.sleep(0.02)
 
     with ThreadPoolExecutor(3) as pool:
-        first = pool.submit(hosts.connect, address, 0, 2, 30)
+        first = pool.submit(rendezvous.connect, address, 0, 2, 30)
         pool.submit(stranger).result()
-        second = pool.submit(hosts.connect, address, 1, 2, 30)
+        second = pool.submit(rendezvous.connect, address, 1, 2, 30)
         assert first.result().count == second.result().count == 2
 
 
@@ -188,18 +187,18 @@ def test_a_laptop_is_alone_without_a_look_at_the_network(monkeypatch):
     monkeypatch.setattr(socket, "create_connection", lambda *a, **k: pytest.fail("looked at the network"))
     for environment in ({}, {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"},
                         {"TPU_WORKER_HOSTNAMES": "localhost"}, {"JAX_COORDINATOR_ADDRESS": "a:1"}):  # fmt: skip
-        assert distributed.find(options(), environment) is None
-    assert distributed.find(options(num_processes="1"), {"TPU_WORKER_HOSTNAMES": "a,b"}) is None
+        assert discovery.find_process(options(), environment) is None
+    assert discovery.find_process(options(num_processes="1"), {"TPU_WORKER_HOSTNAMES": "a,b"}) is None
 
 
 def test_flags_and_environment():
-    assert distributed.find(options(**GIVEN), {}) == Place("10.0.0.2:8476", 4, 3)
-    assert Place("10.0.0.2:8476", 4, 3).line == ("10.0.0.2", 8477) and Place("[::1]:65535", 2, 0).line == ("::1", 65534)
+    assert discovery.find_process(options(**GIVEN), {}) == ProcessSpec("10.0.0.2:8476", 4, 3)
+    assert ProcessSpec("10.0.0.2:8476", 4, 3).line == ("10.0.0.2", 8477) and ProcessSpec("[::1]:65535", 2, 0).line == ("::1", 65534)
     environment = {"IPT_COORDINATOR": "a:1", "IPT_NUM_PROCESSES": "2", "IPT_PROCESS_ID": "0"}
-    assert distributed.find(options(), environment) == Place("a:1", 2, 0)
-    assert distributed.find(options(process_id="1"), environment) == Place("a:1", 2, 1)
+    assert discovery.find_process(options(), environment) == ProcessSpec("a:1", 2, 0)
+    assert discovery.find_process(options(process_id="1"), environment) == ProcessSpec("a:1", 2, 1)
     jax_names = {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
-    assert distributed.find(options(), jax_names) == Place("a:1", 2, 1)
+    assert discovery.find_process(options(), jax_names) == ProcessSpec("a:1", 2, 1)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +214,7 @@ def test_flags_and_environment():
 )
 def test_wrong_flags(changes, message):
     with pytest.raises(StartError, match=message):
-        distributed.find(options(**(GIVEN | changes)), {})
+        discovery.find_process(options(**(GIVEN | changes)), {})
 
 
 def test_clusters_are_recognised_by_their_variables(monkeypatch):
@@ -223,7 +222,7 @@ def test_clusters_are_recognised_by_their_variables(monkeypatch):
              "SLURM_LOCALID": "1", "SLURM_STEP_NUM_NODES": "2"}  # fmt: skip
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
-    assert distributed.find(options(), slurm) == Place("node03:61447", 8, 5, [1])
+    assert discovery.find_process(options(), slurm) == ProcessSpec("node03:61447", 8, 5, [1])
     pod = {
         "TPU_WORKER_HOSTNAMES": "localhost,b",
         "TPU_WORKER_ID": "1",
@@ -235,4 +234,4 @@ def test_clusters_are_recognised_by_their_variables(monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("jax._src.clusters.cloud_tpu_cluster.running_in_cloud_tpu_vm", True)
     monkeypatch.setattr("jax._src.clusters.cluster.running_in_cloud_tpu_vm", True)
-    assert distributed.find(options(), pod) == Place("localhost:8482", 4, 3)
+    assert discovery.find_process(options(), pod) == ProcessSpec("localhost:8482", 4, 3)

@@ -14,9 +14,9 @@ import runs
 from PIL import Image
 
 import ipt_jax
+from ipt_jax.errors import WeightsError
 from ipt_jax.images.resize import bicubic_up
 from ipt_jax.restore.restorer import Restorer
-from ipt_jax.weights.state_dict import WeightsError
 
 RNG = np.random.default_rng(0)
 

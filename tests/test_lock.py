@@ -12,6 +12,7 @@ import threading
 import pytest
 from etils import epath
 
+from ipt_jax import errors
 from ipt_jax.run_folder import lock
 
 HOLD = """
@@ -37,7 +38,7 @@ def test_a_second_process_is_refused_and_a_killed_one_leaves_the_folder_free(tmp
     process = other(folder)
     try:
         said = rf"belongs to a run that is under way \(process {process.pid} on .*, since 20"
-        with pytest.raises(lock.Locked, match=said), lock.hold(folder):
+        with pytest.raises(errors.Locked, match=said), lock.hold(folder):
             pass
         process.send_signal(signal.SIGKILL)
         process.wait(60)
@@ -60,7 +61,7 @@ def test_only_one_of_many_threads_gets_it(tmp_path):
             with lock.hold(folder):
                 got.append(1)
                 done.wait(30)
-        except lock.Locked:
+        except errors.Locked:
             refused.append(1)
             done.wait(30)
 
@@ -88,7 +89,7 @@ def test_the_heartbeat_of_object_stores(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "BEAT", 0.5)  # busy machines may let a thread wait for a tenth of a second
     path = epath.Path(tmp_path / "lock")
     said = f"process {os.getpid()} on "
-    with lock._heartbeat(path), pytest.raises(lock.Locked, match=said), lock._heartbeat(path):
+    with lock._heartbeat(path), pytest.raises(errors.Locked, match=said), lock._heartbeat(path):
         pass
     last = path.read_text()
     with lock._heartbeat(path):  # it beats no longer

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ipt_jax.data.sources.folder import embedded
+from ipt_jax.data.sources.embedded import embedded
 from ipt_jax.model import IPT, build, preset
 from ipt_jax.model.layers import LayerNorm, attention_weights, features_of, pixel_shuffle, tokens_of
 from ipt_jax.tasks import PAPER_TASKS, TASKS, make_tasks

@@ -22,10 +22,11 @@ from ipt_jax.data.prepare import inspect as checking
 from ipt_jax.data.prepare import pack as packing
 from ipt_jax.data.prepare.inspect import check, find
 from ipt_jax.data.prepare.pack import pack
-from ipt_jax.data.sources.folder import Folder, Source, Tfds, open_source
-from ipt_jax.data.sources.held_out import DataError
+from ipt_jax.data.sources.folder import Folder
 from ipt_jax.data.sources.packed import DESCRIPTION, Packed
-from ipt_jax.images.decode import DecodeError
+from ipt_jax.data.sources.source import Source, open_source
+from ipt_jax.data.sources.tfds import Tfds
+from ipt_jax.errors import DataError, DecodeError
 
 
 def parsed(module: object, *arguments: str) -> argparse.Namespace:

@@ -11,13 +11,14 @@ import pytest
 import small
 
 from ipt_jax.config import loading as configs
-from ipt_jax.config.loading import ConfigError
-from ipt_jax.data import pipeline
-from ipt_jax.data.sources.folder import open_source
-from ipt_jax.data.sources.held_out import DataError
+from ipt_jax.config import resolve
+from ipt_jax.data import crops, pipeline
 from ipt_jax.data.sources.pairs import Pairs, decode_pair
-from ipt_jax.degradations.chain import Paired
+from ipt_jax.data.sources.source import open_source
+from ipt_jax.degradations.paired import Paired
+from ipt_jax.errors import ConfigError, DataError
 from ipt_jax.tasks import Task, make_tasks
+from ipt_jax.train import data as data_module
 from ipt_jax.train.validation import held_out
 
 
@@ -47,10 +48,10 @@ def test_scale_is_found_and_crops_lie_on_each_other(scale, tmp_path):
     task = Task("t", scale, Paired(scale))
     for seed in range(8):
         rng = np.random.default_rng(seed)
-        lq, hq = pipeline.cut_pair(decode_pair(source[1], scale), task, 16, rng, flips=True)
+        lq, hq = crops.cut_pair(decode_pair(source[1], scale), task, 16, rng, flips=True)
         assert lq.shape == (16, 16, 3) and hq.shape == (16 * scale, 16 * scale, 3)
         np.testing.assert_array_equal(lq.repeat(scale, 0).repeat(scale, 1) + 2, hq)
-    lq, hq = pipeline.cut_pair(decode_pair(source[0], scale), task, 64, np.random.default_rng(0))  # larger than the pictures
+    lq, hq = crops.cut_pair(decode_pair(source[0], scale), task, 64, np.random.default_rng(0))  # larger than the pictures
     np.testing.assert_array_equal(lq.repeat(scale, 0).repeat(scale, 1) + 1, hq)
 
 
@@ -59,7 +60,7 @@ def test_batches_and_held_out_pictures_are_the_pairs_own(tmp_path):
     task = {"name": "mine", "degradation": "pairs"}
     data = {"source": "pairs", "dir": str(tmp_path), "held_out": 2, "flips": True}
     config = configs.complete({"model": small.MODEL, "tasks": [task], "batch_size": 8, "data": data})
-    config, source = configs.open_data(config)
+    config, source = data_module.open_data(config)
     assert config.tasks[0]["scale"] == 2 and len(source) == 4
     batches = pipeline.make_batches(source, make_tasks(config.tasks), config)
     item = batches(3)
@@ -67,7 +68,7 @@ def test_batches_and_held_out_pictures_are_the_pairs_own(tmp_path):
     assert lq.dtype == np.uint8 and lq.shape == (8, 16, 16, 3) and hq.shape == (8, 32, 32, 3) and not item.replaced
     assert {int(n) for n in np.unique(hq - lq.repeat(2, 1).repeat(2, 2))} <= {1, 2, 3, 4, 5, 6}
     np.testing.assert_array_equal(batches(3).batch["mine"]["hq"], hq)
-    pictures = held_out(configs.resolve(config), 4, 31)
+    pictures = held_out(resolve.resolve(config), 4, 31)
     assert len(pictures) == 2 and not {p.name for p in pictures} & {source.name(i) for i in range(4)}
     for picture in pictures:
         assert picture.lq is not None and picture.hq.shape[0] // 2 == picture.lq.shape[0]

@@ -17,8 +17,11 @@ from hypothesis import strategies as st
 
 from ipt_jax.config import loading as configs
 from ipt_jax.data import pipeline
-from ipt_jax.data.pipeline import Batches, make_pair, stream
-from ipt_jax.data.sources.folder import DataError, Folder, open_source
+from ipt_jax.data.crops import make_pair
+from ipt_jax.data.pipeline import Batches, stream
+from ipt_jax.data.sources.folder import Folder
+from ipt_jax.data.sources.source import open_source
+from ipt_jax.errors import DataError
 from ipt_jax.images.resize import bicubic
 from ipt_jax.tasks import PAPER_TASKS, TASKS, make_tasks
 

@@ -17,8 +17,8 @@ from data_sets import jpeg, write_tfds
 
 from ipt_jax.cli import data as prepare
 from ipt_jax.data.prepare import imagenet
-from ipt_jax.data.sources.folder import Tfds
-from ipt_jax.data.sources.held_out import DataError
+from ipt_jax.data.sources.tfds import Tfds
+from ipt_jax.errors import DataError
 
 needs_tensorflow = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow") is None, reason='TensorFlow is not installed: pip install "ipt_jax[prepare]"'

@@ -27,16 +27,15 @@ import test_train
 from etils import epath
 from test_train import arrays, assert_same, command, config, wait_for_step
 
-from ipt_jax import log
 from ipt_jax.checkpoints.checkpoints import Checkpoints
-from ipt_jax.config.loading import ConfigError
 from ipt_jax.data import pipeline
 from ipt_jax.distributed import sharding as partition
-from ipt_jax.errors import RunError
+from ipt_jax.errors import ConfigError, RunError
+from ipt_jax.run_folder import metrics_log
 from ipt_jax.run_folder import tensorboard as events
 from ipt_jax.step import optim
 from ipt_jax.train import loop as train
-from ipt_jax.train import reporter as meter
+from ipt_jax.train import stop_signals
 from ipt_jax.train.loop import pretrain
 
 pytest.importorskip("skimage", reason="needs scikit-image's photographs")
@@ -149,11 +148,11 @@ def test_a_signal_while_data_do_not_come_saves_all_the_same(photographs, tmp_pat
         while before != (before := (workdir / "metrics.jsonl").stat().st_size):
             time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(meter.GRACE + 60) == 0
+        assert process.wait(stop_signals.GRACE + 60) == 0
     finally:
         stop(process)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        last = log.read_lines(epath.Path(workdir / "metrics.jsonl"))[-1]["step"]
+        last = metrics_log.read_lines(epath.Path(workdir / "metrics.jsonl"))[-1]["step"]
         assert checkpoints.latest() == last >= 5
 
 
@@ -188,7 +187,7 @@ def test_a_poisoned_batch_changes_nothing_but_counters(monkeypatch, photographs,
     warned = [record.getMessage() for record in caplog.records if said in record.getMessage()]
     assert len(warned) == 2 and warned[0].startswith("step 4: ") and warned[1].endswith("(2 in a row)")
     assert ".png" in warned[0]
-    assert log.read_lines(epath.Path(tmp_path / "metrics.jsonl"))[-1]["skipped"] == 2
+    assert metrics_log.read_lines(epath.Path(tmp_path / "metrics.jsonl"))[-1]["skipped"] == 2
 
 
 def test_poison_without_end_stops_the_run_which_keeps_what_was_good(monkeypatch, photographs, tmp_path):
@@ -390,12 +389,12 @@ def kill_often(photographs: pathlib.Path, folder: pathlib.Path, kills: int, seed
         finally:
             stop(process)
         in_a_save += any((workdir / "checkpoints").glob("*tmp*"))
-        reached = log.read_lines(epath.Path(workdir / "metrics.jsonl"))[-1]["step"]
+        reached = metrics_log.read_lines(epath.Path(workdir / "metrics.jsonl"))[-1]["step"]
     print(f"{kills} kills, {in_a_save} of them in a save")
     assert in_a_save >= kills // 5
     assert pretrain(config(photographs, **changes), str(workdir)).finished
     assert_same(arrays(workdir, 800), arrays(whole, 800))
-    steps = [line["step"] for line in log.read_lines(epath.Path(workdir / "metrics.jsonl"))]
+    steps = [line["step"] for line in metrics_log.read_lines(epath.Path(workdir / "metrics.jsonl"))]
     assert steps == sorted(set(steps)) and steps[-1] == 800
 
 

@@ -13,9 +13,11 @@ import small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipt_jax.distributed import sharding as partition
-from ipt_jax.restore.images import EIGHT, TileApply, count_tiles, restore_pictures, to_uint8, transformed, undone
-from ipt_jax.restore.tiling import PROTOCOLS, blend_weights, canvas, offsets
+from ipt_jax.distributed import devices
+from ipt_jax.restore.ensemble import EIGHT, transformed, undone
+from ipt_jax.restore.images import count_tiles, restore_pictures, to_uint8
+from ipt_jax.restore.network import CompiledNetwork
+from ipt_jax.restore.tiling import PROTOCOLS, blend_weights, offsets, stitcher
 
 CHOP = pathlib.Path(__file__).with_name("golden_chop.npz")
 
@@ -70,7 +72,7 @@ def test_a_network_that_commutes_with_cutting_gives_the_picture(protocol, scale,
 @settings(max_examples=30, deadline=None)
 @given(height=st.integers(48, 170), width=st.integers(48, 170), protocol=st.sampled_from(PROTOCOLS), scale=st.integers(1, 3))
 def test_every_protocol_covers_every_size(height, width, protocol, scale):
-    made = canvas(protocol, height, width, tile=48, scale=scale)
+    made = stitcher(protocol, height, width, tile=48, scale=scale)
     assert len(set(made.corners)) == len(made.corners)
     for k, (y, x) in enumerate(made.corners):
         assert 0 <= y <= height - 48 and 0 <= x <= width - 48
@@ -172,9 +174,9 @@ def test_impossible_settings_are_refused():
 
 
 @functools.cache
-def golden_tiles() -> tuple[TileApply, dict]:
+def golden_tiles() -> tuple[CompiledNetwork, dict]:
     model = golden.tiny()
-    return TileApply(model, partition.make_mesh()), golden.params(model, 0)
+    return CompiledNetwork(model, devices.make_mesh()), golden.params(model, 0)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +253,7 @@ def test_published_protocols_are_what_is_described(protocol, stride, margin, siz
 def test_one_program_a_task_whatever_the_pictures():
     plain = small.config(tasks=("sr2", "denoise50"))
     model = small.model(plain)
-    apply, params = TileApply(model, partition.make_mesh()), runs.random_params(model, 0)
+    apply, params = CompiledNetwork(model, devices.make_mesh()), runs.random_params(model, 0)
     for sizes in ([(16, 16)], [(60, 50), (9, 7)]):
         images = [picture(*size) for size in sizes]
         for out, image in zip(

@@ -17,7 +17,7 @@ from PIL import Image
 
 import ipt_jax
 from ipt_jax.cli.app import main, parser
-from ipt_jax.images.decode import DecodeError
+from ipt_jax.errors import DecodeError
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ipt_jax.data.layouts import find_sets, kind_of
-from ipt_jax.data.sources.held_out import DataError
-from ipt_jax.degradations.chain import Paired
+from ipt_jax.degradations.paired import Paired
+from ipt_jax.errors import DataError
 from ipt_jax.images.resize import bicubic
 from ipt_jax.tasks import TASKS
 from ipt_jax.weights.authors import named_task

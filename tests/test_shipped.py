@@ -31,7 +31,7 @@ def model():
 @pytest.mark.parametrize("task", PAPER_TASKS)
 def test_it_restores_a_photograph(model, task):
     pytest.importorskip("skimage", reason="needs scikit-image's photographs")
-    from ipt_jax.data.sources.folder import embedded
+    from ipt_jax.data.sources.embedded import embedded
 
     hq = embedded("all")[0][96:240, 120:264]  # a face
     lq, clean = make_lq(Picture("astronaut", hq), TASKS[task], seed=0)

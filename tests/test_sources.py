@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 
 from ipt_jax.config.loading import complete
-from ipt_jax.data.sources.folder import DataError, Embedded, Folder, Source, decode, embedded, open_source
+from ipt_jax.data.sources.embedded import Embedded, embedded
+from ipt_jax.data.sources.folder import Folder
+from ipt_jax.data.sources.source import Source, open_source
+from ipt_jax.errors import DataError
+from ipt_jax.images.decode import decode
 from ipt_jax.train.loop import pretrain
 
 
@@ -47,9 +51,10 @@ def test_embedded_pictures_are_those_of_skimage():
 
 
 def test_embedded_without_skimage_says_what_to_install(monkeypatch):
+    from ipt_jax.data.sources import embedded as embedded_module
     from ipt_jax.data.sources import folder as sources
 
-    sources._photograph.cache_clear()
+    embedded_module._photograph.cache_clear()
     monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataError, match="pip install"):
         embedded("train")

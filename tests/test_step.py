@@ -11,6 +11,7 @@ import optax
 import pytest
 import small
 
+from ipt_jax.distributed import devices as devices_module
 from ipt_jax.distributed import sharding as partition
 from ipt_jax.step import optim
 from ipt_jax.step import train_step as step
@@ -56,7 +57,7 @@ def test_first_gradients_do_not_depend_on_the_devices(plain, batches):
     params = network.init_params(0)
 
     def of(devices):
-        mesh = partition.make_mesh(devices)
+        mesh = devices_module.make_mesh(devices)
         function = jax.jit(
             lambda p, b: step.gradients(network, p, b, plain, devices),
             in_shardings=(partition.replicated(mesh), partition.split(mesh)),
@@ -102,7 +103,7 @@ def test_nothing_but_reductions_between_devices(draw, names, accumulate):
 
 def test_what_was_not_drawn_stays_bit_for_bit(plain):
     _, before, train_step = small.start(plain, 1)
-    mesh = partition.make_mesh(1)
+    mesh = devices_module.make_mesh(1)
     put = lambda names, seed: partition.put_batch(small.batch(names, 8, seed), mesh)  # noqa: E731
     state, _ = train_step(before, put(NAMES, 0))  # moments that would go on moving it
     kept = jax.device_get(state)
@@ -261,7 +262,7 @@ def test_groups_never_cross_devices(batches):
 
 def test_more_devices_than_there_are_is_an_error():
     with pytest.raises(ValueError, match="devices=99 asked for, but there are 8"):
-        partition.make_mesh(99)
+        devices_module.make_mesh(99)
 
 
 def test_what_is_computed_again_is_the_same(batches):

@@ -12,13 +12,13 @@ import pytest
 import small
 
 from ipt_jax import load
-from ipt_jax.data.sources.folder import embedded
+from ipt_jax.data.sources.embedded import embedded
+from ipt_jax.errors import WeightsError
 from ipt_jax.model import build, preset
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.tasks import TASKS
 from ipt_jax.weights import authors
 from ipt_jax.weights import folder as weights_folder
-from ipt_jax.weights.state_dict import WeightsError
 from studies import curves, pretraining, study
 
 PARTS = {

@@ -8,8 +8,11 @@ import pickle
 import numpy as np
 import pytest
 
-from ipt_jax.images.resize import Bicubic, Noise, Rain, RainFolder
-from ipt_jax.tasks import DEGRADATIONS, PAPER_TASKS, TASKS, Task, entry_of, make_task, make_tasks, nearest
+from ipt_jax.degradations.bicubic import Bicubic
+from ipt_jax.degradations.noise import Noise
+from ipt_jax.degradations.rain import Rain, RainFolder
+from ipt_jax.messages import nearest
+from ipt_jax.tasks import DEGRADATIONS, PAPER_TASKS, TASKS, Task, entry_of, make_task, make_tasks
 
 
 def test_the_papers_tasks_are_in_the_order_of_the_published_file():

@@ -12,7 +12,11 @@ import tarfile
 import numpy as np
 import pytest
 
-from ipt_jax.data.sources.folder import DataError, Embedded, Tfds, decode, open_source
+from ipt_jax.data.sources.embedded import Embedded
+from ipt_jax.data.sources.source import open_source
+from ipt_jax.data.sources.tfds import Tfds
+from ipt_jax.errors import DataError
+from ipt_jax.images.decode import decode
 
 pytestmark = [
     pytest.mark.slow,

@@ -11,7 +11,10 @@ import sys
 import numpy as np
 import pytest
 
-from ipt_jax.data.sources.folder import DataError, Source, Tfds, decode, open_source
+from ipt_jax.data.sources.source import Source, open_source
+from ipt_jax.data.sources.tfds import Tfds
+from ipt_jax.errors import DataError
+from ipt_jax.images.decode import decode
 
 tfds = pytest.importorskip("tensorflow_datasets")
 array_record_module = pytest.importorskip("array_record.python.array_record_module")

@@ -19,13 +19,11 @@ import small
 from etils import epath
 from ml_collections import ConfigDict
 
-from ipt_jax import log
 from ipt_jax.checkpoints.checkpoints import Checkpoints
-from ipt_jax.config.loading import ConfigError, complete
-from ipt_jax.data.sources.held_out import DataError
-from ipt_jax.errors import RunError
+from ipt_jax.config.loading import complete
+from ipt_jax.errors import ConfigError, DataError, RunError, WeightsError
+from ipt_jax.run_folder import metrics_log
 from ipt_jax.train.loop import pretrain
-from ipt_jax.weights.state_dict import WeightsError
 
 pytest.importorskip("skimage", reason="needs scikit-image's photographs")
 
@@ -37,7 +35,7 @@ def photographs(tmp_path_factory) -> pathlib.Path:
 
 def make_photographs(folder: pathlib.Path) -> pathlib.Path:
     """Fills a folder with eight small photographs, cut from scikit-image's."""
-    from ipt_jax.data.sources.folder import embedded
+    from ipt_jax.data.sources.embedded import embedded
 
     pictures = embedded("all")
     for i in range(8):
@@ -122,7 +120,7 @@ def test_a_run_leaves_what_the_readme_says(straight):
 
 def test_the_loss_of_a_run_falls(straight):
     """Means over 40 small steps are noisy, so it is noise that is asked for: there the start is far from the end."""
-    lines = log.read_lines(epath.Path(straight[0] / "metrics.jsonl"))
+    lines = metrics_log.read_lines(epath.Path(straight[0] / "metrics.jsonl"))
     noise = [line["l1/denoise50"] for line in lines if "loss" in line]
     assert np.mean(noise[-2:]) < 0.8 * noise[0]
     assert straight[1].scores["denoise50"]["psnr_y"] > straight[1].scores["denoise50"]["input_psnr_y"] + 1
@@ -135,7 +133,7 @@ def test_stopped_and_resumed_is_bit_identical(straight, photographs, tmp_path):
     second = pretrain(config(photographs), str(tmp_path))
     assert second.step == 40
     assert_same(arrays(tmp_path, 40), arrays(straight[0], 40))
-    logged = [line["step"] for line in log.read_lines(epath.Path(tmp_path / "metrics.jsonl")) if "loss" in line]
+    logged = [line["step"] for line in metrics_log.read_lines(epath.Path(tmp_path / "metrics.jsonl")) if "loss" in line]
     assert logged == sorted(set(logged)) and logged[-1] == 40
     again = pretrain(config(photographs), str(tmp_path))
     assert again.step == 40 and again.finished  # nothing left to do is no error
@@ -162,7 +160,7 @@ def wait_for_step(workdir: pathlib.Path, step: int, process: subprocess.Popen, l
     end = time.monotonic() + limit
     while time.monotonic() < end and process.poll() is None:
         if (workdir / "metrics.jsonl").exists():
-            steps = [line["step"] for line in log.read_lines(epath.Path(workdir / "metrics.jsonl"))]
+            steps = [line["step"] for line in metrics_log.read_lines(epath.Path(workdir / "metrics.jsonl"))]
             if steps and steps[-1] >= step:
                 return
         time.sleep(0.05)
@@ -218,7 +216,7 @@ def test_a_branch_takes_the_whole_state_and_may_change_the_schedule_alone(photog
     decay = {"decay_start": 10, "decay_steps": 6, "final_learning_rate": 1e-6}
     branch = wsd(photographs, steps=16, branch_from=f"{whole}@10", optim=decay, log={"every": 1})
     assert pretrain(branch, str(tmp_path / "decayed")).step == 16
-    lines = [line for line in log.read_lines(epath.Path(tmp_path / "decayed" / "metrics.jsonl")) if "lr" in line]
+    lines = [line for line in metrics_log.read_lines(epath.Path(tmp_path / "decayed" / "metrics.jsonl")) if "lr" in line]
     assert [line["step"] for line in lines] == [11, 12, 13, 14, 15, 16]
     expected = [1e-6 + (1e-3 - 1e-6) * (1 - (done / 6) ** 0.5) for done in range(6)]
     assert [line["lr"] for line in lines] == pytest.approx(expected)
@@ -274,7 +272,7 @@ def test_a_truncated_picture_is_named_replaced_and_counted(photographs, tmp_path
     assert done.finished
     named = [r.getMessage() for r in caplog.records if "replaced a picture" in r.getMessage()]
     assert len(named) == 1 and "3.jpg" in named[0] and "truncated" in named[0]
-    last = log.read_lines(epath.Path(tmp_path / "run" / "metrics.jsonl"))[-1]
+    last = metrics_log.read_lines(epath.Path(tmp_path / "run" / "metrics.jsonl"))[-1]
     assert last["bad_pictures"] == 1
     with pytest.raises(RunError, match=r"more than data.max_bad=0.05; the last: 3.jpg"):
         pretrain(config(folder, steps=12, data={"max_bad": 0.05, "held_out": 0}), str(tmp_path / "strict"))

@@ -18,13 +18,13 @@ from safetensors.numpy import load_file, save_file
 
 import ipt_jax
 from ipt_jax.cli import weights as commands_weights
+from ipt_jax.errors import WeightsError
 from ipt_jax.model import IPT
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.tasks import PAPER_TASKS, TASKS, make_task
 from ipt_jax.weights import authors
 from ipt_jax.weights import folder as weights_folder
 from ipt_jax.weights import state_dict as weights
-from ipt_jax.weights.state_dict import WeightsError
 
 MICRO = dict(features=4, heads=2, patch=2, tile=8, encoder_layers=2, decoder_layers=1, hidden=8)
 

@@ -17,13 +17,13 @@ import small
 
 import ipt_jax
 from ipt_jax.cli import weights as commands_weights
+from ipt_jax.errors import WeightsError
 from ipt_jax.model import IPT
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.tasks import TASKS
 from ipt_jax.weights import authors
 from ipt_jax.weights import folder as weights_folder
 from ipt_jax.weights import state_dict as weights
-from ipt_jax.weights.state_dict import WeightsError
 
 torch = pytest.importorskip("torch", reason="needs the extra `torch`")
 pytestmark = pytest.mark.slow

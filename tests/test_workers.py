@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from data_sets import Noisy, Raising, batches, digest, jpeg, taken
 
+from ipt_jax import errors
 from ipt_jax.data import shared_memory as shared
 from ipt_jax.data import workers
 from ipt_jax.data.pipeline import stream
-from ipt_jax.data.sources.folder import DataError, Folder
+from ipt_jax.data.sources.folder import Folder
+from ipt_jax.errors import DataError
 
 
 def test_an_exception_in_a_worker_arrives_with_its_traceback():
@@ -48,7 +50,7 @@ def test_a_killed_worker_is_an_error_and_takes_the_others_along():
         mine = [pid for pid in children() if pid not in before]
         assert len(mine) == 2
         os.kill(mine[0], signal.SIGKILL)
-        with pytest.raises(workers.WorkerError, match=r"died with exit code -9 \(killed, often for lack of memory"):
+        with pytest.raises(errors.WorkerError, match=r"died with exit code -9 \(killed, often for lack of memory"):
             for _ in range(100):
                 next(items)
     assert not set(children()) & set(mine)
@@ -116,7 +118,7 @@ def test_a_slow_source_is_said_and_one_that_stalls_is_given_up(caplog, monkeypat
     assert "no batch for" in caplog.text
     monkeypatch.setattr(workers, "_PARTING", 0.01)
     items = workers.run(batches(Slow(9)), range(9), 0, threads, 1, stalled=0.1, what="the old disk")
-    with pytest.raises(workers.Stalled, match=r"no batch for 0 s \(data.stalled\): the old disk does not answer"):
+    with pytest.raises(errors.Stalled, match=r"no batch for 0 s \(data.stalled\): the old disk does not answer"):
         next(items)
     assert workers.hang()
     end = time.monotonic() + 60

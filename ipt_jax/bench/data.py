@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     """Runs `ipt bench data`."""
     from ipt_jax.config import loading as configs
     from ipt_jax.data import pipeline
-    from ipt_jax.data.sources.folder import open_source
+    from ipt_jax.data.sources.source import open_source
     from ipt_jax.tasks import make_tasks
 
     config = configs.load(options.config, getattr(options, "overrides", ()))
@@ -65,7 +65,7 @@ def numbers(text: str, flag: str, least: int = 1) -> list[int]:
     Raises:
       DataError: it is not one.
     """
-    from ipt_jax.data.sources.held_out import DataError
+    from ipt_jax.errors import DataError
 
     try:
         values = [int(part) for part in text.split(",")]

@@ -77,7 +77,7 @@ def measure(
     import jax
     import numpy as np
 
-    from ipt_jax.distributed import sharding as partition
+    from ipt_jax.distributed import devices
 
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
     names = [one.name for one in model.chain(task)]
@@ -91,7 +91,7 @@ def measure(
     first, seconds = _timed(picture, calls)
     alone = sum(_timed(lambda name=name: jax.block_until_ready(model.bind(name)(rows)), calls)[1] for name in names)  # type: ignore[misc]
     return {
-        **partition.describe(),
+        **devices.describe(),
         "tasks": ",".join(names),
         "width": width,
         "height": height,

@@ -35,10 +35,11 @@ def run(options: argparse.Namespace) -> int:
     import pathlib
 
     from ipt_jax.config import loading as configs
+    from ipt_jax.config import resolve
 
     flags = {"batch_size": options.batch, "model.dtype": options.dtype, "devices": options.devices}
     config = configs.load(options.config, [*options.overrides, *(f"{key}={value}" for key, value in flags.items() if value)])
-    found = measure(configs.resolve(config), options.what, max(1, options.calls))
+    found = measure(resolve.resolve(config), options.what, max(1, options.calls))
     for key, value in found.items():
         print(f"{key:<22} {value:.4g}" if isinstance(value, float) else f"{key:<22} {value}")
     text = json.dumps(found)
@@ -57,18 +58,21 @@ def measure(plain: dict[str, Any], what: str, calls: int) -> dict[str, Any]:
     import jax
     from ml_collections import ConfigDict
 
-    from ipt_jax.config import loading as configs
+    from ipt_jax import errors
+    from ipt_jax.config import checks
+    from ipt_jax.distributed import devices as devices_module
     from ipt_jax.distributed import sharding as partition
     from ipt_jax.model import build, flops
-    from ipt_jax.step.train_step import compile_step, init_state, state_shardings
+    from ipt_jax.step.state import init_state, state_shardings
+    from ipt_jax.step.train_step import compile_step
     from ipt_jax.tasks import make_tasks
 
     try:
-        mesh = partition.make_mesh(plain["devices"])
+        mesh = devices_module.make_mesh(plain["devices"])
     except ValueError as error:
-        raise configs.ConfigError(str(error)) from None
+        raise errors.ConfigError(str(error)) from None
     tasks = make_tasks(plain["tasks"])
-    configs.check_batch(ConfigDict(plain), len(tasks), mesh.size, 1)
+    checks.check_batch(ConfigDict(plain), len(tasks), mesh.size, 1)
     drawn = tasks if plain["data"]["draw"] == "all" else tasks[:1]
     names = tuple(task.name for task in drawn)
     model, whole = build(plain["model"], tasks), partition.replicated(mesh)
@@ -119,7 +123,7 @@ def measure(plain: dict[str, Any], what: str, calls: int) -> dict[str, Any]:
         "compile_s": compile_s,
         "temporary_gb": memory.temp_size_in_bytes / 1e9 if memory else None,  # as the compiler planned it
         "arguments_gb": memory.argument_size_in_bytes / 1e9 if memory else None,
-        "peak_gb": partition.peak_memory() / 1e9 or None,  # as the device counted it, with the product's 0.4 GB
+        "peak_gb": devices_module.peak_memory() / 1e9 or None,  # as the device counted it, with the product's 0.4 GB
     }
 
 
@@ -127,7 +131,7 @@ def random_batch(model: Any, tasks: Any, rows: int) -> dict[str, dict[str, Any]]
     """`{task: {"lq", "hq"}}` of `rows` pairs of random numbers each, of the dtypes that the pipeline gives."""
     import numpy as np
 
-    from ipt_jax.data.pipeline import empty_pair
+    from ipt_jax.data.crops import empty_pair
 
     rng = np.random.default_rng(0)
     pairs = {task.name: empty_pair(task, rows, model.tile) for task in tasks}

@@ -30,17 +30,15 @@ from orbax.checkpoint import v1 as ocp
 
 from ipt_jax.checkpoints import orbax_workarounds as orbax_calls
 from ipt_jax.checkpoints.fingerprints import fingerprints, supported
-from ipt_jax.errors import RunError
+from ipt_jax.errors import CheckpointError
 
 PyTree = Any
+
 T = TypeVar("T")
 
 _log = logging.getLogger("ipt_jax")
+
 _STATE, _META, _FORMAT = "state", "meta", 1
-
-
-class CheckpointError(RunError):
-    """A checkpoint could not be saved or restored, or is not what was asked for; the message says which."""
 
 
 class _Damaged(Exception):

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from ipt_jax import __version__
 from ipt_jax.distributed import start as distributed
-from ipt_jax.tasks import nearest
+from ipt_jax.messages import nearest
 
 PROGRAM = "ipt"
 # Each has an `add_parser(commands)`; they import what is heavy only when a command runs.
@@ -97,10 +97,10 @@ def pretrain(options: argparse.Namespace) -> int:
     """Runs `ipt pretrain`."""
     with distributed.together(options):
         from ipt_jax.config import loading as config
-        from ipt_jax.distributed import sharding as partition
+        from ipt_jax.distributed import devices
         from ipt_jax.train import loop as train  # late: who waits for others needs no jax for it
 
-        partition.cache_programs(os.path.join(os.path.expanduser(options.workdir), "compiled"))
+        devices.cache_programs(os.path.join(os.path.expanduser(options.workdir), "compiled"))
         done = train.pretrain(config.load(options.config, options.overrides), options.workdir, options.force_config)
     return 0 if done.finished else int(options.stopped_code)
 

@@ -5,17 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ipt_jax.errors import UserError
 from ipt_jax.restore.tiling import PROTOCOLS
 
 DESCRIPTION = """Scores weights on whole pictures: PSNR and SSIM, on Y and on RGB, of the input and of the result, for
 each set and task. WEIGHTS is a run's folder (DIR@STEP for one of its checkpoints), a weights folder, a file of the
 authors', or one of the words: input (the degraded picture itself), bicubic (for super-resolution), outputs:DIR
 (pictures restored by something else, found by name)."""
-
-
-class UsageError(UserError):
-    """Something asked for that does not exist or does not go together; the message is one line for the user."""
 
 
 def add_parser(commands: Any) -> None:

@@ -29,11 +29,11 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs `ipt finetune`. Raises ConfigError without `init_from`, unless the folder's run is begun."""
-    from ipt_jax.distributed import sharding as partition
+    from ipt_jax.distributed import devices
     from ipt_jax.train import loop as train
 
     with distributed.together(options):
-        partition.cache_programs(os.path.join(os.path.expanduser(options.workdir), "compiled"))
+        devices.cache_programs(os.path.join(os.path.expanduser(options.workdir), "compiled"))
         config = settings(options.config, options.overrides, options.workdir)
         done = train.pretrain(config, options.workdir, options.force_config)
     return 0 if done.finished else int(options.stopped_code)
@@ -49,8 +49,8 @@ def settings(file: str, overrides: list[str], workdir: str) -> Any:
     from etils import epath
 
     from ipt_jax.config import loading as configs
-    from ipt_jax.config.loading import ConfigError
-    from ipt_jax.train import init_from as finetune
+    from ipt_jax.errors import ConfigError
+    from ipt_jax.weights import load
 
     begun = epath.Path(workdir).expanduser() / "config.json"
     first = configs.load(file, overrides, checked=False)
@@ -60,7 +60,7 @@ def settings(file: str, overrides: list[str], workdir: str) -> Any:
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{begun} is not a run's config ({error!r}); name another folder") from None
     elif first.init_from:
-        model = finetune.geometry_of(first.init_from)
+        model = load.geometry_of(first.init_from)
     else:
         raise ConfigError("init_from is empty: give pre-trained weights, --config.init_from=WEIGHTS; `ipt pretrain` takes the "
                           "same configs and starts from scratch")  # fmt: skip

@@ -65,9 +65,9 @@ def run_export(options: argparse.Namespace) -> int:
     import dataclasses
 
     from ipt_jax import load
+    from ipt_jax.errors import WeightsError
     from ipt_jax.export import model_card as card
     from ipt_jax.export.export import export
-    from ipt_jax.weights.state_dict import WeightsError
 
     out = Path(options.out).expanduser()
     if not out.parent.is_dir():

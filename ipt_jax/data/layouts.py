@@ -9,32 +9,40 @@ from pathlib import Path
 
 import numpy as np
 
-from ipt_jax.data.sources.folder import SUFFIXES
-from ipt_jax.data.sources.held_out import DataError, listed
-from ipt_jax.degradations.chain import Paired
+from ipt_jax.degradations.bicubic import Bicubic
+from ipt_jax.degradations.noise import Noise
+from ipt_jax.degradations.paired import Paired
+from ipt_jax.degradations.rain import Rain, RainFolder
+from ipt_jax.errors import DataError, DecodeError
 from ipt_jax.evaluate.scoring import Picture
-from ipt_jax.images.decode import DecodeError, decode
-from ipt_jax.images.resize import Bicubic, Noise, Rain, RainFolder
-from ipt_jax.tasks import Task, nearest
+from ipt_jax.images.decode import SUFFIXES, decode
+from ipt_jax.messages import listed, nearest
+from ipt_jax.tasks import Task
 
 # Folder names of (degraded, clean), lower case.
 PAIRS = (("rainy", "clean"), ("rain", "norain"), ("rainy", "norain"), ("input", "target"), ("input", "gt"),
          ("input", "groundtruth"), ("blur", "sharp"), ("noisy", "clean"), ("lq", "hq"), ("lq", "gt"),
          ("degraded", "clean"))  # fmt: skip
+
 CLEAN = ("hr", "gtmod12", "original", "gt", "clean", "target")
+
 LR = ("lr_bicubic/x{}", "lr_bicubic_x{}", "lr/x{}", "lrbicx{}", "lr_x{}", "x{}")
+
 SCALES = (2, 3, 4)
+
 # What sets are measured at, by convention; others at whatever their pictures allow.
 USUAL = {"set5": "sr", "set14": "sr", "b100": "sr", "urban100": "sr noise", "manga109": "sr", "cbsd68": "noise",
          "kodak24": "noise", "mcmaster": "noise", "rain100l": "rain", "rain100h": "rain", "test100": "rain",
          "gopro": "pairs"}  # fmt: skip
+
 ALSO_CALLED = {"bsd100": "b100", "bsds100": "b100", "bsd68": "cbsd68", "cbsd68_hq": "cbsd68", "kodak": "kodak24"}
+
 LOOKED_FOR = ("pictures; HR (with LR_bicubic/X2, X3, X4); pairs of folders such as rainy + clean, input + target, "
               "blur + sharp; rainy/rain-x + norain-x")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
-class Pictures:
+class BenchmarkSet:
     """A benchmark set: files by picture name, read when asked for.
 
     Attributes:
@@ -106,7 +114,7 @@ def read(path: Path) -> np.ndarray:
         raise DataError(f"{path}: {error}") from None
 
 
-def find_sets(root: str | Path, names: Sequence[str] = ()) -> list[Pictures]:
+def find_sets(root: str | Path, names: Sequence[str] = ()) -> list[BenchmarkSet]:
     """The sets in a folder: those named, or all that are understood, or the folder itself if it is one.
 
     Raises:
@@ -128,7 +136,7 @@ def find_sets(root: str | Path, names: Sequence[str] = ()) -> list[Pictures]:
     return sets
 
 
-def _named(root: Path, name: str) -> Pictures:
+def _named(root: Path, name: str) -> BenchmarkSet:
     places = {_canonical(place.name): place for place in reversed([root, *_places(root)])}
     place = places.get(_canonical(name))
     if place is None:
@@ -177,7 +185,7 @@ def files(folder: Path) -> dict[str, Path]:
     return by_stem
 
 
-def understand(folder: Path) -> Pictures | None:
+def understand(folder: Path) -> BenchmarkSet | None:
     """The set that a folder is, or None.
 
     Raises:
@@ -205,11 +213,11 @@ def understand(folder: Path) -> Pictures | None:
         if name in inside and (hq := files(inside[name])):
             return _with_lr(folder, hq, inside[name].name)
     if here:
-        return Pictures(folder.name, folder, here, {}, False, "a flat folder of clean pictures")
+        return BenchmarkSet(folder.name, folder, here, {}, False, "a flat folder of clean pictures")
     return None
 
 
-def _pairs(folder: Path, lq: Mapping[str, Path], hq: Mapping[str, Path], layout: str) -> Pictures | None:
+def _pairs(folder: Path, lq: Mapping[str, Path], hq: Mapping[str, Path], layout: str) -> BenchmarkSet | None:
     if not lq and not hq:
         return None
     matched = match(hq, lq, f"{folder}: {layout}", "degraded picture")
@@ -219,10 +227,10 @@ def _pairs(folder: Path, lq: Mapping[str, Path], hq: Mapping[str, Path], layout:
     if not scale:
         raise DataError(f"{folder}: the sizes of the pair {matched[first].name} ({small.shape[1]}x{small.shape[0]}) and "
                         f"{hq[first].name} ({big.shape[1]}x{big.shape[0]}) do not match")  # fmt: skip
-    return Pictures(folder.name, folder, hq, {scale: matched}, True, layout)
+    return BenchmarkSet(folder.name, folder, hq, {scale: matched}, True, layout)
 
 
-def _with_lr(folder: Path, hq: Mapping[str, Path], called: str) -> Pictures:
+def _with_lr(folder: Path, hq: Mapping[str, Path], called: str) -> BenchmarkSet:
     inside = _folders(folder) | {f"{a}/{b}": p for a, child in _folders(folder).items() for b, p in _folders(child).items()}
     lq = {}
     for scale in SCALES:
@@ -231,7 +239,7 @@ def _with_lr(folder: Path, hq: Mapping[str, Path], called: str) -> Pictures:
             lq[scale] = match(hq, there, str(place), "low-resolution picture")
     made = [f"x{s}" for s in SCALES if s not in lq]
     layout = f"{called}/, LR from files {' '.join(f'x{s}' for s in lq)}" if lq else f"{called}/"
-    return Pictures(folder.name, folder, hq, lq, False, layout + (f"; LR made for {' '.join(made)}" if made else ""))
+    return BenchmarkSet(folder.name, folder, hq, lq, False, layout + (f"; LR made for {' '.join(made)}" if made else ""))
 
 
 def match(hq: Mapping[str, Path], others: Mapping[str, Path], where: str, what: str) -> dict[str, Path]:

@@ -25,30 +25,27 @@ import cv2
 import grain
 
 from ipt_jax.data import shared_memory as shared
-from ipt_jax.data.sources.held_out import DataError
+from ipt_jax.errors import Stalled, WorkerError
 
 T = TypeVar("T")
 
 logger = logging.getLogger("ipt_jax")
 
 PATIENCE = 60.0  # seconds without an item before a warning
+
 STALLED = 1800.0  # and before an error, unless the caller says otherwise
+
 _PARTING = 5.0  # seconds for an item that was given up
+
 _LAST = 60.0  # seconds for one that is under way when nobody wants more
+
 _GRACE = 30  # seconds that a worker outlives a SIGTERM
+
 _ENVIRONMENT = {  # of worker processes
     **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),  # their number is the parallelism
     "MALLOC_MMAP_THRESHOLD_": str(2**30),  # glibc: keep a batch's memory for the next, instead of new, empty pages each time
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
 }
-
-
-class WorkerError(DataError):
-    """A process that makes batches died; the message has its exit code."""
-
-
-class Stalled(DataError):
-    """No item came for a long time. What makes them may hang for ever, and with it this process's end."""
 
 
 def run(
@@ -91,6 +88,7 @@ def hang() -> bool:
 
 
 _hanging: list[threading.Thread] = []
+
 _open: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
 
 

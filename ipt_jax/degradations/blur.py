@@ -16,7 +16,7 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
-from ipt_jax.images.resize import Range, drawn, highest, range_of
+from ipt_jax.degradations.base import Range, drawn, highest, range_of
 
 LARGEST = 201  # pixels a side of a kernel
 _TIE = 2.0**-20  # far above float64's rounding, far below what changes a pixel by chance

@@ -9,30 +9,29 @@ says for whom it waits. A single process has the same interface and no connectio
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from ipt_jax.data.sources.held_out import listed
-from ipt_jax.errors import RunError
+from ipt_jax.distributed.peer import Peer
+from ipt_jax.errors import Lost
 from ipt_jax.log import logger
+from ipt_jax.messages import listed
 
 WAIT = 1800.0  # seconds: for data to be opened, a checkpoint to be read, ... by the slowest process
+
 GRACE = 20.0  # seconds that a process has to leave by itself, which it cannot within a collective
+
 SAY = 15.0  # seconds between two lines about who is waited for
+
 LEAD = 2  # steps that another process can be ahead of one that asks for a stop: see `Line.ask_stop`
 
 
-class Lost(RunError):
-    """Another process of the run is missing, has gone, or reported an error; the message names it."""
-
-
-class Line:
+class ProcessGroup:
     """The processes of a run, seen from one of them. `connect` makes one for several processes; `Line()` is one alone.
 
     Attributes:
@@ -45,7 +44,7 @@ class Line:
         self.index, self.count = index, count
         self.stop_at: int | None = None
         self.stopped_by = ""
-        self._peers: dict[int, _Peer] = {}  # process 0: all others; others: process 0
+        self._peers: dict[int, Peer] = {}  # process 0: all others; others: process 0
         self._news = threading.Condition()
         self._values: dict[str, dict[int, Any]] = {}
         self._answers: dict[str, list[Any]] = {}
@@ -55,7 +54,7 @@ class Line:
         self._trouble = ""
         self._left = False
 
-    def _add(self, index: int, peer: _Peer) -> None:
+    def _add(self, index: int, peer: Peer) -> None:
         self._peers[index] = peer
 
     def _listen(self) -> None:
@@ -164,7 +163,7 @@ class Line:
             if index != but:
                 self._send(index, message)
 
-    def _read(self, index: int, peer: _Peer) -> None:
+    def _read(self, index: int, peer: Peer) -> None:
         polite = False
         try:
             for message in peer.messages():
@@ -222,147 +221,6 @@ class Line:
         time.sleep(GRACE)
         print(f"ipt: {self._trouble}", file=sys.stderr, flush=True)
         os._exit(1)
-
-
-class _Peer:
-    """One connection, and what is known of who is at its other end."""
-
-    def __init__(self, connection: socket.socket, host: str):
-        self.connection, self.host = connection, host
-        self._lock = threading.Lock()
-        self._buffer = b""
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4), ("TCP_NODELAY", 1)):
-            if hasattr(socket, option):  # macOS names them otherwise
-                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-
-    def name(self, index: int) -> str:
-        return f"process {index} ({self.host})" if self.host else f"process {index}"
-
-    def closed(self) -> bool:
-        """Whether the other end has closed (before anything of it is read)."""
-        try:
-            return not self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-
-    def send(self, message: Mapping[str, Any]) -> None:
-        with self._lock:
-            self.connection.sendall(json.dumps(message).encode() + b"\n")
-
-    def messages(self) -> Iterator[dict[str, Any]]:
-        """Until the other end closes. OSError on a broken connection, ValueError on what is no message."""
-        while True:
-            line, end, rest = self._buffer.partition(b"\n")
-            if end:
-                self._buffer = rest
-                message = json.loads(line)
-                if not isinstance(message, dict):
-                    raise ValueError(f"not a message: {message!r}")
-                yield message
-                continue
-            data = self.connection.recv(65536)
-            if not data:
-                return
-            self._buffer += data
-
-
-def connect(address: tuple[str, int], index: int, count: int, limit: float) -> Line:
-    """The roll call: returns when all `count` processes have come to process 0, which listens at `address`.
-
-    Raises:
-      Lost: some did not come within `limit` seconds (named), or came under one number, or expect another count.
-    """
-    line = Line(index, count)
-    if count > 1:
-        (_call if index == 0 else _answer)(line, address, limit)
-        line._listen()
-    return line
-
-
-def _call(line: Line, address: tuple[str, int], limit: float) -> None:
-    """Process 0's part: waits for all others and tells them that all are here, or who is not."""
-    end = time.monotonic() + limit
-    said = time.monotonic()
-    problem = ""
-    try:
-        server = socket.create_server(("", address[1]), backlog=line.count)
-    except OSError as error:
-        raise Lost(f"process 0 cannot listen on port {address[1]}: {error.strerror or error}; name another port") from None
-    with server:
-        while len(line._peers) < line.count - 1 and not problem:
-            missing = sorted(set(range(1, line.count)) - set(line._peers))
-            left = end - time.monotonic()
-            if left <= 0:
-                problem = f"{_processes(missing)} of {line.count} did not come within {limit:.0f} s"
-                break
-            server.settimeout(min(left, 1.0))
-            with contextlib.suppress(TimeoutError):
-                problem = _welcome(line, server.accept()[0], left)
-            if time.monotonic() - said > SAY:
-                said = time.monotonic()
-                logger.info("waiting for %s of %d (%.0f s left)", _processes(missing), line.count, left)
-    line._broadcast({"refused": problem} if problem else {"welcome": True})
-    if problem:
-        raise Lost(problem)
-
-
-def _welcome(line: Line, connection: socket.socket, left: float) -> str:
-    """Takes in one process; returns what is wrong with it. Strangers (a port scanner, another program) are ignored."""
-    connection.settimeout(min(left, 5.0))
-    peer = _Peer(connection, "")
-    try:
-        hello = next(peer.messages())
-        index, count, peer.host = int(hello["ipt_process"]), int(hello["of"]), str(hello["host"])
-    except (OSError, ValueError, KeyError, TypeError, StopIteration):
-        connection.close()
-        return ""
-    connection.settimeout(None)
-    problem = ""
-    if count != line.count:
-        problem = f"{peer.name(index)} expects {count} processes, process 0 expects {line.count}"
-    elif index in line._peers and not line._peers[index].closed():
-        problem = f"two processes have the number {index}: on {line._peers[index].host} and on {peer.host}"
-    elif not 0 < index < line.count:
-        problem = f"two processes have the number {index}: on {socket.gethostname()} and on {peer.host}"
-    if problem:
-        with contextlib.suppress(OSError):
-            peer.send({"refused": problem})
-    else:
-        line._add(index, peer)
-    return problem
-
-
-def _answer(line: Line, address: tuple[str, int], limit: float) -> None:
-    """The other processes' part."""
-    end = time.monotonic() + limit
-    said, why = time.monotonic(), ""
-    where = f"{address[0]}:{address[1]}"
-    hello = {"ipt_process": line.index, "of": line.count, "host": socket.gethostname()}
-    while True:
-        left = end - time.monotonic()
-        if left <= 0:
-            raise Lost(f"process 0 of {line.count} did not come within {limit:.0f} s: nothing at {where} ({why})")
-        try:
-            connection = socket.create_connection(address, timeout=min(left, 10.0))
-            peer = _Peer(connection, address[0])
-            peer.send(hello)
-            connection.settimeout(max(left, 1.0) + 10)  # process 0 has begun to wait at another time
-            answer = next(peer.messages(), {})
-        except (OSError, ValueError) as error:
-            why, answer = (getattr(error, "strerror", None) or str(error)), {}
-        if "welcome" in answer:
-            connection.settimeout(None)
-            line._add(0, peer)
-            return
-        if "refused" in answer:
-            raise Lost(answer["refused"])
-        time.sleep(min(0.3, max(0.0, end - time.monotonic())))
-        if time.monotonic() - said > SAY:
-            said = time.monotonic()
-            logger.info("waiting for process 0 at %s (%s)", where, why)
 
 
 def _processes(indices: Any) -> str:

@@ -13,10 +13,11 @@ import cv2
 import numpy as np
 
 from ipt_jax.evaluate.published import published
-from ipt_jax.evaluate.scoring import METRICS, Result, Score
+from ipt_jax.evaluate.scoring import Result, Score
+from ipt_jax.metrics import METRICS
 
 if TYPE_CHECKING:
-    from ipt_jax.evaluate.benchmark import Row
+    from ipt_jax.evaluate.results import Row
 
 NAMES = {"psnr_y": "PSNR-Y", "psnr_rgb": "PSNR-RGB", "ssim_y": "SSIM-Y", "ssim_rgb": "SSIM-RGB"}
 ZOOM = 48  # side of the worst place, in pixels

@@ -5,17 +5,17 @@ from __future__ import annotations
 import collections
 import dataclasses
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
-from typing import Any
 
-import cv2
 import numpy as np
 
-from ipt_jax.data.sources.held_out import DataError
-from ipt_jax.images.resize import Noise, bicubic_up
-from ipt_jax.metrics import METRICS, psnr, ssim
-from ipt_jax.restore.images import Apply, restore_pictures, to_uint8
+from ipt_jax.degradations.noise import Noise
+from ipt_jax.errors import DataError
+from ipt_jax.images.resize import bicubic_up
+from ipt_jax.metrics import psnr, ssim
+from ipt_jax.restore.images import restore_pictures, to_uint8
+from ipt_jax.restore.network import Apply
 from ipt_jax.tasks import Task
 
 
@@ -144,44 +144,3 @@ def evaluate(
                                 batch=batch, protocol=protocol, ensemble=ensemble)  # fmt: skip
 
     return scored(restore, pictures, task, seed)
-
-
-def mean(scores: Sequence[Score]) -> Score:
-    """The mean over the pictures of one task."""
-    average = lambda side: {m: float(np.mean([getattr(s, side)[m] for s in scores])) for m in METRICS}  # noqa: E731
-    return Score(f"mean of {len(scores)}", scores[0].task, average("before"), average("after"))
-
-
-def table(means: Sequence[Score]) -> str:
-    """A table for the terminal: PSNR and SSIM of the input (SR: bicubic) and of the restored picture."""
-    lines = [f"{'task':<12} {'PSNR-Y':>7} {'restored':>9} {'gain':>6}   {'PSNR-RGB':>8} {'restored':>9}   "
-             f"{'SSIM-Y':>7} {'restored':>9}"]  # fmt: skip
-    for s in means:
-        b, a = s.before, s.after
-        lines.append(f"{s.task:<12} {b['psnr_y']:7.2f} {a['psnr_y']:9.2f} {a['psnr_y'] - b['psnr_y']:+6.2f}   "
-                     f"{b['psnr_rgb']:8.2f} {a['psnr_rgb']:9.2f}   {b['ssim_y']:7.4f} {a['ssim_y']:9.4f}")  # fmt: skip
-    return "\n".join(lines)
-
-
-def sheet(rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], side: int = 240) -> np.ndarray:
-    """A contact sheet, uint8 RGB: a row a task of clean, degraded and restored, the same cut at its own pixels."""
-    cells = []
-    for label, hq, before, after in rows:
-        height, width = hq.shape[:2]
-        y, x = max(0, (height - side) // 2), max(0, (width - side) // 2)
-        strip = np.full((side + 22, side * 3 + 16, 3), 255, np.uint8)
-        for i, image in enumerate((hq, before, after)):
-            cut = image[y : y + side, x : x + side]
-            strip[22 : 22 + cut.shape[0], i * (side + 8) : i * (side + 8) + cut.shape[1]] = cut
-            text = ("clean", "degraded", "restored")[i] if i else f"{label}: clean"
-            cv2.putText(strip, text, (i * (side + 8) + 2, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
-        cells.append(strip)
-    return np.concatenate(cells)
-
-
-def save_png(path: Any, image: np.ndarray) -> None:
-    """Writes a uint8 RGB picture to a local or remote path."""
-    ok, data = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))
-    if not ok:
-        raise ValueError(f"cannot encode {path}")
-    path.write_bytes(data.tobytes())

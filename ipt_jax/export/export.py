@@ -8,21 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ipt_jax.errors import RunError
+from ipt_jax.errors import ExportError, WeightsError
 from ipt_jax.export import model_card as card
 from ipt_jax.export import parity as check
 from ipt_jax.restore.restorer import Restorer
-from ipt_jax.weights.state_dict import WeightsError
 
 FORMATS = ("torch", "safetensors", "npz", "folder", "stablehlo", "onnx")
+
 SINGLE = ("stablehlo", "onnx")  # a program holds one task
+
 DTYPES = dict.fromkeys(("onnx", "folder"), ("float32", "float16"))  # others are as they were trained: float32
 
 logger = logging.getLogger("ipt_jax")
-
-
-class ExportError(RunError):
-    """What was written does not compute what the model does; nothing is left of it."""
 
 
 def export(restorer: Restorer, out: Path, form: str, *, dtype: str = "float32", details: card.Details | None = None) -> float:

@@ -11,9 +11,9 @@ from typing import Any
 
 from etils import epath
 
-from ipt_jax import log
 from ipt_jax.model.ipt import GEOMETRY
 from ipt_jax.restore.restorer import Restorer
+from ipt_jax.run_folder import metrics_log
 
 UNKNOWN = "not stated"
 # What is known of the sources that have a name; of a folder only its owner can say it.
@@ -58,7 +58,7 @@ def details(weights: str, restorer: Restorer, licence: str | None = None, scores
         if (folder / "config.json").exists():
             config = json.loads((folder / "config.json").read_text())["config"]
             file = folder / "metrics.jsonl"
-            lines = log.read_lines(file) if file.exists() else []
+            lines = metrics_log.read_lines(file) if file.exists() else []
             lines = [line for line in lines if any("/psnr" in key for key in line)]
             lines = [line for line in lines if step is None or line["step"] <= step]
             measured = {k: v for k, v in lines[-1].items() if "/" in k} if lines else {}

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from ipt_jax import __version__
+from ipt_jax.errors import WeightsError
 from ipt_jax.export.parity import Run
 from ipt_jax.restore.restorer import Restorer
-from ipt_jax.weights.state_dict import WeightsError
 
 
 def write(restorer: Restorer, path: Path, dtype: str) -> Run:

@@ -18,22 +18,23 @@ import cv2
 import numpy as np
 from PIL import BmpImagePlugin, JpegImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from ipt_jax.data.sources.held_out import DataError, first_line
+from ipt_jax.errors import DecodeError
+from ipt_jax.messages import first_line
 
 MAX_PIXELS = 500_000_000
 
 _CV2_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+
 _ORIENTATION = 0x0112  # The tag of TIFF and EXIF.
+
 _MARKER = re.compile(rb"\xff+[^\x00\xff]", re.DOTALL)
+
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
 _PNG_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 
 # Of a damaged TIFF Pillow warns before it raises, or of metadata that nobody asked for.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
-
-
-class DecodeError(DataError):
-    """Bytes that are not a whole, readable picture."""
 
 
 class Header(NamedTuple):
@@ -77,9 +78,6 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     except Exception as error:  # Decoders raise nearly anything on crafted input.
         raise DecodeError(f"cannot decode the picture: {first_line(error)}") from error
     return np.ascontiguousarray(image)
-
-
-# JPEG
 
 
 def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray:
@@ -128,9 +126,6 @@ def jpeg_header(data: bytes) -> Header:
     return Header(height, width, channels, orientation, scan=position)
 
 
-# PNG
-
-
 def _decode_png(data: bytes, max_pixels: int) -> np.ndarray:
     header = png_header(data)
     check_size(header.height, header.width, max_pixels)
@@ -165,9 +160,6 @@ def png_header(data: bytes) -> Header:
     return Header(height, width, orientation=orientation)
 
 
-# WebP, BMP, TIFF
-
-
 def _decode_other(data: bytes, max_pixels: int) -> np.ndarray:
     # The plugins' classes instead of Image.open, which would try every format Pillow knows and has a limit on
     # the number of pixels of its own, for the whole process.
@@ -199,9 +191,6 @@ def _decode_other(data: bytes, max_pixels: int) -> np.ndarray:
         if picture.mode in ("F", "I"):
             raise DecodeError(f"pixels of {bits} bits (mode {picture.mode}) do not fit into 8-bit RGB")
         return np.asarray(picture.convert("RGB"))
-
-
-# Shared
 
 
 def check_size(height: int, width: int, max_pixels: int) -> None:
@@ -255,3 +244,6 @@ def _exif_orientation(exif: bytes) -> int:
     except struct.error:
         pass
     return 1
+
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from ipt_jax.data.sources.held_out import first_line
+from ipt_jax.errors import DecodeError
 from ipt_jax.images import decode, metadata, pillow
-from ipt_jax.images.decode import DecodeError
+from ipt_jax.messages import first_line
 
 KINDS: dict[str, Any] = {
     "jpeg": JpegImagePlugin.JpegImageFile,

@@ -17,12 +17,10 @@ chains of degradations are in ``chain.py``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from math import floor, lcm
-from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -76,106 +74,6 @@ def bicubic_up(image: np.ndarray, scale: int) -> np.ndarray:
     """
     _check(image, scale)
     return _resize(image, Fraction(scale))
-
-
-@dataclass(frozen=True)
-class Bicubic:
-    """Reduction by an integer factor, as MATLAB's imresize: uint8 ``[sH, sW, 3]`` -> uint8 ``[H, W, 3]``.
-
-    The generator is not used and may be None. Raises ValueError as :func:`bicubic` does.
-    """
-
-    scale: int
-    margin: ClassVar[int] = 2
-    rounded: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        _check_scale(self.scale)
-
-    def __call__(self, hq: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-        return bicubic(hq, self.scale)
-
-
-Range = tuple[float, float]
-
-
-def range_of(value: float | Sequence[float], what: str, low: float, high: float) -> float | Range:
-    """A number, or a range (first, last), in low..high; a list becomes a tuple.
-
-    Raises:
-      ValueError: anything else; `what` names it.
-    """
-    span = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
-    numbers = all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in span)
-    if len(span) != 2 or not numbers or not low <= span[0] <= span[1] <= high or span[1] == float("inf"):
-        raise ValueError(f"{what} must be a number or a range [first, last] in {low:g} to {high:g}, not {value!r}.")
-    return value if isinstance(value, (int, float)) else (span[0], span[1])
-
-
-def drawn(value: float | Range, rng: np.random.Generator) -> float:
-    """The number, or one drawn uniformly from the range; a fixed number takes nothing from the generator."""
-    return float(rng.uniform(*value)) if isinstance(value, tuple) else value
-
-
-def highest(value: float | Range) -> float:
-    """The largest number that `drawn` gives."""
-    return value[1] if isinstance(value, tuple) else value
-
-
-def share_of(value: float, what: str) -> float:
-    """A share, 0 to 1, as a float; True and False are 1 and 0.
-
-    Raises:
-      ValueError: anything else; `what` names it.
-    """
-    if not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise ValueError(f"{what} must be a share, 0 to 1, or true or false, not {value!r}.")
-    return float(value)
-
-
-def happens(share: float, rng: np.random.Generator) -> bool:
-    """True in that share of all cases; the certain cases, 0 and 1, take nothing from the generator."""
-    return share == 1 or (share > 0 and float(rng.random()) < share)
-
-
-@dataclass(frozen=True)
-class Noise:
-    """White Gaussian noise: uint8 ``[H, W, 3]`` -> float32 of the same shape in 0..255, not rounded.
-
-    R, G and B get independent noise.
-
-    Attributes:
-      sigma: standard deviation in grey levels (0..255), or a range from which each crop draws its own (blind denoising).
-      clipped: share of crops whose noisy values are clipped to 0..255. IPT's published code clips (1, the default); the
-        published numbers of CBM3D, DnCNN and FFDNet are on noise that is not clipped (0).
-      clean: share of crops that get no noise at all, so that the network learns to leave clean pictures alone.
-
-    Raises:
-      ValueError: when made with a sigma below 0, or a share that is not in 0 to 1.
-    """
-
-    sigma: float | Range
-    clipped: float = 1.0
-    clean: float = 0.0
-    scale: ClassVar[int] = 1
-    margin: ClassVar[int] = 0
-    rounded: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        span = range_of(self.sigma, "Noise: sigma, in grey levels (0..255),", 0, float("inf"))
-        object.__setattr__(self, "sigma", span)
-        for name in ("clipped", "clean"):
-            object.__setattr__(self, name, share_of(getattr(self, name), f"Noise: {name}"))
-
-    def __call__(self, hq: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        if happens(self.clean, rng):
-            return hq.astype(np.float32)
-        sigma = drawn(self.sigma, rng)
-        clipped = happens(self.clipped, rng)
-        lq = rng.standard_normal(hq.shape, dtype=np.float32)
-        lq *= np.float32(sigma)
-        lq += hq
-        return np.clip(lq, 0, 255, out=lq) if clipped else lq
 
 
 def _check_scale(scale: int) -> None:

@@ -11,11 +11,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ipt_jax.data.sources.held_out import DataError, listed
-from ipt_jax.errors import UserError
+from ipt_jax import errors
+from ipt_jax.errors import DataError, UserError
 from ipt_jax.images import channels
 from ipt_jax.images.read import Picture, measure, read
 from ipt_jax.images.write import Form, writing
+from ipt_jax.messages import listed
 from ipt_jax.restore import before_after as compare
 from ipt_jax.restore import video
 from ipt_jax.restore.plan import Item, plan
@@ -124,7 +125,7 @@ class _Work:
                         )
                     else:
                         self._picture(item, sheet is not None, bar)
-                except (ValueError, OSError, MemoryError, video.VideoError) as error:
+                except (ValueError, OSError, MemoryError, errors.VideoError) as error:
                     failed.append((item.source, "too little memory" if isinstance(error, MemoryError) else _said(error)))
                     bar.write(f"{item.source}: failed", file=sys.stderr)
                     bar.update(before + count - bar.n)

@@ -4,39 +4,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from ipt_jax.distributed import sharding as partition
-from ipt_jax.model import IPT
-from ipt_jax.restore.tiling import Canvas, canvas
-
-Apply = Callable[[np.ndarray], Any]
-Transform = tuple[bool, bool, bool]
-
-PLAIN: tuple[Transform, ...] = ((False, False, False),)
-# The x8 self-ensemble: upside down, mirrored, transposed, in all combinations.
-EIGHT: tuple[Transform, ...] = tuple((f, m, t) for f in (False, True) for m in (False, True) for t in (False, True))
-
-
-def transformed(image: np.ndarray, how: Transform) -> np.ndarray:
-    """A picture `[H, W, C]` upside down, mirrored, transposed, as asked, in this order."""
-    upside_down, mirrored, transposed = how
-    image = image[::-1] if upside_down else image
-    image = image[:, ::-1] if mirrored else image
-    return image.swapaxes(0, 1) if transposed else image
-
-
-def undone(image: np.ndarray, how: Transform) -> np.ndarray:
-    """The inverse of `transformed`."""
-    upside_down, mirrored, transposed = how
-    image = image.swapaxes(0, 1) if transposed else image
-    return transformed(image, (upside_down, mirrored, False))
+from ipt_jax.restore.ensemble import EIGHT, PLAIN, Transform, transformed, undone
+from ipt_jax.restore.network import Apply
+from ipt_jax.restore.tiling import Stitcher, stitcher
 
 
 @dataclasses.dataclass
@@ -45,7 +20,7 @@ class _Job:
 
     size: tuple[int, int]
     transforms: tuple[Transform, ...]
-    canvases: list[Canvas]
+    canvases: list[Stitcher]
     left: int
 
     def result(self) -> np.ndarray:
@@ -59,7 +34,7 @@ class _Job:
 @dataclasses.dataclass(frozen=True)
 class _Tile:
     job: _Job
-    canvas: Canvas
+    stitcher: Stitcher
     k: int
     pixels: np.ndarray
 
@@ -128,7 +103,7 @@ def restore_pictures(
         whole = padded(image, tile)
         for how in transforms:
             view = transformed(whole, how)
-            made = canvas(protocol, *view.shape[:2], tile=tile, scale=scale, overlap=overlap)
+            made = stitcher(protocol, *view.shape[:2], tile=tile, scale=scale, overlap=overlap)
             job.canvases.append(made)
             job.left += len(made.corners)
         jobs.append(job)
@@ -151,42 +126,13 @@ def count_tiles(
     height: int, width: int, *, tile: int, protocol: str = "blend", overlap: int = 12, ensemble: bool = False
 ) -> int:
     """Tiles that a picture of this size takes."""
-    one = len(canvas(protocol, max(height, tile), max(width, tile), tile=tile, scale=1, overlap=overlap).corners)
+    one = len(stitcher(protocol, max(height, tile), max(width, tile), tile=tile, scale=1, overlap=overlap).corners)
     if not ensemble:
         return one
-    turned = len(canvas(protocol, max(width, tile), max(height, tile), tile=tile, scale=1, overlap=overlap).corners)
+    turned = len(stitcher(protocol, max(width, tile), max(height, tile), tile=tile, scale=1, overlap=overlap).corners)
     return 4 * (one + turned)
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
     """0..255 float -> uint8, rounded half up and clipped."""
     return np.clip(np.floor(image + 0.5), 0, 255).astype(np.uint8)
-
-
-class TileApply:
-    """The network as `apply` for each of its tasks: compiled once a task, tiles split over all devices."""
-
-    def __init__(self, model: IPT, mesh: Mesh):
-        self._mesh = mesh
-        self._programs = 0
-        whole = partition.replicated(mesh)
-
-        def forward(params: Any, tiles: jax.Array, task: str) -> jax.Array:
-            self._programs += 1  # here when it is traced, not when it runs
-            return model.apply({"params": params}, {task: tiles}, mesh.size)[0][task].astype(jnp.float32)
-
-        self._forward = jax.jit(forward, static_argnums=2, in_shardings=(whole, partition.split(mesh)), out_shardings=whole)
-
-    def bind(self, params: Any, task: str) -> Apply:
-        """`apply` for `restore_pictures`, with these parameters. It returns before the device is done."""
-        needed = {group: params[group] for group in ("body", f"task_{task}")}
-        needed = jax.device_put(needed, partition.replicated(self._mesh))  # once, not with every call
-
-        def apply(tiles: np.ndarray) -> jax.Array:
-            return self._forward(needed, partition.put_rows(tiles, self._mesh), task)
-
-        return apply
-
-    def programs(self) -> int:
-        """Programs compiled so far: one a task, whatever the pictures."""
-        return self._programs

@@ -9,11 +9,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ipt_jax.data.sources.folder import SUFFIXES
-from ipt_jax.data.sources.held_out import listed
 from ipt_jax.errors import UserError
+from ipt_jax.images.decode import SUFFIXES
 from ipt_jax.images.write import FORMATS, format_of
-from ipt_jax.tasks import nearest
+from ipt_jax.messages import listed, nearest
 
 PICTURES = (*SUFFIXES, ".gif")
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")

@@ -12,12 +12,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from ipt_jax.distributed import devices as devices_module
 from ipt_jax.distributed import sharding as partition
 from ipt_jax.images import channels, pillow
+from ipt_jax.messages import nearest
 from ipt_jax.model import IPT
-from ipt_jax.restore.images import Apply, TileApply, count_tiles, restore_pictures
+from ipt_jax.restore.images import count_tiles, restore_pictures
+from ipt_jax.restore.network import Apply, CompiledNetwork
 from ipt_jax.restore.strips import Read, Rows, restore_strips
-from ipt_jax.tasks import Task, nearest
+from ipt_jax.tasks import Task
 
 BATCH = 16  # tiles a call, for each device
 
@@ -40,11 +43,11 @@ class Restorer:
 
     @functools.cached_property
     def _mesh(self) -> Mesh:
-        return partition.make_mesh()
+        return devices_module.make_mesh()
 
     @functools.cached_property
-    def _tile_apply(self) -> TileApply:
-        return TileApply(self.model, self._mesh)
+    def _tile_apply(self) -> CompiledNetwork:
+        return CompiledNetwork(self.model, self._mesh)
 
     @functools.cached_property
     def _on_devices(self) -> Any:

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ipt_jax.restore.images import EIGHT, PLAIN, Apply, Transform, padded, transformed, undone
+from ipt_jax.restore.ensemble import EIGHT, PLAIN, Transform, transformed, undone
+from ipt_jax.restore.images import padded
+from ipt_jax.restore.network import Apply
 from ipt_jax.restore.tiling import blend_weights, offsets
 
 # Rows first..last of a picture, `[last - first, W, 3]`, uint8 or float in 0..255. Asked for from top to bottom.

@@ -17,7 +17,7 @@ Corner = tuple[int, int]
 PROTOCOLS = ("blend", "paper", "official", "mindspore")
 
 
-class Canvas(Protocol):
+class Stitcher(Protocol):
     """A picture under restoration.
 
     Attributes:
@@ -33,7 +33,7 @@ class Canvas(Protocol):
         """The whole, float32 `[height * scale, width * scale, 3]`, once every tile was added."""
 
 
-def canvas(protocol: str, height: int, width: int, *, tile: int, scale: int, overlap: int = 12) -> Canvas:
+def stitcher(protocol: str, height: int, width: int, *, tile: int, scale: int, overlap: int = 12) -> Stitcher:
     """The canvas of a picture that is at least as large as a tile.
 
     Args:

@@ -13,18 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from ipt_jax.errors import RunError
+from ipt_jax.errors import VideoError
 from ipt_jax.restore.images import to_uint8
 from ipt_jax.restore.plan import Item
 from ipt_jax.restore.restorer import Restorer
 
 CRF = 16  # of x264: visually without loss
+
 # `--quality` 1..100 -> crf 45..5.
 _CRF_OF = (45.4, 0.404)
-
-
-class VideoError(RunError):
-    """ffmpeg is missing, or failed; the message is its last line."""
 
 
 def _program(name: str) -> str:

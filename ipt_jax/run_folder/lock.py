@@ -21,13 +21,9 @@ from typing import Any
 
 from etils import epath
 
-from ipt_jax.errors import UserError
+from ipt_jax.errors import Locked
 
 BEAT = 20.0  # seconds between two heartbeats; one that is silent for twice as long is dead
-
-
-class Locked(UserError):
-    """The folder belongs to a run that is alive; the message names it."""
 
 
 @contextlib.contextmanager

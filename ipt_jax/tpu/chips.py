@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 from ipt_jax.errors import UserError
-from ipt_jax.tasks import nearest
+from ipt_jax.messages import nearest
 
 GIB = 2.0**30
 SOURCE = "HBM: the limit that libtpu's compiler states; the rest: Google Cloud's TPU documentation, system architecture pages"

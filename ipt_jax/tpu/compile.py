@@ -46,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
     """
     import pathlib
 
+    from ipt_jax.config import checks, resolve
     from ipt_jax.config import loading as configs
 
     where = chips.topology(options.topology, options.slices)
@@ -59,8 +60,8 @@ def run(options: argparse.Namespace) -> int:
     config = configs.load(options.config, [*options.overrides, "devices=0"])
     if options.batch_per_chip:
         config.batch_size = options.batch_per_chip * where.chips
-    configs.check_batch(config, len(config.tasks), where.chips, 1)
-    report, text = compile_for(configs.resolve(config), where, options.utilisation)
+    checks.check_batch(config, len(config.tasks), where.chips, 1)
+    report, text = compile_for(resolve.resolve(config), where, options.utilisation)
     print(describe(report))
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
@@ -80,23 +81,24 @@ def compile_for(plain: dict[str, Any], where: chips.Topology, utilisation: float
     import numpy as np
     from ml_collections import ConfigDict
 
-    from ipt_jax import log
-    from ipt_jax.config import loading as configs
-    from ipt_jax.data.pipeline import empty_pair
-    from ipt_jax.distributed import sharding as partition
+    from ipt_jax import log, versions
+    from ipt_jax.config import checks
+    from ipt_jax.data.crops import empty_pair
+    from ipt_jax.distributed import devices
     from ipt_jax.model import build, flops
-    from ipt_jax.step.train_step import abstract_state, compile_step, state_shardings
+    from ipt_jax.step.state import abstract_state, state_shardings
+    from ipt_jax.step.train_step import compile_step
     from ipt_jax.tasks import make_tasks
 
     try:
-        mesh = partition.topology_mesh(where.name, where.slices)
+        mesh = devices.topology_mesh(where.name, where.slices)
     except ModuleNotFoundError:
         raise UserError("ipt compile needs libtpu, the TPU compiler: pip install 'ipt_jax[tpu]'") from None
     except ValueError as error:
         raise UserError(str(error)) from None
     tasks = make_tasks(plain["tasks"])
     hosts = len({device.process_index for device in mesh.devices.flat})
-    configs.check_batch(ConfigDict(plain), len(tasks), mesh.size, hosts)
+    checks.check_batch(ConfigDict(plain), len(tasks), mesh.size, hosts)
     model = build(plain["model"], tasks)
     state, kept = abstract_state(model, plain), state_shardings(model, plain, mesh)
     # Of tasks drawn one a step, the one with the largest pictures.
@@ -149,7 +151,7 @@ def compile_for(plain: dict[str, Any], where: chips.Topology, utilisation: float
         "compile_s": seconds,
         "estimate": fit.estimate(work, plain["batch_size"], program, where, utilisation) if text else None,
         "advice": [],
-        "versions": partition.versions("jax", "libtpu"),
+        "versions": versions.versions("jax", "libtpu"),
     }
     if not report["fits"]:
         gradients = held(state.params, kept.params)

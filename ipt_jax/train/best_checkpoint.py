@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from ipt_jax.distributed import devices
 from ipt_jax.distributed import process_group as hosts
-from ipt_jax.distributed import sharding as partition
 from ipt_jax.log import extra, logger
-
-FILE = "best.json"
+from ipt_jax.run_folder.folder import BEST
 
 
 @dataclasses.dataclass
-class Best:
+class BestCheckpoint:
     """Evaluations of a run, by a metric of which more is better.
 
     Attributes:
@@ -33,12 +32,12 @@ class Best:
     metric: str
     patience: int
     seen: list[tuple[int, float]]
-    line: hosts.Line = dataclasses.field(default_factory=hosts.Line)
+    line: hosts.ProcessGroup = dataclasses.field(default_factory=hosts.ProcessGroup)
 
     @classmethod
-    def open(cls, folder: epath.Path, settings: Mapping[str, Any], start: int, line: hosts.Line | None = None) -> Best:
+    def open(cls, folder: epath.Path, settings: Mapping[str, Any], start: int, line: hosts.ProcessGroup | None = None) -> BestCheckpoint:
         """Of a run that starts at a step: what was seen later will be seen again."""
-        best = cls(folder / FILE, settings["best"], settings["patience"], [], line or hosts.Line())
+        best = cls(folder / BEST, settings["best"], settings["patience"], [], line or hosts.ProcessGroup())
         if best.metric and best.file.exists():
             try:
                 old = json.loads(best.file.read_text())
@@ -57,8 +56,8 @@ class Best:
         names = [task] if task else list(scores)
         value = float(self.line.gather(f"best {step}", float(np.mean([scores[name][metric] for name in names])))[0])
         self.seen = [*(one for one in self.seen if one[0] != step), (step, value)]
-        if partition.is_main():
-            fresh = self.file.parent / f"{FILE}.new"
+        if devices.is_main():
+            fresh = self.file.parent / f"{BEST}.new"
             described = {"metric": self.metric, "step": self.step, "value": dict(self.seen)[self.step or 0]}
             with extra(self.file):
                 fresh.write_text(json.dumps({**described, "evaluations": self.seen}, indent=1) + "\n")
@@ -75,11 +74,3 @@ class Best:
         """Whether patience is at its end."""
         since = [step for step, _ in self.seen if step > (self.step or 0)]
         return bool(self.patience) and len(since) >= self.patience
-
-
-def step_of(folder: epath.Path) -> int | None:
-    """The best step of a run's folder, or None where it keeps none."""
-    try:
-        return int(json.loads((folder / FILE).read_text())["step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

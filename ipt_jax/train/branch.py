@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from ipt_jax.checkpoints.checkpoints import Checkpoints
-from ipt_jax.config import loading as configs
-from ipt_jax.config.loading import ConfigError
+from ipt_jax.config import defaults, resolve
+from ipt_jax.errors import ConfigError
 from ipt_jax.log import logger
-from ipt_jax.step.train_step import TrainState
+from ipt_jax.step.state import TrainState
 from ipt_jax.train.identity import Run
 from ipt_jax.weights.load import split_step
 
@@ -43,8 +43,8 @@ def state(path: str, run: Run, target: Any) -> tuple[TrainState, int]:
             there = ", ".join(map(str, steps)) or "no checkpoint"
             raise ConfigError(f"branch_from={path!r}: there is no such checkpoint; there is {there}")
         meta = theirs.read_meta(int(step) if step else None)
-        may_change = (*configs.MAY_CHANGE, *configs.BRANCH_MAY_CHANGE)
-        differing = configs.differences(meta["config"], run.config, may_change)
+        may_change = (*defaults.MAY_CHANGE, *defaults.BRANCH_MAY_CHANGE)
+        differing = resolve.differences(meta["config"], run.config, may_change)
         data = meta["data"]
         differing += [f"the data's {k}: {data.get(k)} -> {run.data[k]}" for k in run.data if data.get(k) != run.data[k]]
         if differing:

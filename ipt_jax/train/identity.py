@@ -15,15 +15,15 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from ipt_jax import __version__
-from ipt_jax.config import loading as configs
-from ipt_jax.config.loading import ConfigError
+from ipt_jax import __version__, trees
+from ipt_jax.config import resolve
 from ipt_jax.data import pipeline
-from ipt_jax.data.sources.folder import Source
-from ipt_jax.data.sources.held_out import listed
+from ipt_jax.data.sources.source import Source
+from ipt_jax.distributed import devices
 from ipt_jax.distributed import process_group as hosts
-from ipt_jax.distributed import sharding as partition
+from ipt_jax.errors import ConfigError
 from ipt_jax.log import logger
+from ipt_jax.messages import listed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +50,14 @@ class Run:
         if not file.exists():
             if (folder / "checkpoints").exists():
                 raise ConfigError(f"workdir {folder} holds checkpoints but no config.json; name another folder")
-            return cls(folder, configs.resolve(config), data)
+            return cls(folder, resolve.resolve(config), data)
         try:
             old = json.loads(file.read_text())
             before, old_data = old["config"], old["data"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ConfigError(f"{file} is not a run's config ({error!r}); name another folder") from None
-        plain = json.loads(json.dumps(configs.resolve(config, before["optim"]["schedule_steps"])))
-        changed = configs.differences(before, plain)
+        plain = json.loads(json.dumps(resolve.resolve(config, before["optim"]["schedule_steps"])))
+        changed = resolve.differences(before, plain)
         changed += [f"the data's {k}: {old_data.get(k)} -> {data[k]}" for k in data if old_data.get(k) != data[k]]
         lines = "".join(f"\n  {line}" for line in changed)
         if changed and not force:
@@ -69,7 +69,7 @@ class Run:
             logger.warning("going on in %s, forced, though it is another run now:%s", folder, lines)
         return cls(folder, plain, data)
 
-    def check_shared(self, line: hosts.Line) -> None:
+    def check_shared(self, line: hosts.ProcessGroup) -> None:
         """To be called when process 0 holds the folder's lock.
 
         Raises:
@@ -88,7 +88,7 @@ class Run:
 
     def begin(self) -> None:
         """Writes config.json, if this process does."""
-        if partition.is_main():
+        if devices.is_main():
             self.folder.mkdir(parents=True, exist_ok=True)
             fresh = self.folder / "config.json.new"
             fresh.write_text(json.dumps(self.meta(), indent=1) + "\n")
@@ -96,7 +96,7 @@ class Run:
 
     def meta(self) -> dict[str, Any]:
         """What goes with each checkpoint."""
-        fingerprint = configs.fingerprint(self.config)
+        fingerprint = resolve.fingerprint(self.config)
         return {"config": self.config, "fingerprint": fingerprint, "data": self.data, "versions": versions()}
 
 
@@ -104,13 +104,13 @@ class Run:
 PER_HOST = ("config.data.dir", "config.data.workers", "config.data.threads", "config.data.prefetch", "config.data.stalled")
 
 
-def check_same(line: hosts.Line, what: str, mine: Mapping[str, Any]) -> None:
+def check_same(line: hosts.ProcessGroup, what: str, mine: Mapping[str, Any]) -> None:
     """Compares a nested dict with those of the other processes.
 
     Raises:
       ConfigError: they differ; names the keys, the values and the processes.
     """
-    flat = {f"{what}.{k}": v for k, v in configs.flatten(mine).items()}
+    flat = {f"{what}.{k}": v for k, v in trees.flatten(mine).items()}
     flat = json.loads(json.dumps({k: v for k, v in flat.items() if k not in PER_HOST}))
     first, *others = line.gather(what, flat)
     lines: dict[str, list[int]] = {}

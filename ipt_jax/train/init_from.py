@@ -8,21 +8,22 @@ from typing import Any
 
 import jax
 
-from ipt_jax.config.loading import ConfigError
+from ipt_jax.errors import ConfigError
 from ipt_jax.log import logger
+from ipt_jax.messages import nearest
 from ipt_jax.model import IPT
 from ipt_jax.model import trainable as adapt
 from ipt_jax.model.init import STARTS
 from ipt_jax.model.ipt import GEOMETRY
 from ipt_jax.restore.restorer import Restorer
-from ipt_jax.tasks import nearest
+from ipt_jax.weights import check
 from ipt_jax.weights import load as loading
 
 PARTS = ("head", "tail", "embedding")
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
+class TableRow:
     """A line of the table: a part of the parameters, how many, and what becomes of it."""
 
     part: str
@@ -46,7 +47,7 @@ def start_params(path: str, model: IPT, config: Mapping[str, Any]) -> dict[str, 
     if differing:
         raise ConfigError(f"init_from={path!r} holds another model:\n  " + "\n  ".join(differing))
     params, lines = assemble(found, model, config)
-    loading.check(params, model, f"init_from={path!r}")
+    check.check_params(params, model, f"init_from={path!r}")
     logger.info("parameters from %s:\n%s", found.provenance.get("from", path), table(lines))
     return params
 
@@ -57,11 +58,11 @@ def differences(theirs: IPT, ours: IPT) -> list[str]:
     return [f"model.{key}: {a} in the weights, {b} asked for" for key, a, b in pairs if a != b]
 
 
-def assemble(found: Restorer, model: IPT, config: Mapping[str, Any]) -> tuple[dict[str, Any], list[Line]]:
+def assemble(found: Restorer, model: IPT, config: Mapping[str, Any]) -> tuple[dict[str, Any], list[TableRow]]:
     """The parameters, and the table's lines. Raises ConfigError for a task of another scale, or a rule that does not fit."""
     rules = rules_of(config["finetune"]["new"], [name for name in model.names if name not in found.tasks], found)
     params: dict[str, Any] = {"body": dict(found.params["body"])}
-    lines = [Line("body", count(params["body"]), "loaded")]
+    lines = [TableRow("body", count(params["body"]), "loaded")]
     fresh: dict[str, dict[str, Any]] = {}
 
     def started(rule: str) -> dict[str, Any]:
@@ -75,22 +76,22 @@ def assemble(found: Restorer, model: IPT, config: Mapping[str, Any]) -> tuple[di
             if found.tasks[name].scale != scale:
                 raise ConfigError(f"tasks: {name!r} is x{found.tasks[name].scale} in the weights and x{scale} here; rename it")
             params[group] = dict(found.params[group])
-            lines += [Line(f"{group}/{part}", count(params[group][part]), "loaded") for part in PARTS]
+            lines += [TableRow(f"{group}/{part}", count(params[group][part]), "loaded") for part in PARTS]
             continue
         rule = rules[name]
         if rule in STARTS:
             params[group] = started(rule)[group]
-            lines += [Line(f"{group}/{part}", count(params[group][part]), f"new ({rule} start)") for part in PARTS]
+            lines += [TableRow(f"{group}/{part}", count(params[group][part]), f"new ({rule} start)") for part in PARTS]
             continue
         params[group] = dict(found.params[f"task_{rule}"])
         fates = dict.fromkeys(PARTS, f"copied from {rule}")
         if found.tasks[rule].scale != scale:
             params[group]["tail"] = started(model.start)[group]["tail"]
             fates["tail"] = f"new ({model.start} start): {rule} is x{found.tasks[rule].scale}, not x{scale}"
-        lines += [Line(f"{group}/{part}", count(params[group][part]), fates[part]) for part in PARTS]
+        lines += [TableRow(f"{group}/{part}", count(params[group][part]), fates[part]) for part in PARTS]
     for name in found.tasks:
         if name not in model.names:
-            lines.append(Line(f"task_{name}", count(found.params[f"task_{name}"]), "dropped: not among the tasks"))
+            lines.append(TableRow(f"task_{name}", count(found.params[f"task_{name}"]), "dropped: not among the tasks"))
     return params, lines
 
 
@@ -124,7 +125,7 @@ def count(tree: Any) -> int:
     return sum(x.size for x in jax.tree.leaves(tree))
 
 
-def table(lines: list[Line]) -> str:
+def table(lines: list[TableRow]) -> str:
     """The lines in columns."""
     width = max(len(line.part) for line in lines)
     return "\n".join(f"  {line.part:<{width}}  {line.count:>12,}  {line.fate}" for line in lines)
@@ -136,9 +137,3 @@ def trained_text(params: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     total, trained = count(params), count(adapt.trained(params, config))
     text = f"{total / 1e6:.1f} M parameters"
     return text if trained == total else f"{text}, {trained:,} of them trained ({100 * trained / total:.2f} %)"
-
-
-def geometry_of(path: str) -> dict[str, Any]:
-    """The `model` keys that weights settle: a run's own config, or what `load` finds."""
-    model = loading.load(path).model
-    return {key: getattr(model, key) for key in GEOMETRY}

@@ -10,25 +10,29 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from ipt_jax import log
-from ipt_jax.checkpoints.checkpoints import CheckpointError, Checkpoints
-from ipt_jax.config import loading as configs
-from ipt_jax.config.loading import ConfigError
+from ipt_jax.checkpoints.checkpoints import Checkpoints
+from ipt_jax.config import checks, resolve
 from ipt_jax.data import pipeline
-from ipt_jax.data.sources.held_out import reachable
+from ipt_jax.distributed import devices
 from ipt_jax.distributed import process_group as hosts
 from ipt_jax.distributed import sharding as partition
 from ipt_jax.distributed import start as distributed
+from ipt_jax.errors import CheckpointError, ConfigError
 from ipt_jax.model import IPT, build
 from ipt_jax.run_folder import curves as plots
 from ipt_jax.run_folder import lock
-from ipt_jax.step.train_step import TrainState, abstract_state, compile_step, init_state, state_shardings
+from ipt_jax.run_folder import metrics_log as metrics_log_module
+from ipt_jax.step.state import TrainState, abstract_state, init_state, state_shardings
+from ipt_jax.step.train_step import compile_step
+from ipt_jax.storage import reachable
 from ipt_jax.tasks import make_tasks
-from ipt_jax.train import branch
+from ipt_jax.train import branch, data
 from ipt_jax.train import init_from as finetune
-from ipt_jax.train.best_checkpoint import Best
+from ipt_jax.train.best_checkpoint import BestCheckpoint
 from ipt_jax.train.identity import Run, check_same, versions
-from ipt_jax.train.reporter import Meter, StopSignals
-from ipt_jax.train.validation import Evaluator
+from ipt_jax.train.reporter import StepReporter
+from ipt_jax.train.stop_signals import StopSignals
+from ipt_jax.train.validation import Validator
 from ipt_jax.train.watchdog import Watchdog
 
 logger = log.logger
@@ -60,18 +64,18 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
 
     # Processes: the same run in all of them?
     line = distributed.line()
-    check_same(line, "config", configs.resolve(config))
+    check_same(line, "config", resolve.resolve(config))
     check_same(line, "version", versions())
 
     # Devices.
     try:
-        mesh = partition.make_mesh(config.devices)
+        mesh = devices.make_mesh(config.devices)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    configs.check_batch(config, len(config.tasks), mesh.size, jax.process_count())
+    checks.check_batch(config, len(config.tasks), mesh.size, jax.process_count())
 
     # Data, and whether the folder's run is this one.
-    config, source = configs.open_data(config)
+    config, source = data.open_data(config)
     tasks = make_tasks(config.tasks)
     run = Run.open(folder, config, source, force)
     plain = run.config
@@ -81,19 +85,19 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
     # Model, step and evaluator.
     model = build(plain["model"], tasks)
     train_step = compile_step(model, plain, mesh)
-    evaluator = Evaluator(model, tasks, plain, mesh, folder)
+    evaluator = Validator(model, tasks, plain, mesh, folder)
 
     # State. In this order: 1 this run's own newest good checkpoint, 2 `branch_from`, 3 `init_from`, 4 from scratch.
     keep = plain["checkpoint"]
     with (
-        lock.hold(folder, partition.is_main()),
+        lock.hold(folder, devices.is_main()),
         Checkpoints(folder / "checkpoints", keep=keep["keep"], keep_every=keep["keep_every"]) as checkpoints,
     ):
         run.check_shared(line)
         state, start = first_state(model, run, mesh, checkpoints, line)
         trained = finetune.trained_text(state.params, plain)
         run.begin()
-        best = Best.open(folder, plain["evaluate"], start, line)
+        best = BestCheckpoint.open(folder, plain["evaluate"], start, line)
         checkpoints.protect(best.step)
         if start >= config.steps or best.exhausted:
             logger.info("%s is at step %d of %d: nothing left to train", folder, start, config.steps)
@@ -106,12 +110,12 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
                 len(tasks),
                 trained,
                 len(source),
-                ", ".join(f"{k} {v}" for k, v in partition.describe().items()),
+                ", ".join(f"{k} {v}" for k, v in devices.describe().items()),
             )
 
         # Loop. The state saved at step i is the one before batch i is taken.
-        metrics_log = log.MetricsLog(folder, start, start >= config.steps, plain["log"]["tensorboard"], partition.is_main())
-        meter = Meter(plain, len(source), batches, metrics_log)
+        metrics_log = metrics_log_module.MetricsLog(folder, start, start >= config.steps, plain["log"]["tensorboard"], devices.is_main())
+        meter = StepReporter(plain, len(source), batches, metrics_log)
         scores: dict[str, dict[str, float]] = {}
         step = start
         with (
@@ -144,7 +148,7 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
         if step >= config.steps and plain["evaluate"]["every"]:
             scores = evaluator(state, step, metrics_log)
             best.add(step, scores)
-        if partition.is_main() and step > start:
+        if devices.is_main() and step > start:
             with log.extra(folder / "curves.png"):
                 plots.save_curves(folder / "curves.png", metrics_log.lines())
         metrics_log.close()
@@ -161,7 +165,7 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
 
 
 def first_state(
-    model: IPT, run: Run, mesh: jax.sharding.Mesh, checkpoints: Checkpoints, line: hosts.Line
+    model: IPT, run: Run, mesh: jax.sharding.Mesh, checkpoints: Checkpoints, line: hosts.ProcessGroup
 ) -> tuple[TrainState, int]:
     """The state to start from, laid out as the step wants it, and its step."""
     plain = run.config

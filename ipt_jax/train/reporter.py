@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from types import FrameType
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,24 +12,25 @@ import numpy as np
 
 from ipt_jax import log
 from ipt_jax.data import pipeline
-from ipt_jax.data.sources.held_out import DataError, listed
-from ipt_jax.distributed import process_group as hosts
-from ipt_jax.distributed import sharding as partition
-from ipt_jax.errors import RunError
+from ipt_jax.distributed import devices
+from ipt_jax.errors import DataError, RunError
+from ipt_jax.messages import listed
+from ipt_jax.run_folder import metrics_log as metrics_log_module
+from ipt_jax.train import progress
 
 logger = log.logger
 
 
-class Meter:
+class StepReporter:
     """Reads each step's metrics while the next one runs; reports means, speed, waiting and the time left."""
 
-    def __init__(self, plain: dict[str, Any], pictures: int, batches: pipeline.Batches, metrics_log: log.MetricsLog):
+    def __init__(self, plain: dict[str, Any], pictures: int, batches: pipeline.Batches, metrics_log: metrics_log_module.MetricsLog):
         self._plain, self._batches, self._log = plain, batches, metrics_log
-        self._progress = log.Progress(partition.is_main())
+        self._progress = progress.Progress(devices.is_main())
         self._last: tuple[int, dict[str, jax.Array]] | None = None
         self._sums: dict[str, list[float]] = {}
         self._steps_in_report = 0
-        self._clock = log.Clock()
+        self._clock = progress.Clock()
         self._rates: list[float] = []
         self._total = pictures
         self._seen = 0
@@ -108,7 +104,7 @@ class Meter:
         means |= {"samples_per_s": rate * self._plain["batch_size"], "wait": wait, "bad_pictures": float(len(self._bad))}
         self._log.write(step, means)
         steps = self._plain["steps"]
-        left = log.duration((steps - step) / float(np.mean(self._rates))) if self._rates else "?"
+        left = progress.duration((steps - step) / float(np.mean(self._rates))) if self._rates else "?"
         names = [task.name for task in self._batches.tasks if f"l1/{task.name}" in means]
         losses = " ".join(f"{name} {means[f'l1/{name}']:.2f}" for name in names)
         contrast = f" contrastive {means['contrastive']:.3f}" if "contrastive" in means else ""
@@ -132,116 +128,3 @@ class Meter:
                 f"{len(self._bad)} of the first {seen} pictures cannot be read, more than data.max_bad={limit}; "
                 f"the last: {item.replaced[-1]}"
             )
-
-
-GRACE = 20.0  # seconds that data have to come after a signal, before the run is saved without the step that needs them
-
-
-class StopSignals:
-    """While it lasts, SIGTERM and Ctrl-C ask for a stop after the step under way; a second one stops at once.
-
-    A step that still waits for its data is not waited for longer than `GRACE`. With several processes, a signal to any of
-    them stops all after the same step, so that this one is waited for. Python runs handlers between two of its
-    instructions, so not while the main thread waits in XLA, and once for all signals of a kind that come meanwhile: they
-    are counted elsewhere. A second SIGTERM then still ends the process, a second Ctrl-C interrupts when XLA returns.
-    """
-
-    def __init__(self, line: hosts.Line) -> None:
-        self._line = line
-        self._signal = ""
-        self._since = float("inf")
-        self._now = False
-        self._before: dict[int, Any] = {}
-        self._counter: _Counter | None = None
-
-    @property
-    def name(self) -> str:
-        """The signal that stopped the run, and the process that got it if there are several."""
-        return self._line.stopped_by
-
-    def requested(self, step: int) -> bool:
-        """Whether to stop before batch `step`, the same in all processes.
-
-        Raises:
-          Lost: another process has gone or reported an error.
-        """
-        if self._signal and self._line.stop_at is None:
-            self._line.ask_stop(step, self._signal)
-        return self._line.stops(step)
-
-    def impatient(self) -> bool:
-        """Whether data that have not come yet are to be given up."""
-        return self._now or (self._line.count == 1 and time.monotonic() - self._since > GRACE)
-
-    def __enter__(self) -> StopSignals:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self._before[number] = signal.signal(number, self._on_signal)
-            except ValueError:  # not the main thread, as in a notebook's helper: then nothing is caught
-                return self
-        self._counter = _Counter(lambda: self._signal != "", lambda: self._now)
-        return self
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signal, self._since = signal.Signals(number).name, time.monotonic()
-        logger.warning("%s: finishing the step, saving and leaving; once more to leave at once", self._signal)
-        signal.signal(signal.SIGTERM, self._before.pop(signal.SIGTERM))
-        signal.signal(signal.SIGINT, self._on_second)
-
-    def _on_second(self, number: int, frame: FrameType | None) -> None:
-        self._now = True
-        self._restore()
-        raise KeyboardInterrupt
-
-    def _restore(self) -> None:
-        while self._before:
-            signal.signal(*self._before.popitem())
-
-    def __exit__(self, *exc: object) -> None:
-        self._restore()
-        if self._counter is not None:
-            self._counter.close()
-
-
-class _Counter:
-    """Hears of signals when they come, in a thread: ends the process at a second SIGTERM, and sees to a second Ctrl-C.
-
-    Args:
-      first: whether the main thread has been told of a signal.
-      second: whether it has been interrupted.
-    """
-
-    def __init__(self, first: Callable[[], bool], second: Callable[[], bool]) -> None:
-        self._first, self._second = first, second
-        self._closed = threading.Event()
-        self._ear, self._mouth = socket.socketpair()
-        self._mouth.setblocking(False)
-        self._before = signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
-        if self._before != -1:  # an event loop's, as in some notebooks: that has to hear of its signals
-            signal.set_wakeup_fd(self._before)
-            return
-        threading.Thread(target=self._listen, name="ipt-signals", daemon=True).start()
-
-    def _listen(self) -> None:
-        heard, interrupting = b"", False
-        while numbers := self._ear.recv(16):
-            heard += numbers
-            if heard.count(signal.SIGTERM) > 1:
-                os._exit(128 + signal.SIGTERM)
-            if len(heard) > 1 and signal.SIGINT in numbers and not interrupting:
-                interrupting = True
-                threading.Thread(target=self._interrupt, name="ipt-interrupt", daemon=True).start()
-
-    def _interrupt(self) -> None:
-        """Python forgets a signal that comes before its handler has run for the one before: sends it again."""
-        while not self._first():
-            if self._closed.wait(0.1):
-                return
-        if not self._closed.wait(0.5) and not self._second():
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-    def close(self) -> None:
-        self._closed.set()
-        if self._before == -1:
-            signal.set_wakeup_fd(-1)
-        self._mouth.close()

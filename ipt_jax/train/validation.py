@@ -10,29 +10,32 @@ import numpy as np
 from etils import epath
 
 from ipt_jax import log
-from ipt_jax.config import loading as configs
-from ipt_jax.data.sources.folder import open_source
-from ipt_jax.data.sources.held_out import DataError
+from ipt_jax.config import resolve
 from ipt_jax.data.sources.pairs import decode_pair
-from ipt_jax.distributed import sharding as partition
-from ipt_jax.evaluate.scoring import Picture, evaluate, mean, save_png, sheet, table
-from ipt_jax.images.decode import DecodeError, decode
+from ipt_jax.data.sources.source import open_source
+from ipt_jax.distributed import devices
+from ipt_jax.errors import DataError, DecodeError
+from ipt_jax.evaluate.results import mean, table
+from ipt_jax.evaluate.scoring import Picture, evaluate
+from ipt_jax.images.decode import decode
+from ipt_jax.images.sheet import save_png, sheet
 from ipt_jax.model import IPT
 from ipt_jax.model import trainable as adapt
-from ipt_jax.restore.images import TileApply
+from ipt_jax.restore.network import CompiledNetwork
 from ipt_jax.run_folder import curves as plots
-from ipt_jax.step.train_step import TrainState
+from ipt_jax.run_folder import metrics_log as metrics_log_module
+from ipt_jax.step.state import TrainState
 from ipt_jax.tasks import Task
 
 logger = log.logger
 
 
-class Evaluator:
+class Validator:
     """Scores the state on held-out pictures; leaves a table and a contact sheet in the run's folder."""
 
     def __init__(self, model: IPT, tasks: tuple[Task, ...], plain: dict[str, Any], mesh: jax.sharding.Mesh, folder: epath.Path):
         self._tasks, self._settings, self._tile = tasks, plain["evaluate"], plain["model"]["tile"]
-        self._apply = TileApply(model, mesh)
+        self._apply = CompiledNetwork(model, mesh)
         # Compiled, where adapters are to be merged.
         merge = jax.jit if plain["finetune"]["lora_rank"] else lambda function: function
         self._weights = merge(lambda params, ema: adapt.weights(params, ema, plain))
@@ -47,7 +50,7 @@ class Evaluator:
         every = self._settings["every"]
         return bool(every) and step % every == 0
 
-    def __call__(self, state: TrainState, step: int, metrics_log: log.MetricsLog) -> dict[str, dict[str, float]]:
+    def __call__(self, state: TrainState, step: int, metrics_log: metrics_log_module.MetricsLog) -> dict[str, dict[str, float]]:
         params = self._weights(state.params, state.ema)
         means, rows = [], []
         values: dict[str, float] = {}
@@ -66,7 +69,7 @@ class Evaluator:
             rows.append((task.name, *results[0][1:]))
             values |= {f"{self._set}/{task.name}/{k}": v for k, v in means[-1].after.items()}
         metrics_log.write(step, values, "evaluation")
-        if partition.is_main():
+        if devices.is_main():
             path, picture, text = self._folder / f"{step:08d}.png", sheet(rows), table(means)
             metrics_log.picture(step, f"{self._set}/before_after", picture)
             with log.extra(path):
@@ -85,7 +88,7 @@ def held_out(plain: dict[str, Any], count: int, size: int) -> list[Picture]:
     Raises:
       DataError: there are none.
     """
-    settings = configs.data_of(plain)
+    settings = resolve.data_of(plain)
     source, scale = open_source(settings, "eval"), settings.get("scale", 1)
     pictures: list[Picture] = []
     for i in range(len(source)):

@@ -14,16 +14,18 @@ from typing import Any
 import numpy as np
 
 from ipt_jax import __version__
-from ipt_jax.data.sources.held_out import listed
-from ipt_jax.degradations.chain import Paired
-from ipt_jax.images.resize import Bicubic, Noise
+from ipt_jax.degradations.bicubic import Bicubic
+from ipt_jax.degradations.noise import Noise
+from ipt_jax.degradations.paired import Paired
+from ipt_jax.errors import WeightsError
+from ipt_jax.messages import listed
 from ipt_jax.model import IPT
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.tasks import PAPER_TASKS, TASKS, Task
 from ipt_jax.weights import mindspore
 from ipt_jax.weights import state_dict as weights
 from ipt_jax.weights import tensor_files as tensors
-from ipt_jax.weights.state_dict import StateDict, WeightsError
+from ipt_jax.weights.state_dict import StateDict
 
 HEADS = 12
 

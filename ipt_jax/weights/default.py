@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ipt_jax.weights.state_dict import WeightsError
+from ipt_jax.errors import WeightsError
 
 VARIABLE = "IPT_WEIGHTS"
 SHIPPED = Path(__file__).parent / "weights_data"  # what a release brings: weights folders

@@ -13,17 +13,16 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ipt_jax import __version__
-from ipt_jax.config import loading as configs
-from ipt_jax.degradations.chain import Paired
+from ipt_jax import __version__, trees
+from ipt_jax.degradations.paired import Paired
+from ipt_jax.errors import WeightsError
 from ipt_jax.model import IPT
 from ipt_jax.model.ipt import GEOMETRY
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.tasks import TASKS, Task, entry_of, make_task
 from ipt_jax.weights import tensor_files as tensors
 from ipt_jax.weights.authors import named_task, sha256
-from ipt_jax.weights.load import check
-from ipt_jax.weights.state_dict import WeightsError
+from ipt_jax.weights.check import check_params
 
 FORMAT = 1
 
@@ -71,7 +70,7 @@ def write(restorer: Restorer, folder: Path, dtype: str = "float32") -> None:
     from safetensors.numpy import save
 
     folder.mkdir(parents=True, exist_ok=True)
-    params = configs.flatten(restorer.params)
+    params = trees.flatten(restorer.params)
     flat = {key.replace(".", "/"): np.ascontiguousarray(value, np.dtype(dtype)) for key, value in params.items()}
     (folder / "weights.safetensors.new").write_bytes(save(flat))
     described = {**describe(restorer), "sha256": sha256(folder / "weights.safetensors.new")}
@@ -81,7 +80,7 @@ def write(restorer: Restorer, folder: Path, dtype: str = "float32") -> None:
 
 def write_npz(restorer: Restorer, path: Path) -> None:
     """Writes the same as one .npz: our flat names, and `model.json` as bytes."""
-    flat: dict[str, Any] = {key.replace(".", "/"): np.asarray(value) for key, value in configs.flatten(restorer.params).items()}
+    flat: dict[str, Any] = {key.replace(".", "/"): np.asarray(value) for key, value in trees.flatten(restorer.params).items()}
     described = np.frombuffer(json.dumps(describe(restorer)).encode(), np.uint8)
     with path.open("wb") as file:  # numpy would add .npz to another name
         np.savez(file, **{"model.json": described, **flat})
@@ -152,5 +151,5 @@ def _restorer(described: Mapping[str, Any], flat: Mapping[str, np.ndarray], what
         for key in path:
             tree = tree.setdefault(key, {})
         tree[last] = value
-    check(params, model, what)
+    check_params(params, model, what)
     return Restorer(model, params, tasks, provenance)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ipt_jax.weights.state_dict import WeightsError
+from ipt_jax.errors import WeightsError
 
 _TYPES = {"Float32": "<f4", "Float16": "<f2", "Float64": "<f8", "Int32": "<i4", "Int64": "<i8", "Int8": "i1", "UInt8": "u1",
           "Int16": "<i2", "Bool": "?"}  # fmt: skip

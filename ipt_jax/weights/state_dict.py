@@ -13,18 +13,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ipt_jax.errors import UserError
+from ipt_jax.errors import WeightsError
 from ipt_jax.model import IPT
 from ipt_jax.model.ipt import RGB_MEAN
 from ipt_jax.model.layers import upsampling_steps
 
 StateDict = Mapping[str, np.ndarray]
-Path = tuple[str, ...]
 
-
-class WeightsError(UserError):
-    """Weights that are not there, or do not hold what they should; the message lists all that is wrong."""
-
+TreePath = tuple[str, ...]
 
 POSITION, QUERIES = "body.position_encoding.pe.weight", "body.query_embed.weight"
 
@@ -33,7 +29,7 @@ class Name(NamedTuple):
     """One of their tensors, and where it is in our tree: a path, and the layer of a stack."""
 
     theirs: str
-    path: Path
+    path: TreePath
     layer: int | None = None
 
 
@@ -83,7 +79,7 @@ def names(model: IPT) -> list[Name]:
     return found
 
 
-def _to_ours(array: np.ndarray, path: Path) -> np.ndarray:
+def _to_ours(array: np.ndarray, path: TreePath) -> np.ndarray:
     if array.ndim == 4:
         array = array.transpose(2, 3, 1, 0)
     elif array.ndim == 2 and path[-1] in ("kernel", "qkv"):
@@ -91,7 +87,7 @@ def _to_ours(array: np.ndarray, path: Path) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def _to_theirs(array: np.ndarray, path: Path) -> np.ndarray:
+def _to_theirs(array: np.ndarray, path: TreePath) -> np.ndarray:
     if array.ndim == 4:
         array = array.transpose(3, 2, 0, 1)
     elif array.ndim == 2 and path[-1] in ("kernel", "qkv"):
@@ -159,7 +155,7 @@ def params_from_torch(state: StateDict, model: IPT) -> dict[str, Any]:
     wrong = differences(state, model)
     if wrong:
         raise WeightsError("these are not the model's weights:\n  " + "\n  ".join(wrong))
-    leaves: dict[Path, list[np.ndarray]] = {}
+    leaves: dict[TreePath, list[np.ndarray]] = {}
     stacked = set()
     for theirs, path, layer in names(model):
         leaves.setdefault(path, []).append(_to_ours(np.asarray(state[theirs]), path))
@@ -195,7 +191,7 @@ def params_to_torch(params: Mapping[str, Any], model: IPT) -> dict[str, np.ndarr
     return {**state, **fixed_tensors(model.tokens)}
 
 
-def _leaf(tree: Any, path: Path) -> Any:
+def _leaf(tree: Any, path: TreePath) -> Any:
     for key in path:
         tree = tree[key]
     return tree

@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ipt_jax.data.sources.held_out import first_line
+from ipt_jax.errors import WeightsError
+from ipt_jax.messages import first_line
 from ipt_jax.weights import mindspore
-from ipt_jax.weights.state_dict import WeightsError
 
 FORMATS = ".pt, .pth, .safetensors, .npz, or MindSpore's .ckpt"
 WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")

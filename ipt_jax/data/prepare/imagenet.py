@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ipt_jax.data.prepare.inspect import check
-from ipt_jax.data.sources.held_out import DataError, first_line, listed
 from ipt_jax.data.sources.tfds import Tfds
+from ipt_jax.errors import DataError
+from ipt_jax.messages import first_line, listed
 
 NAME = "imagenet2012"
 # Split -> (archive, what its members are called, how many the real one has).

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ipt_jax.data.sources.held_out import DataError
 from ipt_jax.data.sources.packed import DESCRIPTION
+from ipt_jax.errors import DataError
 
 CROP = 192  # side of the largest crop: four times the paper's tile of 48
 _MAGIC = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"RIFF": "WebP", b"BM": "BMP", b"II": "TIFF", b"MM": "TIFF"}
@@ -53,7 +53,9 @@ def find(name: str, data_dir: str | None, split: str | None = None) -> Any:
     Raises:
       DataError: there is neither.
     """
-    from ipt_jax.data.sources.folder import Folder, Packed, Tfds
+    from ipt_jax.data.sources.folder import Folder
+    from ipt_jax.data.sources.packed import Packed
+    from ipt_jax.data.sources.tfds import Tfds
 
     path = pathlib.Path(name).expanduser()
     if data_dir is None and path.is_dir():
@@ -108,7 +110,8 @@ def _all(source: Any, threads: int) -> Iterator[tuple[str, int, tuple[int, int],
     import cv2
 
     from ipt_jax.data.sources.packed import Packed, crc32
-    from ipt_jax.images.decode import DecodeError, decode
+    from ipt_jax.errors import DecodeError
+    from ipt_jax.images.decode import decode
 
     def one(i: int) -> tuple[str, int, tuple[int, int], str]:
         raw = b""

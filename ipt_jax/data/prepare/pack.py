@@ -18,9 +18,10 @@ import cv2
 from tqdm import tqdm
 
 from ipt_jax.data.sources.folder import Folder
-from ipt_jax.data.sources.held_out import DataError, listed
 from ipt_jax.data.sources.packed import DESCRIPTION, FORMAT, VERSION, Packed, crc32
-from ipt_jax.images.decode import DecodeError, decode
+from ipt_jax.errors import DataError, DecodeError
+from ipt_jax.images.decode import decode
+from ipt_jax.messages import listed
 
 SHARD_BYTES = 256 * 2**20
 _OPTIONS = "group_size:1,uncompressed"  # one by one, for random access; pictures are compressed already

@@ -27,14 +27,15 @@ def run(options: argparse.Namespace) -> int:
     """Runs `ipt data preview`."""
     from ipt_jax.config import loading as configs
     from ipt_jax.data import pipeline
-    from ipt_jax.data.sources.held_out import DataError
+    from ipt_jax.errors import DataError
     from ipt_jax.tasks import make_tasks
+    from ipt_jax.train import data as data_module
 
     out = pathlib.Path(options.out)
     if not out.absolute().parent.is_dir():
         raise DataError(f"--out {out}: there is no folder {out.absolute().parent}")
     config = configs.load(options.config, getattr(options, "overrides", ()))
-    config, source = configs.open_data(config)
+    config, source = data_module.open_data(config)
     batches = pipeline.make_batches(source, make_tasks(config.tasks), config)
     item = batches(options.step)
     for text in item.replaced:

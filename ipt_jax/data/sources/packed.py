@@ -12,8 +12,10 @@ import os
 import zlib
 from typing import Any
 
-from ipt_jax.data.sources.held_out import DataError, check_held_out, check_split, first_line, held_out_names, listed, reachable
-from ipt_jax.images.decode import DecodeError
+from ipt_jax.data.sources.held_out import check_held_out, check_split, held_out_names
+from ipt_jax.errors import DataError, DecodeError
+from ipt_jax.messages import first_line, listed
+from ipt_jax.storage import reachable
 
 DESCRIPTION = "packed.json"
 FORMAT = "ipt_jax packed pictures"

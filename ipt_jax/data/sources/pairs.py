@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ipt_jax.data.sources.held_out import DataError, check_held_out, check_split, held_out_names, listed
-from ipt_jax.images.decode import DecodeError, decode
+from ipt_jax.data.sources.held_out import check_held_out, check_split, held_out_names
+from ipt_jax.errors import DataError, DecodeError
+from ipt_jax.images.decode import decode
+from ipt_jax.messages import listed
 
 
 class Pairs:

@@ -7,8 +7,10 @@ import os
 import re
 from typing import Any
 
-from ipt_jax.data.sources.held_out import DataError, check_held_out, check_split, first_line, listed, reachable
-from ipt_jax.images.decode import DecodeError
+from ipt_jax.data.sources.held_out import check_held_out, check_split
+from ipt_jax.errors import DataError, DecodeError
+from ipt_jax.messages import first_line, listed
+from ipt_jax.storage import reachable
 
 
 class Tfds:

@@ -1,0 +1,70 @@
+"""The photographs that scikit-image ships."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import pathlib
+
+import numpy as np
+
+from ipt_jax.data.sources.held_out import check_split
+from ipt_jax.errors import DataError
+from ipt_jax.images.decode import decode
+
+PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
+
+HELD_OUT = "coffee.png"
+
+
+class Embedded:
+    """The photographs that scikit-image ships, as read-only arrays; nothing is downloaded.
+
+    Args:
+      split: "train" (all but `HELD_OUT`), "eval" (that one) or "all".
+
+    Raises:
+      DataError: scikit-image, or one of its photographs, is missing.
+    """
+
+    def __init__(self, split: str = "train"):
+        check_split(split)
+        self._names = [name for name in PHOTOGRAPHS if split in ("all", "eval" if name == HELD_OUT else "train")]
+        for name in self._names:
+            _photograph(name)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return _photograph(self._names[i])
+
+    def name(self, i: int) -> str:
+        return f"skimage/data/{self._names[i]}"
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for i in range(len(self)):
+            digest.update(repr(self[i].shape).encode() + self[i].tobytes())
+        return digest.hexdigest()
+
+
+def embedded(split: str = "train") -> Embedded:
+    """Same as `Embedded(split)`."""
+    return Embedded(split)
+
+
+@functools.cache
+def _photograph(name: str) -> np.ndarray:
+    # Read from the package's folder: skimage.data's functions download what they do not find there.
+    spec = importlib.util.find_spec("skimage")
+    if spec is None or spec.origin is None:
+        raise DataError('the embedded photographs need scikit-image: pip install "ipt_jax[demo]"')
+    path = pathlib.Path(spec.origin).parent / "data" / name
+    try:
+        image = decode(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"this version of scikit-image does not ship {path.name} (looked in {path.parent})") from None
+    image.flags.writeable = False  # All readers share it.
+    return image

@@ -1,0 +1,57 @@
+"""The progress line, and clocks."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+
+class Progress:
+    """One line that is rewritten on a terminal, one line a report elsewhere; silent on other processes."""
+
+    def __init__(self, active: bool):
+        self._active = active
+        self._terminal = sys.stderr.isatty()
+
+    def show(self, text: str) -> None:
+        if self._active:
+            sys.stderr.write(f"\r\x1b[2K{text}" if self._terminal else f"{text}\n")
+            sys.stderr.flush()
+
+    def end(self) -> None:
+        if self._active and self._terminal:
+            sys.stderr.write("\n")
+
+
+def duration(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Clock:
+    """Time since the last report, and the part of it spent waiting for data."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._waited = 0.0
+        self._wait_began = 0.0
+
+    def __enter__(self) -> Clock:
+        self._wait_began = time.perf_counter()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._waited += time.perf_counter() - self._wait_began
+
+    def skip(self, seconds: float) -> None:
+        """Time that does not count."""
+        self._began += seconds
+
+    def report(self) -> tuple[float, float]:
+        """(seconds, share of them spent waiting) since the last report."""
+        now = time.perf_counter()
+        seconds, waited = now - self._began, self._waited
+        self._began, self._waited = now, 0.0
+        return seconds, waited / max(seconds, 1e-9)

@@ -1,0 +1,55 @@
+"""Weights of a run."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+from etils import epath
+
+from ipt_jax.checkpoints.checkpoints import Checkpoints
+from ipt_jax.config import defaults
+from ipt_jax.errors import WeightsError
+from ipt_jax.model import build, lora
+from ipt_jax.model import trainable as adapt
+from ipt_jax.restore.restorer import Restorer
+from ipt_jax.run_folder import folder as folder_module
+from ipt_jax.tasks import make_tasks
+from ipt_jax.weights.check import check_params
+
+
+def read_run(folder: epath.Path, step: str, raw: bool) -> Restorer:
+    """A run's newest good checkpoint, or the one of a step."""
+    file = folder / "config.json"
+    if not file.exists():
+        there = ", ".join(sorted(f.name for f in folder.iterdir())[:8]) or "nothing"
+        raise WeightsError(f"{folder} is neither a run's folder (config.json, checkpoints) nor a weights folder "
+                           f"(model.json, weights.safetensors); in it: {there}")  # fmt: skip
+    try:
+        config = json.loads(file.read_text())["config"]
+        config.setdefault("finetune", defaults.default().finetune.to_dict())  # of a run older than the key
+        tasks = make_tasks(config["tasks"])
+        model = build(config["model"], tasks)
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{file} is not a run's config: {error!r}") from None
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        steps = checkpoints.steps()
+        if not steps:
+            raise WeightsError(f"{folder}: no checkpoint yet in {folder / 'checkpoints'}")
+        if step == "best":
+            chosen = folder_module.best_step(folder)
+            if chosen is None:
+                raise WeightsError(f"{folder}@best: the run keeps no best checkpoint (evaluate.best names a metric)")
+            step = str(chosen)
+        if step and (not step.isdigit() or int(step) not in steps):
+            raise WeightsError(f"{folder}@{step}: no such checkpoint; there are {', '.join(map(str, steps))}")
+        which = ("params",) if raw else ("ema", "params")
+        params, meta = checkpoints.restore_params(which, int(step) if step else None)
+        if meta["part"] == "ema" and adapt.is_partial(config):  # kept of what is trained only
+            params = adapt.overlay(checkpoints.restore_params("params", meta["step"])[0], params)
+    params = jax.tree.map(np.asarray, lora.merged(params, config))
+    check_params(params, model, str(folder))
+    provenance = {"from": f"{folder}@{meta['step']}", "part": meta["part"], "step": meta["step"],
+                  "config": meta.get("fingerprint"), "data": meta.get("data"), "versions": meta.get("versions")}  # fmt: skip
+    return Restorer(model, params, {task.name: task for task in tasks}, provenance)
