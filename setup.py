@@ -6,20 +6,31 @@ import re
 from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ipt_jax" / "__init__.py").read_text()).group(1)
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ipt_jax" / "__init__.py").read_text()).group(
+    1
+)
 
-TEST = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "scikit-image>=0.24"]
+TEST = [
+    "pytest>=8",
+    "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
+    "hypothesis>=6.100",
+    "scikit-image>=0.24",
+]
 NOTEBOOK = ["nbclient>=0.10", "ipykernel>=6.29"]
 EXTRAS = {
     "test": TEST,
-    "demo": ["scikit-image>=0.24"],  # whose photographs the demo is trained on
-    "tpu": ["libtpu", "gcsfs"],  # the latter opens gs://, where runs on TPUs keep their folder
+    # Whose photographs the demo is trained on
+    "demo": ["scikit-image>=0.24"],
+    # The latter opens gs://, where runs on TPUs keep their folder
+    "tpu": ["libtpu", "gcsfs"],
     "cuda": ["jax[cuda13]>=0.10"],
     "prepare": [
         "tensorflow-cpu>=2.20; platform_system == 'Linux'",
         "tensorflow>=2.20; platform_system != 'Linux'",
         "importlib_resources",
-    ],  # TFDS forgets to require the last
+        # TFDS forgets to require the last
+    ],
     "torch": ["torch>=2.6"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
     "serve": ["gradio>=5.30"],
@@ -44,15 +55,18 @@ setup(
         "absl-py>=2.1",
         "array-record>=0.8",
         "etils[epath]>=1.9",
-        "flatbuffers>=24.3",  # jax.export writes StableHLO with it
+        # jax.export writes StableHLO with it
+        "flatbuffers>=24.3",
         "flax>=0.12",
         "grain>=0.2.15",
         "jax>=0.10",
-        "matplotlib>=3.9",  # the curves that every run leaves in its folder
+        # The curves that every run leaves in its folder
+        "matplotlib>=3.9",
         "ml-collections>=1.0",
         "numpy>=2.0",
         "opencv-python-headless>=4.11",
-        "optax>=0.2.8",  # whose Muon takes stacked matrices and convolutions
+        # Whose Muon takes stacked matrices and convolutions
+        "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "pillow>=11",
         "safetensors>=0.5",

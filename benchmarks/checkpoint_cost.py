@@ -23,7 +23,10 @@ from ipt_jax.checkpoints.fingerprints import fingerprints
 def state_of(megabytes: int) -> dict[str, jax.Array]:
     """Parameters in float32, in arrays of 16 MB, as those of IPT's body are."""
     keys = jax.random.split(jax.random.key(0), megabytes // 16)
-    return {f"layer{i}": jax.block_until_ready(jax.random.normal(key, (2048, 2048))) for i, key in enumerate(keys)}
+    return {
+        f"layer{i}": jax.block_until_ready(jax.random.normal(key, (2048, 2048)))
+        for i, key in enumerate(keys)
+    }
 
 
 def timed(action: Callable[[], Any]) -> tuple[float, float]:
@@ -43,23 +46,36 @@ def main() -> None:
     gigabytes = sum(x.nbytes for x in state.values()) / 1e9
     found: dict[str, list[tuple[float, float]]] = {}
     none = mock.patch.object(checkpoint, "fingerprints", lambda arrays: ["0" * 16] * len(arrays))
-    fingerprints(list(state.values()))  # compiled before it is timed
+    # Compiled before it is timed
+    fingerprints(list(state.values()))
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        for step in range(options.rounds + 1):  # the first does not count, and who begins changes
+        # The first does not count, and who begins changes
+        for step in range(options.rounds + 1):
             for how in ("with", "without")[:: 1 if step % 2 else -1]:
                 with (
                     none if how == "without" else contextlib.nullcontext(),
-                    checkpoint.Checkpoints(f"{folder}/{how}", keep=1, asynchronous=False) as checkpoints,
+                    checkpoint.Checkpoints(
+                        f"{folder}/{how}", keep=1, asynchronous=False
+                    ) as checkpoints,
                 ):
                     saved = timed(lambda step=step, to=checkpoints: to.save(step, state, {}))
-                    read = timed(lambda back=checkpoints: back.restore(jax.eval_shape(lambda: state))[0])
+                    read = timed(
+                        lambda back=checkpoints: back.restore(jax.eval_shape(lambda: state))[0]
+                    )
                 if step:
                     found.setdefault(f"save {how}", []).append(saved)
                     found.setdefault(f"restore {how}", []).append(read)
             if step:
-                found.setdefault("fingerprints alone", []).append(timed(lambda: fingerprints(list(state.values()))))
-    best = {name: tuple(min(column) / gigabytes for column in zip(*rows, strict=True)) for name, rows in found.items()}
-    print(f"{gigabytes:.2f} GB in {len(state)} arrays, {jnp.zeros(()).devices()}; best of {options.rounds}, a GB:")
+                found.setdefault("fingerprints alone", []).append(
+                    timed(lambda: fingerprints(list(state.values())))
+                )
+    best = {
+        name: tuple(min(column) / gigabytes for column in zip(*rows, strict=True))
+        for name, rows in found.items()
+    }
+    print(
+        f"{gigabytes:.2f} GB in {len(state)} arrays, {jnp.zeros(()).devices()}; best of {options.rounds}, a GB:"
+    )
     for name, (seconds, cpu) in best.items():
         print(f"  {name:20} {seconds:6.2f} s  {cpu:6.2f} CPU s")
     for name in ("save", "restore"):

@@ -32,7 +32,11 @@ TILE = 48
 def cubic(x: np.ndarray) -> np.ndarray:
     """Keys' kernel, a = -1/2."""
     x = np.abs(x)
-    return np.where(x <= 1, 1.5 * x**3 - 2.5 * x**2 + 1, np.where(x <= 2, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2, 0))
+    return np.where(
+        x <= 1,
+        1.5 * x**3 - 2.5 * x**2 + 1,
+        np.where(x <= 2, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2, 0),
+    )
 
 
 def contributions(size: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
@@ -63,22 +67,32 @@ class Published:
 
     def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(step)
-        name = PAPER_TASKS[step % len(PAPER_TASKS)]  # in turn, so that each gets the same number of samples
+        # In turn, so that each gets the same number of samples
+        name = PAPER_TASKS[step % len(PAPER_TASKS)]
         scale = int(name[2]) if name.startswith("sr") else 1
         side = TILE * scale
         hq = np.empty((self.batch_size, 3, side, side), np.float32)
-        pictures = rng.permutation(len(self.source))[: self.batch_size // self.crops].repeat(self.crops)
+        pictures = rng.permutation(len(self.source))[: self.batch_size // self.crops].repeat(
+            self.crops
+        )
         for row in range(self.batch_size):
             picture = imageio.imread(io.BytesIO(self.source[int(pictures[row % len(pictures)])]))
             picture = np.stack([picture] * 3, 2) if picture.ndim == 2 else picture[:, :, :3]
             if min(picture.shape[:2]) < side:
-                picture = cv2.resize(picture, (max(side, picture.shape[1]), max(side, picture.shape[0])))
+                picture = cv2.resize(
+                    picture, (max(side, picture.shape[1]), max(side, picture.shape[0]))
+                )
             y, x = (int(rng.integers(size - side + 1)) for size in picture.shape[:2])
             hq[row] = picture[y : y + side, x : x + side].transpose(2, 0, 1)
         if scale > 1:
             lq = indexed_bicubic(hq, scale)
         elif name == "derain":
-            lq = np.stack([self.rain(image.transpose(1, 2, 0).astype(np.uint8), rng).transpose(2, 0, 1) for image in hq])
+            lq = np.stack(
+                [
+                    self.rain(image.transpose(1, 2, 0).astype(np.uint8), rng).transpose(2, 0, 1)
+                    for image in hq
+                ]
+            )
         else:
             lq = np.clip(hq + rng.normal(0, int(name[-2:]), hq.shape).astype(np.float32), 0, 255)
         return lq, hq
@@ -95,24 +109,41 @@ def speed(make: object, batch_size: int, seconds: float) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder")
     parser.add_argument("--batch-size", type=int, default=96)
     parser.add_argument("--seconds", type=float, default=20)
     options = parser.parse_args()
     cv2.setNumThreads(0)
-    check = np.random.default_rng(0).integers(90, 166, (2, 96, 96, 3), dtype=np.uint8)  # nothing to clip between passes
-    for scale in (2, 3, 4):  # the two ways compute the same thing, but for the rounding between the passes
-        theirs = indexed_bicubic(check.transpose(0, 3, 1, 2).astype(np.float32), scale).transpose(0, 2, 3, 1)
+    # Nothing to clip between passes
+    check = np.random.default_rng(0).integers(90, 166, (2, 96, 96, 3), dtype=np.uint8)
+    # The two ways compute the same thing, but for the rounding between the passes
+    for scale in (2, 3, 4):
+        theirs = indexed_bicubic(check.transpose(0, 3, 1, 2).astype(np.float32), scale).transpose(
+            0, 2, 3, 1
+        )
         assert np.abs(theirs - np.stack([bicubic(image, scale) for image in check])).max() <= 2
     source, tasks = Folder(options.folder), make_tasks(PAPER_TASKS)
     found: dict[str, object] = {"cores": os.cpu_count(), "load": os.getloadavg()}
     ours = Batches(source, tasks, seed=0, batch_size=options.batch_size, tile=TILE, group=2)
     for crops in (1, 4):
-        mine = speed(dataclasses.replace(ours, crops=crops), options.batch_size, options.seconds / 2)
-        theirs = speed(Published(source, options.batch_size, crops), options.batch_size, options.seconds)
-        found[f"{crops} crops"] = {"this": round(mine), "published way": round(theirs), "ratio": round(mine / theirs, 2)}
-        print(f"{crops} crop(s): {mine:.0f} against {theirs:.0f} samples a CPU second: {mine / theirs:.1f}x", flush=True)
+        mine = speed(
+            dataclasses.replace(ours, crops=crops), options.batch_size, options.seconds / 2
+        )
+        theirs = speed(
+            Published(source, options.batch_size, crops), options.batch_size, options.seconds
+        )
+        found[f"{crops} crops"] = {
+            "this": round(mine),
+            "published way": round(theirs),
+            "ratio": round(mine / theirs, 2),
+        }
+        print(
+            f"{crops} crop(s): {mine:.0f} against {theirs:.0f} samples a CPU second: {mine / theirs:.1f}x",
+            flush=True,
+        )
     print(json.dumps(found))
 
 

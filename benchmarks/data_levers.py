@@ -47,15 +47,20 @@ def show(what: str, milliseconds: float) -> None:
 def decoders(raws: list[bytes]) -> None:
     ways = {
         "decode: this project's (OpenCV, structure checked)": decode,
-        "decode: OpenCV, bare, BGR": lambda raw: cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR),
+        "decode: OpenCV, bare, BGR": lambda raw: cv2.imdecode(
+            np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR
+        ),
         "decode: Pillow": lambda raw: np.asarray(Image.open(io.BytesIO(raw)).convert("RGB")),
         "decode: imageio": lambda raw: imageio.imread(io.BytesIO(raw)),
-        "decode: OpenCV at half the size (not exact)":
-            lambda raw: cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_REDUCED_COLOR_2),
-    }  # fmt: skip
+        "decode: OpenCV at half the size (not exact)": lambda raw: cv2.imdecode(
+            np.frombuffer(raw, np.uint8), cv2.IMREAD_REDUCED_COLOR_2
+        ),
+    }
     with contextlib.suppress(ImportError):
         simplejpeg = importlib.import_module("simplejpeg")
-        ways["decode: simplejpeg"] = lambda raw: simplejpeg.decode_jpeg(raw, fastdct=False, fastupsample=False)
+        ways["decode: simplejpeg"] = lambda raw: simplejpeg.decode_jpeg(
+            raw, fastdct=False, fastupsample=False
+        )
     for what, way in ways.items():
         show(what, cost(1, lambda way: [way(raw) for raw in raws], way) / len(raws))
 
@@ -68,14 +73,22 @@ def degradations() -> None:
         floats = crop.transpose(2, 0, 1)[None].astype(np.float32)
         show(f"bicubic x{scale}: two small matrix products, exact", cost(200, bicubic, crop, scale))
         show(f"bicubic x{scale}: gathered by index", cost(20, indexed_bicubic, floats, scale))
-        show(f"bicubic x{scale}: cv2.resize, bilinear (neither bicubic nor antialiased)", cost(500, cv2.resize, crop, (52, 52)))
+        show(
+            f"bicubic x{scale}: cv2.resize, bilinear (neither bicubic nor antialiased)",
+            cost(500, cv2.resize, crop, (52, 52)),
+        )
     crop = rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)
     for kind in (np.random.SFC64, np.random.PCG64, np.random.Philox, np.random.MT19937):
         generator = np.random.Generator(kind(0))
         show(f"noise: {kind.__name__}, float32", cost(500, Noise(30.0), crop, generator))
-        show(f"noise: making a {kind.__name__} from (seed, position, task)",
-             cost(500, lambda kind: np.random.Generator(kind([0, 123456, 99])), kind))  # fmt: skip
-    show("noise: float64", cost(500, lambda: np.clip(crop + 30 * rng.standard_normal(crop.shape), 0, 255)))
+        show(
+            f"noise: making a {kind.__name__} from (seed, position, task)",
+            cost(500, lambda kind: np.random.Generator(kind([0, 123456, 99])), kind),
+        )
+    show(
+        "noise: float64",
+        cost(500, lambda: np.clip(crop + 30 * rng.standard_normal(crop.shape), 0, 255)),
+    )
     show("rain: drawn", cost(200, Rain(), crop, rng))
 
 
@@ -91,12 +104,22 @@ def handing_over(source: Folder) -> None:
 
     with contextlib.closing(workers.run(ready, range(100_000), 1, 0, 2)) as items:
         next(items)
-        show("handing over that batch: mapped files in shared memory, receiver", cost(60, next, items))
+        show(
+            "handing over that batch: mapped files in shared memory, receiver",
+            cost(60, next, items),
+        )
         began = time.perf_counter()
         for _ in range(300):
             next(items)
-        show("handing over that batch: the same, from end to end (wall)", 1000 * (time.perf_counter() - began) / 300)
-    steps = grain.MapDataset.range(100_000).map(lambda step: item.batch).to_iter_dataset(grain.ReadOptions(0, 0))
+        show(
+            "handing over that batch: the same, from end to end (wall)",
+            1000 * (time.perf_counter() - began) / 300,
+        )
+    steps = (
+        grain.MapDataset.range(100_000)
+        .map(lambda step: item.batch)
+        .to_iter_dataset(grain.ReadOptions(0, 0))
+    )
     options = grain.MultiprocessingOptions(num_workers=1, per_worker_buffer_size=2)
     with contextlib.closing(iter(steps.mp_prefetch(options))) as items:
         next(items)
@@ -104,7 +127,10 @@ def handing_over(source: Folder) -> None:
         began = time.perf_counter()
         for _ in range(300):
             next(items)
-        show("handing over that batch: the same, from end to end (wall)", 1000 * (time.perf_counter() - began) / 300)
+        show(
+            "handing over that batch: the same, from end to end (wall)",
+            1000 * (time.perf_counter() - began) / 300,
+        )
 
 
 def main() -> None:

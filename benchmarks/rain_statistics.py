@@ -40,7 +40,8 @@ def orientation(layer: np.ndarray) -> tuple[float, float]:
     smooth = cv2.GaussianBlur(layer, (0, 0), 1.0)
     dx, dy = cv2.Scharr(smooth, cv2.CV_32F, 1, 0), cv2.Scharr(smooth, cv2.CV_32F, 0, 1)
     xx, yy, xy = (float(np.mean(v)) for v in (dx * dx, dy * dy, dx * dy))
-    across = 0.5 * np.degrees(np.arctan2(2 * xy, xx - yy))  # the strongest gradient's, from x towards y (down)
+    # The strongest gradient's, from x towards y (down)
+    across = 0.5 * np.degrees(np.arctan2(2 * xy, xx - yy))
     return float(across), float(np.hypot(xx - yy, 2 * xy) / max(xx + yy, 1e-12))
 
 
@@ -54,7 +55,9 @@ def streak_size(layer: np.ndarray, angle: float) -> tuple[float, float]:
     """Widths of the autocorrelation along and across the streaks, in pixels."""
     centred = layer - layer.mean()
     spectrum = np.fft.rfft2(centred, s=[2 * n for n in layer.shape])
-    correlation = np.fft.fftshift(np.fft.irfft2(np.abs(spectrum) ** 2, s=[2 * n for n in layer.shape]))
+    correlation = np.fft.fftshift(
+        np.fft.irfft2(np.abs(spectrum) ** 2, s=[2 * n for n in layer.shape])
+    )
     overlap = [np.maximum(n - np.abs(np.arange(-n, n)), 1) for n in layer.shape]
     correlation = (correlation / np.outer(*overlap)).astype(np.float32)
     sine, cosine = np.sin(np.radians(angle)), np.cos(np.radians(angle))
@@ -70,7 +73,9 @@ def statistics(rainy: np.ndarray, clean: np.ndarray) -> dict[str, float]:
     layer = layer_of(rainy, clean)
     angle, coherence = orientation(layer)
     along, across = streak_size(layer, angle)
-    blocks = cv2.resize(layer, (layer.shape[1] // 32, layer.shape[0] // 32), interpolation=cv2.INTER_AREA)
+    blocks = cv2.resize(
+        layer, (layer.shape[1] // 32, layer.shape[0] // 32), interpolation=cv2.INTER_AREA
+    )
     pieces = cv2.connectedComponents((layer > 10).astype(np.uint8))[0] - 1
     return {
         **{f"share above {t} (%)": float(np.mean(layer > t) * 100) for t in THRESHOLDS},
@@ -107,7 +112,9 @@ def plot(path: str, real: list[np.ndarray], ours: list[np.ndarray], size: int = 
 def main() -> None:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    parser.add_argument("--rain100l", required=True, type=Path, help="folder with rainy/ and clean/")
+    parser.add_argument(
+        "--rain100l", required=True, type=Path, help="folder with rainy/ and clean/"
+    )
     parser.add_argument("--plot", help="write crops of nine layers, real and ours, to this picture")
     parser.add_argument("--json", help="write all numbers to this file")
     parser.add_argument("--draws", type=int, default=4, help="our pictures a clean picture")
@@ -129,7 +136,9 @@ def main() -> None:
             layers[0].append(layer_of(rainy, clean))
             layers[1].append(layer_of(drawn[0], clean))
 
-    print(f"{len(names)} pictures, ours drawn {arguments.draws} times over each, seed {arguments.seed}")
+    print(
+        f"{len(names)} pictures, ours drawn {arguments.draws} times over each, seed {arguments.seed}"
+    )
     print("| per picture | Rain100L | ours |\n|---|---|---|")
     for key in real[0]:
         a, b = (np.array([row[key] for row in rows]) for rows in (real, ours))

@@ -18,7 +18,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves the GPU's memory to the other side, too
+# Leaves the GPU's memory to the other side, too
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
 import numpy as np
@@ -55,9 +56,15 @@ class Attention(nn.Module):
         if query is key and key is value:
             parts = F.linear(query, self.qkv).chunk(3, -1)
         elif query is key:
-            parts = (*F.linear(query, self.qkv[: 2 * width]).chunk(2, -1), F.linear(value, self.qkv[2 * width :]))
+            parts = (
+                *F.linear(query, self.qkv[: 2 * width]).chunk(2, -1),
+                F.linear(value, self.qkv[2 * width :]),
+            )
         else:
-            parts = (F.linear(query, self.qkv[:width]), *F.linear(key, self.qkv[width:]).chunk(2, -1))
+            parts = (
+                F.linear(query, self.qkv[:width]),
+                *F.linear(key, self.qkv[width:]).chunk(2, -1),
+            )
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in parts)
         return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
@@ -72,7 +79,10 @@ class Layer(nn.Module):
         self.feed = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width))
 
     def forward(
-        self, x: torch.Tensor, memory: torch.Tensor | None = None, embedding: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        memory: torch.Tensor | None = None,
+        embedding: torch.Tensor | None = None,
     ) -> torch.Tensor:
         y = self.norms[0](x)
         if self.cross is None:
@@ -90,7 +100,9 @@ class Residual(nn.Module):
     def __init__(self, features: int):
         super().__init__()
         side = dict(kernel_size=5, padding=2)
-        self.body = nn.Sequential(nn.Conv2d(features, features, **side), nn.ReLU(), nn.Conv2d(features, features, **side))
+        self.body = nn.Sequential(
+            nn.Conv2d(features, features, **side), nn.ReLU(), nn.Conv2d(features, features, **side)
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.body(x)
@@ -107,44 +119,70 @@ class Network(nn.Module):
         self.heads, self.tails = nn.ModuleDict(), nn.ModuleDict()
         self.embeddings = nn.ParameterDict()
         for name, scale in like.scales:
-            self.heads[name] = nn.Sequential(nn.Conv2d(3, n, 3, padding=1), Residual(n), Residual(n))
+            self.heads[name] = nn.Sequential(
+                nn.Conv2d(3, n, 3, padding=1), Residual(n), Residual(n)
+            )
             steps = (2, 2) if scale == 4 else (scale,) if scale > 1 else ()
-            up = [part for s in steps for part in (nn.Conv2d(n, n * s * s, 3, padding=1), nn.PixelShuffle(s))]
+            up = [
+                part
+                for s in steps
+                for part in (nn.Conv2d(n, n * s * s, 3, padding=1), nn.PixelShuffle(s))
+            ]
             self.tails[name] = nn.Sequential(*up, nn.Conv2d(n, 3, 3, padding=1))
             self.embeddings[name] = nn.Parameter(torch.randn(like.tokens, width))
         self.position = nn.Parameter(torch.randn(like.tokens, width))
         self.linear = nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width)
+        )
         size = (width, like.heads, like.hidden)
-        self.encoder = nn.ModuleList(Layer(*size, decoder=False) for _ in range(like.encoder_layers))
+        self.encoder = nn.ModuleList(
+            Layer(*size, decoder=False) for _ in range(like.encoder_layers)
+        )
         self.decoder = nn.ModuleList(Layer(*size, decoder=True) for _ in range(like.decoder_layers))
 
-    def forward(self, lq: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    def forward(
+        self, lq: dict[str, torch.Tensor]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """`{task: [B, 3, 48, 48]}`, 0..255 -> (`{task: [B, 3, 48 s, 48 s]}`, `{task: [B, N, D]}`)."""
         rows = len(next(iter(lq.values())))
-        features = torch.cat([self.heads[name]((x.float() - self.mean) / self.scale) for name, x in lq.items()])
+        features = torch.cat(
+            [self.heads[name]((x.float() - self.mean) / self.scale) for name, x in lq.items()]
+        )
         tokens = F.unfold(features, self.patch, stride=self.patch).transpose(1, 2)
         tokens = self.linear(tokens) + tokens + self.position
         for layer in self.encoder:
             tokens = layer(tokens)
-        memory, embedding = tokens, torch.cat([self.embeddings[name].expand(rows, -1, -1) for name in lq])
+        memory, embedding = (
+            tokens,
+            torch.cat([self.embeddings[name].expand(rows, -1, -1) for name in lq]),
+        )
         for layer in self.decoder:
             tokens = layer(tokens, memory, embedding)
         tokens = self.mlp(tokens) + tokens
         side = (self.tile, self.tile)
         features = features + F.fold(tokens.transpose(1, 2), side, self.patch, stride=self.patch)
         parts = zip(lq, features.split(rows), tokens.split(rows))
-        outputs = {name: (self.tails[name](x).float() * self.scale + self.mean, t) for name, x, t in parts}
-        return {name: out for name, (out, _) in outputs.items()}, {name: t for name, (_, t) in outputs.items()}
+        outputs = {
+            name: (self.tails[name](x).float() * self.scale + self.mean, t) for name, x, t in parts
+        }
+        return {name: out for name, (out, _) in outputs.items()}, {
+            name: t for name, (_, t) in outputs.items()
+        }
 
 
-def loss_of(network: nn.Module, batch: dict[str, dict[str, torch.Tensor]], group: int, weight: float) -> torch.Tensor:
+def loss_of(
+    network: nn.Module, batch: dict[str, dict[str, torch.Tensor]], group: int, weight: float
+) -> torch.Tensor:
     """L1 and equation 5 for groups of two, as ours."""
     outputs, tokens = network({name: pair["lq"] for name, pair in batch.items()})
-    l1 = torch.stack([F.l1_loss(outputs[name], pair["hq"].float()) for name, pair in batch.items()]).mean()
+    l1 = torch.stack(
+        [F.l1_loss(outputs[name], pair["hq"].float()) for name, pair in batch.items()]
+    ).mean()
     terms = []
     for one in tokens.values():
-        unit = F.normalize(one.float(), dim=-1).mean(1).unflatten(0, (-1, group))  # [G, 2, D]
+        # [G, 2, D]
+        unit = F.normalize(one.float(), dim=-1).mean(1).unflatten(0, (-1, group))
         terms.append(((unit[:, 0] * unit[:, 1]).sum(-1) - 0.5 * (unit**2).sum((1, 2))).mean())
     return l1 + weight * torch.stack(terms).mean()
 
@@ -165,26 +203,46 @@ def take_turns(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, An
                     seconds[f"{clock}{name}"].append(now() - began[clock])
             if number:
                 print(f"  round {number}: {name} {seconds[name][-1]:.3f} s", flush=True)
-    ratios = {f"{clock}ratio": [a / b for a, b in zip(seconds[f"{clock}ours"], seconds[f"{clock}torch"])] for clock in clocks}
-    found: dict[str, Any] = {f"{name}_s": float(np.median(values)) for name, values in seconds.items()}
+    ratios = {
+        f"{clock}ratio": [a / b for a, b in zip(seconds[f"{clock}ours"], seconds[f"{clock}torch"])]
+        for clock in clocks
+    }
+    found: dict[str, Any] = {
+        f"{name}_s": float(np.median(values)) for name, values in seconds.items()
+    }
     found |= {name: float(np.median(values)) for name, values in ratios.items()}
     return {**found, "ratios": [round(r, 3) for r in ratios["ratio"]]}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--what", choices=("both", "step", "forward"), default="both")
     parser.add_argument("--model", default="ipt", help="a preset (default: ipt, the paper's size)")
-    parser.add_argument("--tasks", type=int, default=0, help="tasks a step (default: 1 on a CPU, 6 on a GPU)")
-    parser.add_argument("--batch", type=int, default=0, help="samples a step (default: 4 on a CPU, 264 on a GPU)")
-    parser.add_argument("--forward-batch", type=int, default=0, help="tiles of a forward pass (default: 8, or --batch)")
+    parser.add_argument(
+        "--tasks", type=int, default=0, help="tasks a step (default: 1 on a CPU, 6 on a GPU)"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=0, help="samples a step (default: 4 on a CPU, 264 on a GPU)"
+    )
+    parser.add_argument(
+        "--forward-batch",
+        type=int,
+        default=0,
+        help="tiles of a forward pass (default: 8, or --batch)",
+    )
     parser.add_argument("--remat", default="none", help="model.remat of ours")
-    parser.add_argument("--rounds", type=int, default=0, help="timed rounds (default: 5 on a CPU, 20 on a GPU)")
+    parser.add_argument(
+        "--rounds", type=int, default=0, help="timed rounds (default: 5 on a CPU, 20 on a GPU)"
+    )
     options = parser.parse_args()
     gpu = options.device == "cuda"
     if jax.default_backend() != ("gpu" if gpu else "cpu"):
-        raise SystemExit(f"jax runs on {jax.default_backend()}; install jax[cuda13], or set JAX_PLATFORMS=cpu")
+        raise SystemExit(
+            f"jax runs on {jax.default_backend()}; install jax[cuda13], or set JAX_PLATFORMS=cpu"
+        )
     count, batch_size = options.tasks or (6 if gpu else 1), options.batch or (264 if gpu else 4)
     rounds, dtype = options.rounds or (20 if gpu else 5), "bfloat16" if gpu else "float32"
     config = configs.complete(
@@ -197,8 +255,18 @@ def main() -> None:
         }
     )
     plain = resolve.resolve(ConfigDict(config))
-    found: dict[str, Any] = {"device": jax.devices()[0].device_kind, "torch": torch.__version__, "jax": jax.__version__}
-    found |= {"dtype": dtype, "model": options.model, "tasks": count, "remat": options.remat, "rounds": rounds}
+    found: dict[str, Any] = {
+        "device": jax.devices()[0].device_kind,
+        "torch": torch.__version__,
+        "jax": jax.__version__,
+    }
+    found |= {
+        "dtype": dtype,
+        "model": options.model,
+        "tasks": count,
+        "remat": options.remat,
+        "rounds": rounds,
+    }
     ceiling = product_rate(dtype, 1)
     found["product_tflop_per_s"] = ceiling / 1e12
     model = build(plain["model"], make_tasks(plain["tasks"]))
@@ -226,19 +294,25 @@ def share(found: dict[str, Any], work: float, ceiling: float) -> None:
         found[f"{name}_share_of_product"] = work / found[f"{name}_s"] / ceiling
 
 
-def torch_batch(pairs: dict[str, dict[str, np.ndarray]], device: str) -> dict[str, dict[str, torch.Tensor]]:
+def torch_batch(
+    pairs: dict[str, dict[str, np.ndarray]], device: str
+) -> dict[str, dict[str, torch.Tensor]]:
     """The same numbers for PyTorch: `[B, 3, H, W]`."""
     moved = lambda x: torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))).to(device)  # noqa: E731
     return {name: {key: moved(x) for key, x in pair.items()} for name, pair in pairs.items()}
 
 
-def compare_forward(model: IPT, network: nn.Module, tiles: int, gpu: bool, rounds: int) -> dict[str, Any]:
+def compare_forward(
+    model: IPT, network: nn.Module, tiles: int, gpu: bool, rounds: int
+) -> dict[str, Any]:
     """The network without gradients."""
     pairs = random_batch(model, make_tasks(model.names), tiles // len(model.names))
     lq = {name: jax.numpy.asarray(pair["lq"]) for name, pair in pairs.items()}
     params = model.init_params(0)
     forward = jax.jit(lambda p, x: model.apply({"params": p}, x)[0])
-    theirs = {name: pair["lq"] for name, pair in torch_batch(pairs, "cuda" if gpu else "cpu").items()}
+    theirs = {
+        name: pair["lq"] for name, pair in torch_batch(pairs, "cuda" if gpu else "cpu").items()
+    }
 
     def torch_call() -> None:
         with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=gpu):
@@ -246,15 +320,21 @@ def compare_forward(model: IPT, network: nn.Module, tiles: int, gpu: bool, round
         if gpu:
             torch.cuda.synchronize()
 
-    return take_turns({"torch": torch_call, "ours": lambda: jax.block_until_ready(forward(params, lq))}, rounds)
+    return take_turns(
+        {"torch": torch_call, "ours": lambda: jax.block_until_ready(forward(params, lq))}, rounds
+    )
 
 
-def compare_step(model: IPT, network: nn.Module, plain: dict[str, Any], gpu: bool, rounds: int) -> dict[str, Any]:
+def compare_step(
+    model: IPT, network: nn.Module, plain: dict[str, Any], gpu: bool, rounds: int
+) -> dict[str, Any]:
     """Loss, gradients and Adam."""
     pairs = random_batch(model, make_tasks(model.names), plain["batch_size"] // len(model.names))
     mesh = devices.make_mesh(1)
     batch = partition.put_batch(pairs, mesh)
-    state = jax.jit(lambda p: init_state(p, plain), out_shardings=partition.replicated(mesh))(model.init_params(0))
+    state = jax.jit(lambda p: init_state(p, plain), out_shardings=partition.replicated(mesh))(
+        model.init_params(0)
+    )
     step = compile_step(model, plain, mesh)
     theirs = torch_batch(pairs, "cuda" if gpu else "cpu")
     adam = torch.optim.Adam(network.parameters(), lr=5e-5, fused=gpu or None)

@@ -27,7 +27,8 @@ from ipt_jax.distributed import sharding as partition
 from ipt_jax.tpu import chips, hlo
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-SAMPLES = 24  # a chip
+# A chip
+SAMPLES = 24
 
 
 def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -44,8 +45,11 @@ def folded(x: jax.Array, kernel: jax.Array) -> jax.Array:
         zero = jnp.zeros_like(kernel[:, 0])
         blocks = [[kernel[:, t] if 0 <= t < 5 else zero for t in line] for line in taps]
         rows.append(jnp.concatenate([jnp.concatenate(line, -1) for line in blocks], -2))
-    wide = jnp.stack(rows, 1)  # [5, 3, 2 C, 2 C]
-    out = jax.lax.conv_general_dilated(x.reshape(*lead, width // 2, 2 * c), wide, (1, 1), "SAME", dimension_numbers=DIMENSIONS)
+    # [5, 3, 2 C, 2 C]
+    wide = jnp.stack(rows, 1)
+    out = jax.lax.conv_general_dilated(
+        x.reshape(*lead, width // 2, 2 * c), wide, (1, 1), "SAME", dimension_numbers=DIMENSIONS
+    )
     return out.reshape(*lead, width, c)
 
 
@@ -64,7 +68,9 @@ def separate(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def scored(function):
     """Value and both gradients, of something that depends on every output."""
-    return jax.value_and_grad(lambda k, x: jnp.sum(jnp.square(function(x, k).astype(jnp.float32))), argnums=(0, 1))
+    return jax.value_and_grad(
+        lambda k, x: jnp.sum(jnp.square(function(x, k).astype(jnp.float32))), argnums=(0, 1)
+    )
 
 
 VARIANTS = {
@@ -82,7 +88,9 @@ def check() -> None:
     for (one, x_shape, k_shape), (other, *_) in (functions[:2], functions[2:]):
         x = jnp.asarray(rng.normal(size=(2, *x_shape)), jnp.float32)
         kernel = jnp.asarray(rng.normal(size=k_shape) / 40, jnp.float32)
-        for a, b in zip(jax.tree.leaves(scored(one)(kernel, x)), jax.tree.leaves(scored(other)(kernel, x))):
+        for a, b in zip(
+            jax.tree.leaves(scored(one)(kernel, x)), jax.tree.leaves(scored(other)(kernel, x))
+        ):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * float(jnp.abs(b).max()))
 
 
@@ -97,7 +105,12 @@ def main() -> None:
             places = (partition.replicated(mesh), partition.split(mesh))
             compiled = jax.jit(scored(function), in_shardings=places).lower(kernel, x).compile()
             cycles = hlo.read(compiled.as_text()).cycles
-            found = {"topology": name, "what": what, "cycles": cycles, "us": 1e6 * cycles / (where.chip.clock or np.nan)}
+            found = {
+                "topology": name,
+                "what": what,
+                "cycles": cycles,
+                "us": 1e6 * cycles / (where.chip.clock or np.nan),
+            }
             print(json.dumps(found), flush=True)
 
 

@@ -27,7 +27,8 @@ def get_config() -> ConfigDict:
             steps=100_000,
             batch_size=20,
             tasks=(*PAPER_TASKS, "denoise", "jpeg", "photo2", "deblur"),
-            model=preset("ipt_small") | dict(remat="elementwise"),  # less memory to move: faster on a CPU, too
+            # Less memory to move: faster on a CPU, too
+            model=preset("ipt_small") | dict(remat="elementwise"),
             data=dict(source="folder", held_out=4, flips=True),
             optim=dict(
                 name="muon",

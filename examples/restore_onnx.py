@@ -28,19 +28,27 @@ def ramps(at: list[int], tile: int) -> np.ndarray:
     for i, start in enumerate(at):
         if i > 0:
             share = (at[i - 1] + tile - start) / tile
-            weights[i] *= np.sin(0.5 * np.pi * np.clip(centres / share, 0, 1)) ** 2 if share > 0 else 1
+            weights[i] *= (
+                np.sin(0.5 * np.pi * np.clip(centres / share, 0, 1)) ** 2 if share > 0 else 1
+            )
         if i + 1 < len(at):
             share = (start + tile - at[i + 1]) / tile
-            weights[i] *= np.sin(0.5 * np.pi * np.clip((1 - centres) / share, 0, 1)) ** 2 if share > 0 else 1
+            weights[i] *= (
+                np.sin(0.5 * np.pi * np.clip((1 - centres) / share, 0, 1)) ** 2 if share > 0 else 1
+            )
     return weights.astype(np.float32)
 
 
-def restore(session: onnxruntime.InferenceSession, image: np.ndarray, overlap: int = 12, batch: int = 16) -> np.ndarray:
+def restore(
+    session: onnxruntime.InferenceSession, image: np.ndarray, overlap: int = 12, batch: int = 16
+) -> np.ndarray:
     """uint8 `[H, W, 3]` -> uint8 `[H * scale, W * scale, 3]`."""
     tile, scaled = session.get_inputs()[0].shape[1], session.get_outputs()[0].shape[1]
     scale = scaled // tile
     height, width = image.shape[:2]
-    padded = np.pad(image, ((0, max(0, tile - height)), (0, max(0, tile - width)), (0, 0)), mode="symmetric")
+    padded = np.pad(
+        image, ((0, max(0, tile - height)), (0, max(0, tile - width)), (0, 0)), mode="symmetric"
+    )
     rows, columns = (starts(size, tile, overlap) for size in padded.shape[:2])
     down, across = (ramps([x * scale for x in at], scaled) for at in (rows, columns))
     total = np.zeros((padded.shape[0] * scale, padded.shape[1] * scale, 3), np.float32)
@@ -58,13 +66,19 @@ def restore(session: onnxruntime.InferenceSession, image: np.ndarray, overlap: i
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", help="the .onnx file")
     parser.add_argument("input", help="a picture")
     parser.add_argument("output", help="where the result goes")
-    parser.add_argument("--overlap", type=int, default=12, help="pixels that neighbouring tiles share at least")
+    parser.add_argument(
+        "--overlap", type=int, default=12, help="pixels that neighbouring tiles share at least"
+    )
     options = parser.parse_args()
-    session = onnxruntime.InferenceSession(options.model, providers=onnxruntime.get_available_providers())
+    session = onnxruntime.InferenceSession(
+        options.model, providers=onnxruntime.get_available_providers()
+    )
     image = np.asarray(Image.open(options.input).convert("RGB"))
     Image.fromarray(restore(session, image, options.overlap)).save(options.output)
 

@@ -22,25 +22,44 @@ from ipt_jax.restore.images import to_uint8
 from ipt_jax.tasks import PAPER_TASKS
 from ipt_jax.weights.default import default_weights
 
-SIDE, GAP, LINE = 192, 8, 24  # pixels: of a crop, between crops, of a line of text
+# Pixels: of a crop, between crops, of a line of text
+SIDE, GAP, LINE = 192, 8, 24
 # (photograph, left, top) of the crop that is shown, turn by turn: eyes and a badge, a cat, a cup, a launch pad.
-CROPS = (("astronaut", 150, 60), ("chelsea", 120, 70), ("coffee", 250, 40), ("astronaut", 300, 300), ("chelsea", 150, 60),
-         ("rocket", 240, 200))  # fmt: skip
+CROPS = (
+    ("astronaut", 150, 60),
+    ("chelsea", 120, 70),
+    ("coffee", 250, 40),
+    ("astronaut", 300, 300),
+    ("chelsea", 150, 60),
+    ("rocket", 240, 200),
+)
 
 
-def block(name: str, border: int, clean: np.ndarray, before: np.ndarray, after: np.ndarray, left: int, top: int) -> Image.Image:
+def block(
+    name: str,
+    border: int,
+    clean: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    left: int,
+    top: int,
+) -> Image.Image:
     """Three crops side by side under a line with the task and its scores."""
     scores = [psnr(image, clean, channel="y", border=border) for image in (before, after)]
     out = Image.new("RGB", (3 * SIDE + 2 * GAP, LINE + SIDE), "white")
     for i, image in enumerate((before, after, clean)):
-        out.paste(Image.fromarray(image[top : top + SIDE, left : left + SIDE]), (i * (SIDE + GAP), LINE))
+        out.paste(
+            Image.fromarray(image[top : top + SIDE, left : left + SIDE]), (i * (SIDE + GAP), LINE)
+        )
     label = f"{name}: {scores[0]:.2f} dB, restored {scores[1]:.2f} dB, clean"
     ImageDraw.Draw(out).text((2, 2), label, fill="black", font=ImageFont.load_default(16))
     return out
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--weights", help="default: those that the package ships")
     parser.add_argument("--out", required=True, metavar="FILE", help="a picture: .png, .jpg")
     options = parser.parse_args()
@@ -49,7 +68,17 @@ def main() -> None:
     blocks = []
     for (name, task), (photo, left, top) in zip(model.tasks.items(), itertools.cycle(CROPS)):
         lq, clean = make_lq(Picture(photo, photographs[photo]), task, seed=0)
-        blocks.append(block(name, task.border, clean, baseline(lq, task), to_uint8(model.restore(lq, task=name)), left, top))
+        blocks.append(
+            block(
+                name,
+                task.border,
+                clean,
+                baseline(lq, task),
+                to_uint8(model.restore(lq, task=name)),
+                left,
+                top,
+            )
+        )
     width, height = blocks[0].size
     rows = (len(blocks) + 1) // 2
     page = Image.new("RGB", (2 * width + 3 * GAP, rows * (height + GAP) + GAP), "white")

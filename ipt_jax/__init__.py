@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from ipt_jax.restore.restorer import Restorer
 
 __version__ = "0.1.0"
-ADDRESS = ""  # where the project is published, for git and the notebooks; empty until it is
+# Where the project is published, for git and the notebooks; empty until it is
+ADDRESS = ""
 __all__ = ["__version__", "load"]
 
 
@@ -17,6 +18,7 @@ def load(path: str, **settings: Any) -> Restorer:
 
     `ipt_jax.load("runs/demo").restore(image, task="sr2")`: uint8 `[H, W, 3]` -> uint8 `[2H, 2W, 3]`.
     """
-    from ipt_jax.weights import load as loading  # late: jax takes a second to import
+    # Late: jax takes a second to import
+    from ipt_jax.weights import load as loading
 
     return loading.load(path, **settings)

@@ -4,5 +4,6 @@ import sys
 
 from ipt_jax.cli.app import main
 
-if __name__ == "__main__":  # grain's workers import this module again
+# Grain's workers import this module again
+if __name__ == "__main__":
     sys.exit(main())

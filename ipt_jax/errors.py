@@ -1,9 +1,6 @@
 """What a command turns into one line and an exit code."""
 
 
-
-
-
 class UserError(ValueError):
     """Something asked for that cannot be done as it was asked; exit code 2."""
 

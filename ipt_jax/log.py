@@ -27,7 +27,11 @@ def for_process(index: int) -> None:
     if index:
         logger.setLevel(logging.WARNING)
         for handler in logger.handlers:
-            handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname).1s [process {index}] %(message)s", "%H:%M:%S"))
+            handler.setFormatter(
+                logging.Formatter(
+                    f"%(asctime)s %(levelname).1s [process {index}] %(message)s", "%H:%M:%S"
+                )
+            )
 
 
 @contextlib.contextmanager

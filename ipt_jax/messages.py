@@ -14,7 +14,9 @@ def first_line(error: Exception) -> str:
 def listed(names: Iterable[str], limit: int = 5) -> str:
     """The first names of many, and how many more there are."""
     names = list(names)
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+    return ", ".join(names[:limit]) + (
+        f" and {len(names) - limit} more" if len(names) > limit else ""
+    )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

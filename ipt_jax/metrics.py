@@ -8,7 +8,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-METRICS = ("psnr_y", "psnr_rgb", "ssim_y", "ssim_rgb")  # as scores are named
+# As scores are named
+METRICS = ("psnr_y", "psnr_rgb", "ssim_y", "ssim_rgb")
 
 _Y_WEIGHTS = np.array([65.738, 129.057, 25.064]) / 256
 _WINDOW = 11
@@ -77,7 +78,9 @@ def ssim(a: np.ndarray, b: np.ndarray, channel: str = "y", border: int = 0) -> f
     planes = _planes("ssim", a, b, channel, border)
     height, width = planes[0][0].shape
     if min(height, width) < _WINDOW:
-        raise ValueError(f"ssim: its window is 11x11 pixels; inside a border of {border} the picture has {height}x{width}.")
+        raise ValueError(
+            f"ssim: its window is 11x11 pixels; inside a border of {border} the picture has {height}x{width}."
+        )
     return float(np.mean([_ssim_plane(x, y) for x, y in planes]))
 
 
@@ -96,7 +99,9 @@ def _window_mean(x: np.ndarray) -> np.ndarray:
     return full[_HALF:-_HALF, _HALF:-_HALF]
 
 
-def _planes(name: str, a: np.ndarray, b: np.ndarray, channel: str, border: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def _planes(
+    name: str, a: np.ndarray, b: np.ndarray, channel: str, border: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """The pairs of float64 planes ``[H, W]`` that are compared."""
     if channel not in ("y", "rgb"):
         raise ValueError(f'{name}: channel is "y" or "rgb", not {channel!r}.')
@@ -115,7 +120,9 @@ def _planes(name: str, a: np.ndarray, b: np.ndarray, channel: str, border: int) 
         raise ValueError(f"{name}: border is a number of pixels, 0 or more, not {border!r}.")
     height, width = a.shape[:2]
     if min(height, width) <= 2 * border:
-        raise ValueError(f"{name}: a border of {border} leaves nothing of a picture of {height}x{width}.")
+        raise ValueError(
+            f"{name}: a border of {border} leaves nothing of a picture of {height}x{width}."
+        )
     inside = (slice(border, height - border), slice(border, width - border))
     a, b = a[inside], b[inside]
     if a.ndim == 2 and channel == "y":

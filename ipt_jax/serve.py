@@ -26,7 +26,8 @@ from ipt_jax.restore.restorer import Restorer
 from ipt_jax.weights.default import default_weights
 from ipt_jax.weights.load import load
 
-KEPT = 3600.0  # seconds after which a result is deleted
+# Seconds after which a result is deleted
+KEPT = 3600.0
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -41,7 +42,9 @@ def run(options: argparse.Namespace) -> int:
     weights = options.weights or default_weights([])
     model = load(weights, task=options.weights_tasks, heads=options.heads, raw=options.raw)
     with tempfile.TemporaryDirectory(prefix="ipt_serve_") as folder:
-        close, address = start(model, Path(folder), options.host, options.port, round(options.max_megapixels * 1e6))
+        close, address = start(
+            model, Path(folder), options.host, options.port, round(options.max_megapixels * 1e6)
+        )
         try:
             print(f"{address}  (tasks {', '.join(model.tasks)}; Ctrl-C ends it)", flush=True)
             if options.host not in LOCAL:
@@ -54,7 +57,9 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def start(model: Restorer, folder: Path, host: str, port: int, max_pixels: int) -> tuple[Callable[[], None], str]:
+def start(
+    model: Restorer, folder: Path, host: str, port: int, max_pixels: int
+) -> tuple[Callable[[], None], str]:
     """Starts the page; returns what ends it, and its address.
 
     Args:
@@ -72,10 +77,21 @@ def start(model: Restorer, folder: Path, host: str, port: int, max_pixels: int) 
     plain = _plain_theme()
     page.queue(max_size=1, default_concurrency_limit=1, api_open=False)
     settings = dict(
-        server_name=host, server_port=port or _free_port(host), share=False, quiet=True, prevent_thread_lock=True,
-        allowed_paths=[], max_file_size=4 * max_pixels + (1 << 20), enable_monitoring=False, ssr_mode=False, mcp_server=False,
-        pwa=False, footer_links=[], show_api=False, theme=plain,
-    )  # fmt: skip
+        server_name=host,
+        server_port=port or _free_port(host),
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        allowed_paths=[],
+        max_file_size=4 * max_pixels + (1 << 20),
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        footer_links=[],
+        show_api=False,
+        theme=plain,
+    )
     try:
         page.launch(**_known(type(page).launch, settings))
     except OSError as error:
@@ -122,27 +138,46 @@ def _page(model: Restorer, results: Path, max_pixels: int) -> Any:
             with one_at_a_time:
                 before, after, said = restored(model, Path(upload), task, place, max_pixels)
         except (DecodeError, OSError, MemoryError) as error:
-            text = str(error) if isinstance(error, DecodeError) else "the picture cannot be restored"
+            text = (
+                str(error) if isinstance(error, DecodeError) else "the picture cannot be restored"
+            )
             raise gr.Error(f"{text[0].upper()}{text[1:]}.") from None
         return (str(before), str(after)), str(after), said
 
-    with gr.Blocks(**_known(gr.Blocks.__init__, dict(title="ipt", analytics_enabled=False, delete_cache=(600, int(KEPT)),
-                                                     theme=_plain_theme()))) as page:  # fmt: skip
-        gr.Markdown("# ipt\nRestores a picture with the Image Processing Transformer, on the machine that serves this page.")
+    with gr.Blocks(
+        **_known(
+            gr.Blocks.__init__,
+            dict(
+                title="ipt",
+                analytics_enabled=False,
+                delete_cache=(600, int(KEPT)),
+                theme=_plain_theme(),
+            ),
+        )
+    ) as page:
+        gr.Markdown(
+            "# ipt\nRestores a picture with the Image Processing Transformer, on the machine that serves this page."
+        )
         with gr.Row():
             label = f"Picture (PNG, JPEG, WebP, TIFF, BMP; up to {max_pixels / 1e6:g} megapixels)"
-            upload = gr.File(label=label, type="filepath", file_types=[*SUFFIXES, ".gif"], elem_id="upload")
+            upload = gr.File(
+                label=label, type="filepath", file_types=[*SUFFIXES, ".gif"], elem_id="upload"
+            )
             with gr.Column():
                 task = gr.Dropdown(names, value=names[0], label="Task", elem_id="task")
                 button = gr.Button("Restore", variant="primary", elem_id="restore")
-        slider = gr.ImageSlider(label="Before / after", type="filepath", elem_id="slider", interactive=False)
+        slider = gr.ImageSlider(
+            label="Before / after", type="filepath", elem_id="slider", interactive=False
+        )
         said = gr.Markdown(elem_id="said")
         download = gr.DownloadButton("Download the result (PNG)", elem_id="download")
         button.click(restore, [upload, task], [slider, download, said])
     return page
 
 
-def restored(model: Restorer, source: Path, task: str, place: Path, max_pixels: int) -> tuple[Path, Path, str]:
+def restored(
+    model: Restorer, source: Path, task: str, place: Path, max_pixels: int
+) -> tuple[Path, Path, str]:
     """Restores a file; returns two PNGs of one size, the input (for super-resolution enlarged, bicubic) and the result.
 
     Raises:
@@ -152,7 +187,15 @@ def restored(model: Restorer, source: Path, task: str, place: Path, max_pixels: 
     scale = model.task(task).scale
     height, width, count = picture.pixels.shape
     after = place / f"{source.stem}_{task}.png"
-    form = Form("png", height * scale, width * scale, count, 8 * picture.pixels.itemsize, picture.profile, picture.exif)
+    form = Form(
+        "png",
+        height * scale,
+        width * scale,
+        count,
+        8 * picture.pixels.itemsize,
+        picture.profile,
+        picture.exif,
+    )
     pixels = model.restore(picture.pixels, task)
     with writing(after, form) as writer:
         writer.write(pixels)
@@ -165,7 +208,9 @@ def restored(model: Restorer, source: Path, task: str, place: Path, max_pixels: 
 def _before(picture: Picture, scale: int) -> Image.Image:
     shown = channels.colour(picture.pixels)
     image = Image.fromarray(
-        np.clip(shown + 0.5, 0, 255).astype(np.uint8) if shown.dtype != np.uint8 else np.ascontiguousarray(shown)
+        np.clip(shown + 0.5, 0, 255).astype(np.uint8)
+        if shown.dtype != np.uint8
+        else np.ascontiguousarray(shown)
     )
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.BICUBIC)
 

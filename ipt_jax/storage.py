@@ -14,4 +14,6 @@ def reachable(path: Any, what: str) -> None:
     try:
         path.exists()
     except ImportError as error:
-        raise DataError(f"{what}={os.fspath(path)}: {first_line(error)}: pip install gcsfs") from error
+        raise DataError(
+            f"{what}={os.fspath(path)}: {first_line(error)}: pip install gcsfs"
+        ) from error

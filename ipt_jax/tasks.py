@@ -73,7 +73,11 @@ TASKS: dict[str, Task] = {
         # Beyond the paper: what photographs from phones and the web need. Each crop draws its own strength.
         Task("denoise", 1, Noise((0.0, 55.0), clipped=0.5, clean=0.05)),
         Task("jpeg", 1, Jpeg((10, 95), clean=0.05)),
-        Task("photo2", 2, Chain((GaussianBlur((0.2, 1.0)), Bicubic(2), Noise((0.0, 10.0)), Jpeg((50, 95))))),
+        Task(
+            "photo2",
+            2,
+            Chain((GaussianBlur((0.2, 1.0)), Bicubic(2), Noise((0.0, 10.0)), Jpeg((50, 95)))),
+        ),
         Task("deblur", 1, OneOf((GaussianBlur((0.5, 3.0)), MotionBlur((3, 15), (0, 180))))),
     )
 }
@@ -88,9 +92,12 @@ DEGRADATIONS: dict[str, type] = {
     "motion_blur": MotionBlur,
     "kernel_blur": KernelBlur,
     "jpeg": Jpeg,
-    "chain": Chain,  # its `steps` are a list of {degradation, ...} dicts
-    "one_of": OneOf,  # and so are its `choices`
-    "pairs": Paired,  # none: for data.source=pairs
+    # Its `steps` are a list of {degradation, ...} dicts
+    "chain": Chain,
+    # And so are its `choices`
+    "one_of": OneOf,
+    # None: for data.source=pairs
+    "pairs": Paired,
 }
 
 # Degradations made of others, and the field that holds these.
@@ -107,12 +114,16 @@ def make_task(entry: str | Mapping[str, Any]) -> Task:
     """
     if isinstance(entry, str):
         if entry not in TASKS:
-            raise ValueError(f"unknown task {entry!r}{nearest(entry, TASKS)}; known: {', '.join(TASKS)}")
+            raise ValueError(
+                f"unknown task {entry!r}{nearest(entry, TASKS)}; known: {', '.join(TASKS)}"
+            )
         return TASKS[entry]
     fields = dict(entry)
     name, kind = fields.pop("name", None), fields.pop("degradation", None)
     if not isinstance(name, str) or not name.isidentifier():
-        raise ValueError(f"a task's name must be a word of letters, digits and _, not {name!r}, in {dict(entry)}")
+        raise ValueError(
+            f"a task's name must be a word of letters, digits and _, not {name!r}, in {dict(entry)}"
+        )
     try:
         degrade = make_degradation(kind, fields)
     except (TypeError, ValueError) as error:
@@ -128,17 +139,23 @@ def make_degradation(kind: Any, fields: Mapping[str, Any]) -> Degradation:
       TypeError: a field without a default is missing.
     """
     if kind not in DEGRADATIONS:
-        raise ValueError(f"unknown degradation {kind!r}{nearest(str(kind), DEGRADATIONS)}; known: {', '.join(DEGRADATIONS)}")
+        raise ValueError(
+            f"unknown degradation {kind!r}{nearest(str(kind), DEGRADATIONS)}; known: {', '.join(DEGRADATIONS)}"
+        )
     known = [field.name for field in dataclasses.fields(DEGRADATIONS[kind])]
     for field in fields:
         if field not in known:
-            raise ValueError(f"{kind!r} has no field {field!r}{nearest(field, known)}; it has {', '.join(known)}")
+            raise ValueError(
+                f"{kind!r} has no field {field!r}{nearest(field, known)}; it has {', '.join(known)}"
+            )
     parts = PARTS.get(str(kind))
     if parts is None:
         return DEGRADATIONS[kind](**fields)
     given = fields.get(parts, ())
     if not isinstance(given, (list, tuple)) or not all(isinstance(part, Mapping) for part in given):
-        raise ValueError(f"{kind!r} needs {parts}, a list of {{degradation, ...}} dicts, not {given!r}")
+        raise ValueError(
+            f"{kind!r} needs {parts}, a list of {{degradation, ...}} dicts, not {given!r}"
+        )
     made = []
     for part in given:
         rest = dict(part)

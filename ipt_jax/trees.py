@@ -48,4 +48,6 @@ def matches(path: str, patterns: Sequence[str]) -> bool:
     """Whether a path, or what it lies in, is one of the patterns: `body`, `body/encoder/*`, `*/tail`, `*norm*`."""
     parts = path.split("/")
     inside = ["/".join(parts[: i + 1]) for i in range(len(parts))]
-    return any(fnmatch.fnmatchcase(place, pattern.rstrip("/")) for pattern in patterns for place in inside)
+    return any(
+        fnmatch.fnmatchcase(place, pattern.rstrip("/")) for pattern in patterns for place in inside
+    )

@@ -7,8 +7,12 @@ STUDY = Study(
     "What does the transformer carry?",
     (
         Variant("encoder and decoder"),
-        Variant("no body", ("model.encoder_layers=0", "model.decoder_layers=0", "loss.contrastive=none")),
-        Variant("encoder alone, as many layers", ("model.encoder_layers=4", "model.decoder_layers=0")),
+        Variant(
+            "no body", ("model.encoder_layers=0", "model.decoder_layers=0", "loss.contrastive=none")
+        ),
+        Variant(
+            "encoder alone, as many layers", ("model.encoder_layers=4", "model.decoder_layers=0")
+        ),
         Variant("LayerNorm on the memory", ("model.memory_norm=True",)),
     ),
 )

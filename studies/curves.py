@@ -29,7 +29,9 @@ def read(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     return np.array(steps), np.array(means)
 
 
-def draw(runs: dict[str, tuple[np.ndarray, np.ndarray]], file: pathlib.Path, width: int = 5) -> None:
+def draw(
+    runs: dict[str, tuple[np.ndarray, np.ndarray]], file: pathlib.Path, width: int = 5
+) -> None:
     """One curve a run, each point the mean of `width` lines of its log."""
     from matplotlib.figure import Figure
 
@@ -45,8 +47,12 @@ def draw(runs: dict[str, tuple[np.ndarray, np.ndarray]], file: pathlib.Path, wid
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draws, and prints each run's mean loss over the last fifth of the steps that all of them have."""
-    parser = argparse.ArgumentParser(prog="python -m studies.curves", description="Loss of several runs against their steps.")
-    parser.add_argument("runs", nargs="+", metavar="NAME=LOG", help="a run's metrics.jsonl, and what to call it")
+    parser = argparse.ArgumentParser(
+        prog="python -m studies.curves", description="Loss of several runs against their steps."
+    )
+    parser.add_argument(
+        "runs", nargs="+", metavar="NAME=LOG", help="a run's metrics.jsonl, and what to call it"
+    )
     parser.add_argument("-o", "--out", required=True, type=pathlib.Path, metavar="PNG")
     options = parser.parse_args(arguments)
     runs = {}

@@ -6,7 +6,10 @@ STUDY = Study(
     "photographs",
     "How much are more photographs worth?",
     tuple(
-        Variant(f"{percent} % of the photographs" if percent < 100 else "all photographs", share=percent / 100)
+        Variant(
+            f"{percent} % of the photographs" if percent < 100 else "all photographs",
+            share=percent / 100,
+        )
         for percent in (20, 40, 60, 80, 100)
     ),
 )

@@ -2,7 +2,13 @@
 
 from studies.study import Study, Variant, main
 
-LARGER = ("model.features=24", "model.heads=6", "model.hidden=864", "model.encoder_layers=3", "model.decoder_layers=3")
+LARGER = (
+    "model.features=24",
+    "model.heads=6",
+    "model.hidden=864",
+    "model.encoder_layers=3",
+    "model.decoder_layers=3",
+)
 
 STUDY = Study(
     "starts",

@@ -14,7 +14,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+BROWSER = next(
+    (
+        found
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (found := shutil.which(name))
+    ),
+    None,
+)
 
 
 class Page:
@@ -23,7 +30,9 @@ class Page:
     def __init__(self, write: int, read: int):
         self._write, self._read, self._held, self._number, self._session = write, read, b"", 0, ""
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "DOM"):
             self._call(f"{domain}.enable")
 
@@ -51,7 +60,9 @@ class Page:
 
     def run(self, expression: str) -> Any:
         """The value of a JavaScript expression; promises are waited for."""
-        done = self._call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        done = self._call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         if "exceptionDetails" in done:
             raise RuntimeError(f"{expression}: {done['exceptionDetails']}")
         return done["result"].get("value")
@@ -63,7 +74,9 @@ class Page:
             if value := self.run(expression):
                 return value
             time.sleep(0.2)
-        raise TimeoutError(f"{expression}; the page says: {self.run('document.body.innerText')[:500]}")
+        raise TimeoutError(
+            f"{expression}; the page says: {self.run('document.body.innerText')[:500]}"
+        )
 
     def upload(self, selector: str, file: pathlib.Path) -> None:
         root = self._call("DOM.getDocument")["root"]["nodeId"]
@@ -82,10 +95,24 @@ def opened(profile: pathlib.Path) -> Iterator[Page]:
     # A shell puts them where the browser looks for them: Python code in a fork of a process with jax's threads can deadlock.
     place = f'exec "$@" 103<&{to_read} 104>&{from_write} 3<&103 4>&104'
     process = subprocess.Popen(
-        ["bash", "-c", place, "bash", str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe",
-         "--window-size=1200,1000", "--disable-background-networking", f"--user-data-dir={profile}"],
-        pass_fds=(to_read, from_write), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [
+            "bash",
+            "-c",
+            place,
+            "bash",
+            str(BROWSER),
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--remote-debugging-pipe",
+            "--window-size=1200,1000",
+            "--disable-background-networking",
+            f"--user-data-dir={profile}",
+        ],
+        pass_fds=(to_read, from_write),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         yield Page(to_write, from_read)
     finally:

@@ -12,7 +12,8 @@ flags = os.environ.get("XLA_FLAGS", "")
 if "xla_force_host_platform_device_count" not in flags:
     flags += " --xla_force_host_platform_device_count=8"
 if "xla_backend_optimization_level" not in flags:
-    flags += " --xla_backend_optimization_level=0"  # halves the time to compile, which is most of the tests' time
+    # Halves the time to compile, which is most of the tests' time
+    flags += " --xla_backend_optimization_level=0"
 if "xla_cpu_multi_thread_eigen" not in flags:
     # Eight devices share one small pool of threads within operations, in which XLA has been seen to deadlock on machines
     # with few cores; the tests' parallelism is their processes.
@@ -35,5 +36,7 @@ def benchmarks() -> pathlib.Path:
     """The folder of benchmark pictures; tests that need it are skipped where IPT_TEST_DATA does not name it."""
     folder = pathlib.Path(os.environ.get("IPT_TEST_DATA", "")) / "benchmarks"
     if not os.environ.get("IPT_TEST_DATA") or not folder.is_dir():
-        pytest.skip("needs the benchmark pictures: set IPT_TEST_DATA to a folder that holds benchmarks/Set5, ...")
+        pytest.skip(
+            "needs the benchmark pictures: set IPT_TEST_DATA to a folder that holds benchmarks/Set5, ..."
+        )
     return folder

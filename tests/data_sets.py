@@ -32,7 +32,8 @@ class Pictures:
         self.reads.append(i)
         if i in self.broken:
             raise DecodeError("torn in half")
-        return np.full((*self.size, 3), i % 256, np.uint8)  # flat, so that every crop of it tells which it is
+        # Flat, so that every crop of it tells which it is
+        return np.full((*self.size, 3), i % 256, np.uint8)
 
     def name(self, i: int) -> str:
         return f"picture {i}"
@@ -70,7 +71,9 @@ def jpeg(seed: int, height: int = 120, width: int = 150) -> bytes:
     return cv2.imencode(".jpg", image)[1].tobytes()
 
 
-def write_tfds(data_dir: pathlib.Path, pictures: Sequence[bytes], name: str = "tiny", shards: int = 2) -> pathlib.Path:
+def write_tfds(
+    data_dir: pathlib.Path, pictures: Sequence[bytes], name: str = "tiny", shards: int = 2
+) -> pathlib.Path:
     """A TFDS array_record set with one split "train", written without TensorFlow; returns <data_dir>/<name>/1.0.0."""
     import tensorflow_datasets as tfds
     from array_record.python.array_record_module import ArrayRecordWriter
@@ -78,15 +81,24 @@ def write_tfds(data_dir: pathlib.Path, pictures: Sequence[bytes], name: str = "t
 
     directory = data_dir / name / "1.0.0"
     directory.mkdir(parents=True)
-    features = {"image": tfds.features.Image(shape=(None, None, 3)), "file_name": tfds.features.Text()}
+    features = {
+        "image": tfds.features.Image(shape=(None, None, 3)),
+        "file_name": tfds.features.Text(),
+    }
     tfds.features.FeaturesDict(features).save_config(directory)
     parts = np.array_split(np.arange(len(pictures)), shards)
-    split = {"name": "train", "shardLengths": [str(len(part)) for part in parts], "numBytes": str(sum(map(len, pictures))),
-             "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"}  # fmt: skip
+    split = {
+        "name": "train",
+        "shardLengths": [str(len(part)) for part in parts],
+        "numBytes": str(sum(map(len, pictures))),
+        "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+    }
     info = {"name": name, "version": "1.0.0", "fileFormat": "array_record", "splits": [split]}
     (directory / "dataset_info.json").write_text(json.dumps(info))
     for shard, part in enumerate(parts):
-        writer = ArrayRecordWriter(str(directory / f"{name}-train.array_record-{shard:05}-of-{shards:05}"), "group_size:1")
+        writer = ArrayRecordWriter(
+            str(directory / f"{name}-train.array_record-{shard:05}-of-{shards:05}"), "group_size:1"
+        )
         for i in part:
             example = tf_example_pb2.Example()
             example.features.feature["image"].bytes_list.value.append(pictures[i])

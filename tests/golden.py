@@ -21,7 +21,15 @@ SCALES = (("sr2", 2), ("sr3", 3), ("sr4", 4), ("derain", 1), ("denoise30", 1), (
 
 
 def tiny(out_bias: bool = False) -> IPT:
-    return IPT(SCALES, features=8, heads=2, encoder_layers=2, decoder_layers=2, hidden=288, out_bias=out_bias)
+    return IPT(
+        SCALES,
+        features=8,
+        heads=2,
+        encoder_layers=2,
+        decoder_layers=2,
+        hidden=288,
+        out_bias=out_bias,
+    )
 
 
 def tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:

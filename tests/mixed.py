@@ -29,7 +29,9 @@ class Case:
 
 def smooth(height: int, width: int, channels: int, top: int = 255, seed: int = 0) -> np.ndarray:
     coarse = np.random.default_rng(seed).uniform(0, top, (4, 5, channels)).astype(np.float32)
-    big = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, channels)
+    big = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR).reshape(
+        height, width, channels
+    )
     return big.round().astype(np.uint8 if top == 255 else np.uint16)
 
 
@@ -53,9 +55,15 @@ def written_deep(pixels: np.ndarray, kind: str) -> bytes:
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """As it is stored when this orientation makes it upright."""
-    inverse = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-               5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
-               8: Image.Transpose.ROTATE_270}  # fmt: skip
+    inverse = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
     image = Image.fromarray(pixels)
     return np.asarray(image.transpose(inverse[orientation]) if orientation > 1 else image)
 
@@ -63,7 +71,14 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def make(folder: pathlib.Path) -> list[Case]:
     cases: list[Case] = []
 
-    def add(name: str, pixels: np.ndarray, data: bytes | None = None, save: dict | None = None, image=None, **expect) -> None:
+    def add(
+        name: str,
+        pixels: np.ndarray,
+        data: bytes | None = None,
+        save: dict | None = None,
+        image=None,
+        **expect,
+    ) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if data is not None:
@@ -84,7 +99,12 @@ def make(folder: pathlib.Path) -> list[Case]:
         add(f"tiff/deep/{mode}16.TIFF", deep, written_deep(deep, "tiff"), profile=True)
     rgb = smooth(50, 70, 3, seed=30)
     add("jpeg/plain.jpg", rgb, save=dict(quality=98, subsampling=0), lossy=True)
-    add("jpeg/grey.jpeg", smooth(40, 40, 1, seed=31), save=dict(quality=98, subsampling=0), lossy=True)
+    add(
+        "jpeg/grey.jpeg",
+        smooth(40, 40, 1, seed=31),
+        save=dict(quality=98, subsampling=0),
+        lossy=True,
+    )
     add(
         "jpeg/all.jpg",
         rgb,
@@ -105,7 +125,13 @@ def make(folder: pathlib.Path) -> list[Case]:
         )
     stored = Image.fromarray(turned(rgb, 8))
     add("png/turned8.png", rgb, save=dict(exif=exif(8)), image=stored, exif=True)
-    add("webp/lossless.webp", rgb, save=dict(lossless=True, exif=exif(), icc_profile=PROFILE), profile=True, exif=True)
+    add(
+        "webp/lossless.webp",
+        rgb,
+        save=dict(lossless=True, exif=exif(), icc_profile=PROFILE),
+        profile=True,
+        exif=True,
+    )
     add("webp/alpha.webp", smooth(30, 30, 4, seed=32), save=dict(lossless=True, exact=True))
     add("bmp/rgb.bmp", smooth(18, 22, 3, seed=33))
     add("bmp/grey.bmp", smooth(18, 22, 1, seed=34))
@@ -114,5 +140,10 @@ def make(folder: pathlib.Path) -> list[Case]:
     add("one.png", smooth(1, 1, 3, seed=35))
     add("long.png", smooth(2, 3000, 3, seed=36))
     frames = [Image.fromarray(smooth(20, 24, 3, seed=40 + i)).quantize(8) for i in range(3)]
-    add("moving.gif", np.asarray(frames[0].convert("RGB")), image=frames[0], save=dict(save_all=True, append_images=frames[1:]))
+    add(
+        "moving.gif",
+        np.asarray(frames[0].convert("RGB")),
+        image=frames[0],
+        save=dict(save_all=True, append_images=frames[1:]),
+    )
     return cases

@@ -21,11 +21,16 @@ def random_params(model: IPT, seed: int) -> dict[str, Any]:
     """Parameters that make a model do something; drawn with numpy, since compiling a start takes seconds."""
     rng = np.random.default_rng(seed)
     shapes = weights.abstract(model)
-    return jax.tree.map(lambda s: (rng.normal(size=s.shape) / max(1, s.shape[-1]) ** 0.5).astype(np.float32), shapes)
+    return jax.tree.map(
+        lambda s: (rng.normal(size=s.shape) / max(1, s.shape[-1]) ** 0.5).astype(np.float32), shapes
+    )
 
 
 def make_run(
-    folder: pathlib.Path, steps: tuple[int, ...] = (20,), tasks: Any = ("sr2", "denoise50"), ema: float = 0.9
+    folder: pathlib.Path,
+    steps: tuple[int, ...] = (20,),
+    tasks: Any = ("sr2", "denoise50"),
+    ema: float = 0.9,
 ) -> dict[str, Any]:
     """A run's folder with a checkpoint for each step, its parameters drawn from the step; returns its config."""
     plain = small.config(f"optim.ema={ema}", tasks=tasks, batch_size=16 * len(tasks))

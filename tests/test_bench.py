@@ -19,7 +19,9 @@ PAPER = {"denoise30": 33.0, "sr4": 34.7}
 
 @pytest.mark.parametrize("task", PAPER)
 def test_multiply_adds_of_the_papers_model(task):
-    assert flops.multiply_adds(IPT(golden.SCALES), task) == pytest.approx(PAPER[task] * 1e9, rel=5e-3)
+    assert flops.multiply_adds(IPT(golden.SCALES), task) == pytest.approx(
+        PAPER[task] * 1e9, rel=5e-3
+    )
 
 
 def test_training_cost_of_the_papers_model():
@@ -33,7 +35,11 @@ def test_the_formula_is_the_compilers_count_on_an_unrolled_model(task):
     model = IPT(golden.SCALES, encoder_layers=1, decoder_layers=1)
     params = jax.eval_shape(lambda: model.init_params(0))
     tile = jax.ShapeDtypeStruct((2, 48, 48, 3), jnp.float32)
-    counted = jax.jit(lambda p, x: model.apply({"params": p}, {task: x})).lower(params, tile).cost_analysis()["flops"]
+    counted = (
+        jax.jit(lambda p, x: model.apply({"params": p}, {task: x}))
+        .lower(params, tile)
+        .cost_analysis()["flops"]
+    )
     assert counted == pytest.approx(flops.forward(model, (task,), 2), rel=0.03)
 
 
@@ -53,7 +59,17 @@ def test_bench_prints_one_json_object_last(what, capsys, tmp_path):
     keys = {"features": 4, "patch": 4, "hidden": 32, "heads": 2, "tile": 16}
     small = [f"--config.model.{key}={value}" for key, value in keys.items()]
     small += ["--config.evaluate.overlap=4", "--config.tasks=sr2,denoise50", "--config.devices=2"]
-    code = main(["bench", what, "--config=configs/demo.py", "--batch=16", "--calls=2", f"--json={tmp_path / 'a.json'}", *small])
+    code = main(
+        [
+            "bench",
+            what,
+            "--config=configs/demo.py",
+            "--batch=16",
+            "--calls=2",
+            f"--json={tmp_path / 'a.json'}",
+            *small,
+        ]
+    )
     found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert code == 0 and found == json.loads((tmp_path / "a.json").read_text())
     assert found["devices"] == 2 and found["batch"] == 16 and found["tasks"] == 2
@@ -68,13 +84,33 @@ def test_a_batch_that_does_not_divide_is_refused(capsys):
 
 def test_bench_restore_counts_tiles_and_pixels(capsys, tmp_path):
     runs.make_run(tmp_path / "run")
-    words = ["--weights", str(tmp_path / "run"), "--task", "denoise50,sr2", "--size", "60x40", "--calls", "2", "--batch", "1"]
-    assert main(["bench", "restore", *words, "--overlap", "4", f"--json={tmp_path / 'a.json'}"]) == 0
+    words = [
+        "--weights",
+        str(tmp_path / "run"),
+        "--task",
+        "denoise50,sr2",
+        "--size",
+        "60x40",
+        "--calls",
+        "2",
+        "--batch",
+        "1",
+    ]
+    assert (
+        main(["bench", "restore", *words, "--overlap", "4", f"--json={tmp_path / 'a.json'}"]) == 0
+    )
     found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert found == json.loads((tmp_path / "a.json").read_text())
-    assert found["tiles"] == 2 * 5 * 3 and found["tasks"] == "denoise50,sr2" and found["batch"] == found["devices"]
+    assert (
+        found["tiles"] == 2 * 5 * 3
+        and found["tasks"] == "denoise50,sr2"
+        and found["batch"] == found["devices"]
+    )
     assert found["tiles_per_s"] == pytest.approx(found["tiles"] / found["seconds"])
-    assert found["megapixels_per_s"] == pytest.approx(60 * 40 / 1e6 / found["seconds"]) and found["network_tiles_per_s"] > 0
+    assert (
+        found["megapixels_per_s"] == pytest.approx(60 * 40 / 1e6 / found["seconds"])
+        and found["network_tiles_per_s"] > 0
+    )
     for wrong, message in (("60", "WIDTHxHEIGHT"), ("0x9", "WIDTHxHEIGHT")):
         assert main(["bench", "restore", "--weights", str(tmp_path / "run"), "--size", wrong]) == 2
         assert message in capsys.readouterr().err

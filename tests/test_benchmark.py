@@ -42,7 +42,10 @@ def data(tmp_path_factory) -> pathlib.Path:
         put(root / "Set5" / "HR" / f"p{i}.png", image=photograph(41 + i, 37, i))
         put(root / "CBSD68" / f"{i}.png", image=photograph(30, 30 + 20 * i, i + 5))
         clean = put(root / "Rain100L" / "clean" / f"{i}.png", image=photograph(24, 25, i + 9))
-        put(root / "Rain100L" / "rainy" / f"{i}.png", image=np.clip(clean.astype(int) + 20 * i + 5, 0, 255).astype(np.uint8))
+        put(
+            root / "Rain100L" / "rainy" / f"{i}.png",
+            image=np.clip(clean.astype(int) + 20 * i + 5, 0, 255).astype(np.uint8),
+        )
     return root
 
 
@@ -57,22 +60,45 @@ def run_folder(tmp_path_factory) -> str:
 def scores(data, run_folder, tmp_path_factory) -> tuple[dict, str]:
     """One evaluation of weights: what it wrote as JSON and as a page."""
     out = tmp_path_factory.mktemp("out")
-    code = evaluate("--weights", run_folder, "--data", str(data), "--overlap", "4", "--batch", "2",
-                    "--json", str(out / "s.json"), "--report", str(out / "r.html"), "--sets", "Set5,CBSD68")  # fmt: skip
+    code = evaluate(
+        "--weights",
+        run_folder,
+        "--data",
+        str(data),
+        "--overlap",
+        "4",
+        "--batch",
+        "2",
+        "--json",
+        str(out / "s.json"),
+        "--report",
+        str(out / "r.html"),
+        "--sets",
+        "Set5,CBSD68",
+    )
     assert code == 0
     return json.loads((out / "s.json").read_text()), (out / "r.html").read_text()
 
 
 def test_sets_are_scored_at_their_usual_tasks_with_one_program_each(scores):
     found, _ = scores
-    assert [(row["set"], row["task"]) for row in found["rows"]] == [("Set5", "sr2"), ("CBSD68", "denoise50")]
+    assert [(row["set"], row["task"]) for row in found["rows"]] == [
+        ("Set5", "sr2"),
+        ("CBSD68", "denoise50"),
+    ]
     assert found["programs"] == 2
-    assert found["protocol"] == "blend" and found["overlap"] == 4 and found["provenance"]["step"] == 20
+    assert (
+        found["protocol"] == "blend" and found["overlap"] == 4 and found["provenance"]["step"] == 20
+    )
     for row in found["rows"]:
-        assert len(row["scores"]) == row["pictures"] == 2 and row["tiles"] >= 8 and row["seconds"] > 0
+        assert (
+            len(row["scores"]) == row["pictures"] == 2 and row["tiles"] >= 8 and row["seconds"] > 0
+        )
         for side in ("input", "result"):
             for metric, value in row[side].items():
-                assert value == pytest.approx(np.mean([picture[side][metric] for picture in row["scores"]]))
+                assert value == pytest.approx(
+                    np.mean([picture[side][metric] for picture in row["scores"]])
+                )
 
 
 def test_a_score_is_that_of_the_restored_picture(scores, data, run_folder):
@@ -80,24 +106,47 @@ def test_a_score_is_that_of_the_restored_picture(scores, data, run_folder):
 
     found, _ = scores
     hq = cv2.imread(str(data / "Set5" / "HR" / "p1.png"))[:42, :36, ::-1]
-    out = ipt_jax.load(run_folder).restore(bicubic(np.ascontiguousarray(hq), 2), "sr2", overlap=4, batch=2)
+    out = ipt_jax.load(run_folder).restore(
+        bicubic(np.ascontiguousarray(hq), 2), "sr2", overlap=4, batch=2
+    )
     (score,) = [p for p in found["rows"][0]["scores"] if p["picture"] == "p1"]
     assert score["result"]["psnr_y"] == pytest.approx(psnr(out, hq, "y", 2), abs=1e-3)
-    assert score["input"]["psnr_rgb"] == pytest.approx(psnr(bicubic_up(bicubic(hq, 2), 2), hq, "rgb", 2))
-    assert score["input"]["ssim_y"] == pytest.approx(ssim(bicubic_up(bicubic(hq, 2), 2), hq, "y", 2))
+    assert score["input"]["psnr_rgb"] == pytest.approx(
+        psnr(bicubic_up(bicubic(hq, 2), 2), hq, "rgb", 2)
+    )
+    assert score["input"]["ssim_y"] == pytest.approx(
+        ssim(bicubic_up(bicubic(hq, 2), 2), hq, "y", 2)
+    )
 
 
 def test_words_for_what_is_not_a_model(data, tmp_path, capsys):
     assert (
-        evaluate("--weights", "input", "--data", str(data), "--sets", "Rain100L,CBSD68", "--json", str(tmp_path / "a.json"))
+        evaluate(
+            "--weights",
+            "input",
+            "--data",
+            str(data),
+            "--sets",
+            "Rain100L,CBSD68",
+            "--json",
+            str(tmp_path / "a.json"),
+        )
         == 0
     )
     rows = json.loads((tmp_path / "a.json").read_text())["rows"]
-    assert [(r["set"], r["task"]) for r in rows] == [("Rain100L", "derain"), ("CBSD68", "denoise30"), ("CBSD68", "denoise50")]
+    assert [(r["set"], r["task"]) for r in rows] == [
+        ("Rain100L", "derain"),
+        ("CBSD68", "denoise30"),
+        ("CBSD68", "denoise50"),
+    ]
     assert all(r["input"] == r["result"] for r in rows)
     assert evaluate("--weights", "bicubic", "--data", str(data), "--tasks", "sr3") == 0
     out = capsys.readouterr().out
-    assert "CBSD68" in out and "Rain100L: 2 pictures, pairs rainy/ + clean/; none of the tasks are for it: left out" in out
+    assert (
+        "CBSD68" in out
+        and "Rain100L: 2 pictures, pairs rainy/ + clean/; none of the tasks are for it: left out"
+        in out
+    )
     with pytest.raises(UsageError, match="no task 'sr2'"):
         evaluate("--weights", "input", "--data", str(data), "--tasks", "sr2")
 
@@ -108,19 +157,46 @@ def test_outputs_of_something_else(data, tmp_path, place):
         hq = photograph(41 + i, 37, i)[: (41 + i) // 2 * 2, :36]
         worse = np.clip(hq.astype(int) + 3, 0, 255).astype(np.uint8)
         put(tmp_path / "o" / place / f"p{i}_OTHER_x2.png", image=worse)
-    assert evaluate("--weights", f"outputs:{tmp_path / 'o'}", "--data", str(data), "--sets", "Set5", "--tasks", "sr2", "--json",
-                    str(tmp_path / "a.json")) == 0  # fmt: skip
+    assert (
+        evaluate(
+            "--weights",
+            f"outputs:{tmp_path / 'o'}",
+            "--data",
+            str(data),
+            "--sets",
+            "Set5",
+            "--tasks",
+            "sr2",
+            "--json",
+            str(tmp_path / "a.json"),
+        )
+        == 0
+    )
     (row,) = json.loads((tmp_path / "a.json").read_text())["rows"]
     assert row["result"]["psnr_rgb"] == pytest.approx(20 * np.log10(255 / 3), abs=0.3)
 
 
 def test_equal_pictures_score_inf_and_json_stays_json(data, tmp_path):
-    code = evaluate("--weights", f"outputs:{data / 'Rain100L' / 'clean'}", "--data", str(data), "--sets", "Rain100L",
-                    "--tasks", "derain", "--json", str(tmp_path / "a.json"), "--report", str(tmp_path / "r.html"))  # fmt: skip
+    code = evaluate(
+        "--weights",
+        f"outputs:{data / 'Rain100L' / 'clean'}",
+        "--data",
+        str(data),
+        "--sets",
+        "Rain100L",
+        "--tasks",
+        "derain",
+        "--json",
+        str(tmp_path / "a.json"),
+        "--report",
+        str(tmp_path / "r.html"),
+    )
     assert code == 0
     text = (tmp_path / "a.json").read_text()
     found = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
-    assert found["rows"][0]["result"]["psnr_y"] == "inf" and found["rows"][0]["result"]["ssim_y"] == 1
+    assert (
+        found["rows"][0]["result"]["psnr_y"] == "inf" and found["rows"][0]["result"]["ssim_y"] == 1
+    )
 
 
 def test_outputs_that_are_missing_or_of_another_size(data, tmp_path):
@@ -128,17 +204,45 @@ def test_outputs_that_are_missing_or_of_another_size(data, tmp_path):
         evaluate("--weights", f"outputs:{tmp_path / 'o'}", "--data", str(data))
     put(tmp_path / "o" / "p0.png", 5, 5)
     with pytest.raises(DataError, match="no restored picture for p1"):
-        evaluate("--weights", f"outputs:{tmp_path / 'o'}", "--data", str(data), "--sets", "Set5", "--tasks", "sr2")
+        evaluate(
+            "--weights",
+            f"outputs:{tmp_path / 'o'}",
+            "--data",
+            str(data),
+            "--sets",
+            "Set5",
+            "--tasks",
+            "sr2",
+        )
     put(tmp_path / "o" / "p1.png", 5, 5)
     with pytest.raises(DataError, match=r"p0\.png is 5x5; sr2 of p0 gives 36x40"):
-        evaluate("--weights", f"outputs:{tmp_path / 'o'}", "--data", str(data), "--sets", "Set5", "--tasks", "sr2")
+        evaluate(
+            "--weights",
+            f"outputs:{tmp_path / 'o'}",
+            "--data",
+            str(data),
+            "--sets",
+            "Set5",
+            "--tasks",
+            "sr2",
+        )
 
 
 def test_another_sigma_and_no_clipping(data, tmp_path):
     results = {}
     for clip in ("on", "off"):
-        evaluate("--weights", "input", "--data", str(data / "CBSD68"), "--tasks", "denoise50@10,denoise50",
-                 "--noise-clip", clip, "--json", str(tmp_path / "a.json"))  # fmt: skip
+        evaluate(
+            "--weights",
+            "input",
+            "--data",
+            str(data / "CBSD68"),
+            "--tasks",
+            "denoise50@10,denoise50",
+            "--noise-clip",
+            clip,
+            "--json",
+            str(tmp_path / "a.json"),
+        )
         rows = json.loads((tmp_path / "a.json").read_text())["rows"]
         assert [row["task"] for row in rows] == ["denoise50@10", "denoise50"]
         results[clip] = rows
@@ -148,7 +252,11 @@ def test_another_sigma_and_no_clipping(data, tmp_path):
 
 def test_trials():
     trial = Trial.parse("denoise30@12.5", TASKS)
-    assert trial.head == "denoise30" and trial.task.degrade == Noise(12.5) and trial.label == "denoise30@12.5"
+    assert (
+        trial.head == "denoise30"
+        and trial.task.degrade == Noise(12.5)
+        and trial.label == "denoise30@12.5"
+    )
     assert Trial.parse("denoise@25", TASKS).task == Task("denoise@25", 1, Noise(25.0))
     assert Trial.parse("jpeg@40", TASKS).task.degrade == Jpeg(40.0)
     for word, message in (
@@ -156,7 +264,10 @@ def test_trials():
         ("sr2@30", "only a denoising or JPEG task"),
         ("denoise30@x", "'x' is no standard deviation"),
         ("jpeg@0", "'0' is no JPEG quality"),
-        ("denoise", "draws its strength at random; name one, such as denoise@15, denoise@25, denoise@30, denoise@50"),
+        (
+            "denoise",
+            "draws its strength at random; name one, such as denoise@15, denoise@25, denoise@30, denoise@50",
+        ),
         ("jpeg", "such as jpeg@10, jpeg@20, jpeg@40"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -164,23 +275,50 @@ def test_trials():
 
 
 def test_weights_at_another_sigma_use_the_named_head(data, run_folder, tmp_path):
-    evaluate("--weights", run_folder, "--data", str(data), "--sets", "CBSD68", "--tasks", "denoise50@70", "--overlap", "4",
-             "--limit", "1", "--json", str(tmp_path / "a.json"))  # fmt: skip
+    evaluate(
+        "--weights",
+        run_folder,
+        "--data",
+        str(data),
+        "--sets",
+        "CBSD68",
+        "--tasks",
+        "denoise50@70",
+        "--overlap",
+        "4",
+        "--limit",
+        "1",
+        "--json",
+        str(tmp_path / "a.json"),
+    )
     (row,) = json.loads((tmp_path / "a.json").read_text())["rows"]
     assert row["task"] == "denoise50@70" and row["pictures"] == 1
 
 
-@pytest.mark.parametrize("words, error, message", [
-    (["--weights", "nothing"], WeightsError, "there is no nothing"),
-    (["--tasks", "sr4"], UsageError, "there is no task 'sr4'"),
-    (["--sets", "Set6"], DataError, "no set 'Set6'"),
-    (["--sets", "Rain100L", "--tasks", "denoise50"], UsageError, "none of the tasks denoise50 can be scored on Rain100L"),
-    (["--overlap", "16"], UsageError, "--overlap 16: tiles of 16 pixels can overlap by 0 to 15"),
-    (["--batch", "0"], UsageError, "--batch 0"),
-    (["--json", "no/such/folder/a.json"], UsageError, "there is no folder"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words, error, message",
+    [
+        (["--weights", "nothing"], WeightsError, "there is no nothing"),
+        (["--tasks", "sr4"], UsageError, "there is no task 'sr4'"),
+        (["--sets", "Set6"], DataError, "no set 'Set6'"),
+        (
+            ["--sets", "Rain100L", "--tasks", "denoise50"],
+            UsageError,
+            "none of the tasks denoise50 can be scored on Rain100L",
+        ),
+        (
+            ["--overlap", "16"],
+            UsageError,
+            "--overlap 16: tiles of 16 pixels can overlap by 0 to 15",
+        ),
+        (["--batch", "0"], UsageError, "--batch 0"),
+        (["--json", "no/such/folder/a.json"], UsageError, "there is no folder"),
+    ],
+)
 def test_wrong_words(data, run_folder, words, error, message):
-    given = {"--weights": run_folder, "--data": str(data)} | dict(zip(words[::2], words[1::2], strict=True))
+    given = {"--weights": run_folder, "--data": str(data)} | dict(
+        zip(words[::2], words[1::2], strict=True)
+    )
     with pytest.raises(error, match=message):
         evaluate(*(part for pair in given.items() for part in pair))
 
@@ -190,9 +328,17 @@ def test_the_page_needs_no_network_and_holds_scores_and_pictures(scores):
     assert "http" not in page and "<script src" not in page and "<link" not in page
     for row in found["rows"]:
         for picture in row["scores"]:
-            assert f"{picture['result']['psnr_y']:.2f}" in page and f"{picture['result']['ssim_rgb']:.4f}" in page
-    assert page.count('<input type="range"') == 4 and page.count("data:image/jpeg") == 8 and page.count("data:image/png") == 12
-    assert "EDSR" in page and "38.11" in page and "28.39 RGB" in page  # published, beside
+            assert (
+                f"{picture['result']['psnr_y']:.2f}" in page
+                and f"{picture['result']['ssim_rgb']:.4f}" in page
+            )
+    assert (
+        page.count('<input type="range"') == 4
+        and page.count("data:image/jpeg") == 8
+        and page.count("data:image/png") == 12
+    )
+    # Published, beside
+    assert "EDSR" in page and "38.11" in page and "28.39 RGB" in page
 
 
 def test_published_scores():
@@ -213,13 +359,27 @@ def test_the_worst_place_is_found():
 def test_names_cannot_break_the_page(tmp_path):
     put(tmp_path / "<b>&" / "a<script>.png", 20, 20)
     evaluate(
-        "--weights", "input", "--data", str(tmp_path / "<b>&"), "--tasks", "denoise50", "--report", str(tmp_path / "r.html")
+        "--weights",
+        "input",
+        "--data",
+        str(tmp_path / "<b>&"),
+        "--tasks",
+        "denoise50",
+        "--report",
+        str(tmp_path / "r.html"),
     )
     page = (tmp_path / "r.html").read_text()
     assert "<b>&<" not in page and "a<script>" not in page and "a&lt;script&gt;" in page
 
 
-BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+BROWSER = next(
+    (
+        found
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (found := shutil.which(name))
+    ),
+    None,
+)
 
 
 @pytest.mark.slow
@@ -229,20 +389,46 @@ def test_a_browser_shows_the_slider(tmp_path):
     put(tmp_path / "S" / "clean" / "a.png", image=np.full((200, 400, 3), 250, np.uint8))
     put(tmp_path / "S" / "rainy" / "a.png", image=np.zeros((200, 400, 3), np.uint8))
     put(tmp_path / "o" / "a.png", image=np.full((200, 400, 3), 255, np.uint8))
-    evaluate("--weights", f"outputs:{tmp_path / 'o'}", "--data", str(tmp_path), "--sets", "S", "--tasks", "derain", "--report",
-             str(tmp_path / "r.html"))  # fmt: skip
+    evaluate(
+        "--weights",
+        f"outputs:{tmp_path / 'o'}",
+        "--data",
+        str(tmp_path),
+        "--sets",
+        "S",
+        "--tasks",
+        "derain",
+        "--report",
+        str(tmp_path / "r.html"),
+    )
     page = (tmp_path / "r.html").read_text()
-    moved = page.replace('value="50"', 'value="25"').replace("</script>", "document.querySelector('.pair input')"
-                         ".dispatchEvent(new Event('input'));</script>")  # fmt: skip
+    moved = page.replace('value="50"', 'value="25"').replace(
+        "</script>",
+        "document.querySelector('.pair input').dispatchEvent(new Event('input'));</script>",
+    )
     (tmp_path / "moved.html").write_text(moved)
     for name, share in (("r", 0.5), ("moved", 0.25)):
         shot = tmp_path / f"{name}.png"
-        subprocess.run([BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,1000", "--hide-scrollbars",
-                        f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}", f"file://{tmp_path / name}.html"],
-                       check=True, capture_output=True, timeout=120)  # fmt: skip
+        subprocess.run(
+            [
+                BROWSER,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--window-size=1200,1000",
+                "--hide-scrollbars",
+                f"--user-data-dir={tmp_path / 'profile'}",
+                f"--screenshot={shot}",
+                f"file://{tmp_path / name}.html",
+            ],
+            check=True,
+            capture_output=True,
+            timeout=120,
+        )
         image = cv2.imread(str(shot), cv2.IMREAD_GRAYSCALE)
         black = (image < 10).mean(axis=1)
-        rows = np.flatnonzero(black > 0.9 * share * 400 / 1200)  # through the picture, not the text
+        # Through the picture, not the text
+        rows = np.flatnonzero(black > 0.9 * share * 400 / 1200)
         middle = image[rows[len(rows) // 2]]
         dark = np.flatnonzero(middle < 10)
         picture = dark[dark < dark[0] + 400]

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    )
 
 import flax.struct
 import jax
@@ -90,7 +92,10 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def listing(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files_of(folder)}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in files_of(folder)
+    }
 
 
 def save_all(folder: Path, *steps: int, **options: Any) -> None:
@@ -119,7 +124,10 @@ def copy(two: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_round_trip_is_bit_exact(tmp_path: Path, ema: bool, asynchronous: bool) -> None:
     state = make_state(3, ema=ema)
-    meta = {"config": {"tasks": ["sr2"], "lr": 1e-4, "init_from": None}, "versions": {"jax": jax.__version__}}
+    meta = {
+        "config": {"tasks": ["sr2"], "lr": 1e-4, "init_from": None},
+        "versions": {"jax": jax.__version__},
+    }
     with Checkpoints(tmp_path / "c", asynchronous=asynchronous) as checkpoints:
         checkpoints.save(7, state, meta)
         if not asynchronous:
@@ -132,7 +140,9 @@ def test_round_trip_is_bit_exact(tmp_path: Path, ema: bool, asynchronous: bool) 
 
 
 def test_special_values_keep_their_bits(tmp_path: Path) -> None:
-    words = np.array([0x7FC00001, 0xFFC12345, 0x7F800000, 0x80000000, 0x00000001, 0x7F812345], np.uint32)
+    words = np.array(
+        [0x7FC00001, 0xFFC12345, 0x7F800000, 0x80000000, 0x00000001, 0x7F812345], np.uint32
+    )
     state = {"x": jax.lax.bitcast_convert_type(jnp.asarray(words), jnp.float32)}
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(0, state, {})
@@ -154,9 +164,13 @@ def test_only_a_part_can_be_restored(tmp_path: Path) -> None:
         ):
             found, meta = checkpoints.restore_params(which, step=step)
             assert_same(found, wanted)
-            assert all(isinstance(x, np.ndarray) and x.flags.writeable for x in jax.tree.leaves(found))
+            assert all(
+                isinstance(x, np.ndarray) and x.flags.writeable for x in jax.tree.leaves(found)
+            )
             assert meta == {"a": step or 2, "step": step or 2, "part": part}
-        with pytest.raises(CheckpointError, match=r"no ema, only counters, opt_state, params, step"):
+        with pytest.raises(
+            CheckpointError, match=r"no ema, only counters, opt_state, params, step"
+        ):
             checkpoints.restore_params(("ema",), step=1)
 
 
@@ -165,7 +179,9 @@ def test_only_a_part_can_be_restored(tmp_path: Path) -> None:
 def test_saved_on_four_devices_restored_on_others(tmp_path: Path, count: int) -> None:
     def shardings(devices: int) -> Callable[[Any], NamedSharding]:
         mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
-        return lambda x: NamedSharding(mesh, PartitionSpec("data") if x.ndim and x.shape[0] % devices == 0 else PartitionSpec())
+        return lambda x: NamedSharding(
+            mesh, PartitionSpec("data") if x.ndim and x.shape[0] % devices == 0 else PartitionSpec()
+        )
 
     state = make_state(5)
     sharded = jax.tree.map(lambda x: jax.device_put(x, shardings(4)(x)), state)
@@ -173,7 +189,9 @@ def test_saved_on_four_devices_restored_on_others(tmp_path: Path, count: int) ->
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(5, sharded, {})
     where = shardings(count)
-    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where(x)), state)
+    target = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where(x)), state
+    )
     restored, _ = Checkpoints(tmp_path).restore(target)
     assert_same(restored, state)
     assert all(x.sharding == where(x) for x in jax.tree.leaves(restored))
@@ -183,7 +201,10 @@ def test_state_may_be_donated_right_after_save(tmp_path: Path) -> None:
     scribble = jax.jit(lambda tree: jax.tree.map(lambda x: x * 0 - 1, tree), donate_argnums=0)
     with Checkpoints(tmp_path, keep=9) as checkpoints:
         for step in range(3):
-            state = {"big": jax.random.normal(jax.random.key(step), (1 << 20,)), "small": jnp.int32(step + 5)}
+            state = {
+                "big": jax.random.normal(jax.random.key(step), (1 << 20,)),
+                "small": jnp.int32(step + 5),
+            }
             wanted = bits(state)
             checkpoints.save(step, state, {})
             for _ in range(3):
@@ -251,7 +272,9 @@ def test_steps_asked_for_by_number(two: Path) -> None:
 # Mistakes of the caller.
 
 
-def test_a_target_that_differs_is_told_every_leaf(two: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_target_that_differs_is_told_every_leaf(
+    two: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     state = make_state(0)
     del state.params["tails"]
     state.params["head"] = jnp.ones((2, 2))
@@ -286,7 +309,9 @@ def test_what_cannot_be_saved_is_refused(tmp_path: Path, state: Any, message: st
 
 def test_meta_comes_back_as_json(tmp_path: Path) -> None:
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, {"x": jnp.ones(1)}, {"2": (1, 2), "n": {2: float("inf"), 10: "\u00e9\ud800"}})
+        checkpoints.save(
+            1, {"x": jnp.ones(1)}, {"2": (1, 2), "n": {2: float("inf"), 10: "\u00e9\ud800"}}
+        )
         checkpoints.wait()
         wanted = {"2": [1, 2], "n": {"2": float("inf"), "10": "\u00e9\ud800"}, "step": 1}
         assert checkpoints.read_meta() == wanted
@@ -312,11 +337,15 @@ def damage(path: Path, how: str) -> None:
     if how == "missing":
         path.unlink()
     else:
-        path.write_bytes({"truncated": data[: len(data) // 2], "empty": b"", "zeroed": bytes(len(data))}[how])
+        path.write_bytes(
+            {"truncated": data[: len(data) // 2], "empty": b"", "zeroed": bytes(len(data))}[how]
+        )
 
 
 @pytest.mark.parametrize("how", ["missing", "truncated", "empty", "zeroed"])
-def test_damaged_files_are_never_believed(copy: Path, caplog: pytest.LogCaptureFixture, how: str) -> None:
+def test_damaged_files_are_never_believed(
+    copy: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
     newer, older, used = make_state(2), make_state(1), []
     for path in files_of(copy / "2"):
         data = path.read_bytes()
@@ -348,9 +377,13 @@ def flip_and_restore(folder: Path, seed: int, count: int) -> dict[str, int]:
         path = rng.choices(paths, sizes if turn % 2 else None)[0]
         data = path.read_bytes()
         place = rng.randrange(len(data) * 8)
-        path.write_bytes(data[: place // 8] + bytes([data[place // 8] ^ 1 << place % 8]) + data[place // 8 + 1 :])
+        path.write_bytes(
+            data[: place // 8] + bytes([data[place // 8] ^ 1 << place % 8]) + data[place // 8 + 1 :]
+        )
         restored, meta = Checkpoints(folder).restore(target)
-        assert bits(restored) == wanted[meta["step"]], f"bit {place} of {path} was restored silently wrong"
+        assert bits(restored) == wanted[meta["step"]], (
+            f"bit {place} of {path} was restored silently wrong"
+        )
         assert meta["config"] == {"seed": meta["step"]}
         outcome["values unharmed" if meta["step"] == 2 else "older one used"] += 1
         path.write_bytes(data)
@@ -375,7 +408,9 @@ def wrong_numbers(folder: Path, step: int) -> None:
     shutil.copytree(folder.parent / "other" / "99" / "state", folder / str(step) / "state")
 
 
-def test_wrong_numbers_are_named_and_the_older_used(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_wrong_numbers_are_named_and_the_older_used(
+    copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     wrong_numbers(copy, 2)
     checkpoints = Checkpoints(copy)
     restored, meta = checkpoints.restore(make_state(0))
@@ -415,7 +450,9 @@ def test_without_a_good_one_all_reasons_are_given_and_nothing_is_touched(copy: P
     for read in (lambda c: c.restore(make_state(0)), lambda c: c.restore_params()):
         with pytest.raises(CheckpointError) as error:
             read(Checkpoints(copy))
-        assert re.search(r"\n  2: .*data\.json.*\n  1: .*not what was saved", str(error.value), re.DOTALL)
+        assert re.search(
+            r"\n  2: .*data\.json.*\n  1: .*not what was saved", str(error.value), re.DOTALL
+        )
     assert listing(copy) == before
 
 
@@ -440,11 +477,15 @@ def test_damaged_ones_do_not_count_as_kept(tmp_path: Path) -> None:
         assert checkpoints.restore(make_state(0))[1]["step"] == 1
         checkpoints.save(4, make_state(4), {})
         checkpoints.wait()
-        assert checkpoints.steps() == [1, 2, 3, 4], "two good ones are kept, and what is damaged is left alone"
+        assert checkpoints.steps() == [1, 2, 3, 4], (
+            "two good ones are kept, and what is damaged is left alone"
+        )
 
 
 def test_damaged_metadata_of_one_does_not_stop_saving(copy: Path) -> None:
-    (copy / "1" / "_CHECKPOINT_METADATA").write_text('{"init_timestamp_nsecs": "x", "commit_timestamp_nsecs": []}')
+    (copy / "1" / "_CHECKPOINT_METADATA").write_text(
+        '{"init_timestamp_nsecs": "x", "commit_timestamp_nsecs": []}'
+    )
     save_all(copy, 3)
     assert Checkpoints(copy).steps() == [1, 2, 3]
 
@@ -465,7 +506,13 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
 
 def child_environment(**environment: str) -> dict[str, str]:
     path = str(Path(__file__).parents[1])
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": path, **environment}
+    return {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "",
+        "PYTHONPATH": path,
+        **environment,
+    }
 
 
 @contextlib.contextmanager
@@ -490,7 +537,8 @@ def test_a_failed_save_is_reported_and_can_be_tried_again(tmp_path: Path) -> Non
                 checkpoints.wait()
             for word in ("checkpoint 2", str(tmp_path), "File too large"):
                 assert word in str(error.value)
-            checkpoints.wait()  # said once
+            # Said once
+            checkpoints.wait()
             checkpoints.save(3, state, {})
             with pytest.raises(CheckpointError, match="checkpoint 3"):
                 checkpoints.save(4, state, {})
@@ -499,14 +547,19 @@ def test_a_failed_save_is_reported_and_can_be_tried_again(tmp_path: Path) -> Non
         checkpoints.save(4, state, {})
         checkpoints.wait()
         assert checkpoints.steps() == [4]
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["4"], "nothing of the failed ones is left"
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["4"], (
+            "nothing of the failed ones is left"
+        )
         assert_same(checkpoints.restore(state)[0], state)
 
 
 def test_close_reports_a_failed_save_but_hides_no_other_error(tmp_path: Path) -> None:
     state = {"x": jax.random.normal(jax.random.key(0), (50_000,))}
     with small_files():
-        with pytest.raises(CheckpointError, match="checkpoint 1 "), Checkpoints(tmp_path / "a") as checkpoints:
+        with (
+            pytest.raises(CheckpointError, match="checkpoint 1 "),
+            Checkpoints(tmp_path / "a") as checkpoints,
+        ):
             checkpoints.save(1, state, {})
         # Another folder: orbax may still be clearing up in the first.
         with pytest.raises(KeyError, match="why"), Checkpoints(tmp_path / "b") as checkpoints:
@@ -517,9 +570,13 @@ def test_close_reports_a_failed_save_but_hides_no_other_error(tmp_path: Path) ->
 def test_a_full_disk(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True, check=False
+    )
     if mounted.returncode:
-        pytest.skip(f"a small file system may not be mounted here: {mounted.stderr.decode().strip()}")
+        pytest.skip(
+            f"a small file system may not be mounted here: {mounted.stderr.decode().strip()}"
+        )
     try:
         state = {"x": jax.random.normal(jax.random.key(0), (100_000,))}
         ballast = disk / "ballast"
@@ -527,10 +584,13 @@ def test_a_full_disk(tmp_path: Path) -> None:
             checkpoints.save(1, state, {})
             checkpoints.wait()
             before = listing(disk / "c" / "1")
-            for step, room in ((2, 200_000), (3, 0)):  # full half-way, and full from the start
+            # Full half-way, and full from the start
+            for step, room in ((2, 200_000), (3, 0)):
                 ballast.write_bytes(b"")
                 ballast.write_bytes(bytes(shutil.disk_usage(disk).free - room))
-                with pytest.raises(CheckpointError, match=rf"checkpoint {step} .*{disk}.*(No space left|ENOSPC)"):
+                with pytest.raises(
+                    CheckpointError, match=rf"checkpoint {step} .*{disk}.*(No space left|ENOSPC)"
+                ):
                     checkpoints.save(step, state, {})
                     checkpoints.wait()
                 assert checkpoints.steps() == [1]
@@ -571,7 +631,9 @@ def kill_while_saving(folder: Path, delays: list[float]) -> None:
     target = {"step": jnp.int32(0), "x": jnp.zeros((300_000,))}
     for delay in delays:
         command = [sys.executable, "-c", KILLED, str(folder)]
-        with subprocess.Popen(command, env=child_environment(), stdout=subprocess.PIPE, text=True) as child:
+        with subprocess.Popen(
+            command, env=child_environment(), stdout=subprocess.PIPE, text=True
+        ) as child:
             assert child.stdout is not None
             complete = int(child.stdout.readline())
             time.sleep(delay)
@@ -580,10 +642,14 @@ def kill_while_saving(folder: Path, delays: list[float]) -> None:
         restored, meta = Checkpoints(folder).restore(target)
         assert meta["step"] in (complete, complete + 1)
         assert int(restored["step"]) == meta["step"]
-        assert_same(restored["x"], np.random.default_rng(meta["step"]).standard_normal(300_000, np.float32))
+        assert_same(
+            restored["x"], np.random.default_rng(meta["step"]).standard_normal(300_000, np.float32)
+        )
     with Checkpoints(folder, keep=1) as checkpoints:
         checkpoints.save(10**6, target, {})
-    assert [p.name for p in folder.iterdir()] == ["1000000"], "what the killed ones left is cleared away"
+    assert [p.name for p in folder.iterdir()] == ["1000000"], (
+        "what the killed ones left is cleared away"
+    )
 
 
 def test_killed_while_saving(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -625,7 +691,18 @@ with Checkpoints({str(folder)!r}) as c:
 
 # Fingerprints.
 
-DTYPES = ["float32", "bfloat16", "float16", "int32", "uint32", "int8", "uint8", "int16", "bool", "complex64"]
+DTYPES = [
+    "float32",
+    "bfloat16",
+    "float16",
+    "int32",
+    "uint32",
+    "int8",
+    "uint8",
+    "int16",
+    "bool",
+    "complex64",
+]
 
 
 def random_array(dtype: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -637,7 +714,9 @@ def random_array(dtype: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from(DTYPES), st.integers(0, 29), st.integers(0, 63), st.integers(0, 2**32 - 1))
-def test_any_change_of_one_element_changes_the_fingerprint(dtype: str, place: int, bit: int, seed: int) -> None:
+def test_any_change_of_one_element_changes_the_fingerprint(
+    dtype: str, place: int, bit: int, seed: int
+) -> None:
     array = random_array(dtype, (2, 3, 5), seed)
     changed = array.copy()
     raw = changed.reshape(-1).view(np.uint8).reshape(30, -1)
@@ -654,7 +733,9 @@ def test_fingerprints_see_what_a_linear_sum_does_not() -> None:
     found = fingerprints([jnp.asarray(a) for a in (x, two_signs, exchanged, shifted, x)])
     assert len(set(found)) == 4
     assert found[0] == found[4]
-    assert found[0][:8] == found[1][:8], "the case is the one meant: the first sum alone would not do"
+    assert found[0][:8] == found[1][:8], (
+        "the case is the one meant: the first sum alone would not do"
+    )
 
 
 def test_fingerprints_stay_what_they_are() -> None:
@@ -676,7 +757,12 @@ def test_fingerprints_stay_what_they_are() -> None:
 def test_fingerprints_do_not_depend_on_the_sharding() -> None:
     mesh = Mesh(np.array(jax.devices()[:8]).reshape(4, 2), ("a", "b"))
     array = jnp.asarray(random_array("float32", (8, 6, 4), 1))
-    specs = [PartitionSpec(), PartitionSpec("a"), PartitionSpec("a", "b"), PartitionSpec(None, "b", "a")]
+    specs = [
+        PartitionSpec(),
+        PartitionSpec("a"),
+        PartitionSpec("a", "b"),
+        PartitionSpec(None, "b", "a"),
+    ]
     arrays = [array, *(jax.device_put(array, NamedSharding(mesh, spec)) for spec in specs)]
     assert len(set(fingerprints(arrays))) == 1
 
@@ -696,11 +782,19 @@ def test_the_record_is_plain_json(two: Path) -> None:
 @pytest.mark.parametrize(
     ("message", "shown"),
     [
-        ("Future exception was never retrieved\nfuture: <Future finished exception=OSError(30)>", False),
-        ("Task was destroyed but it is pending! task: <Task coro=<f() running at /x/orbax/checkpoint/a.py:1>>", False),
+        (
+            "Future exception was never retrieved\nfuture: <Future finished exception=OSError(30)>",
+            False,
+        ),
+        (
+            "Task was destroyed but it is pending! task: <Task coro=<f() running at /x/orbax/checkpoint/a.py:1>>",
+            False,
+        ),
         ("Executing <Handle> took 0.2 seconds", True),
     ],
 )
 def test_what_orbax_drops_is_not_told(message, shown):
-    line = logging.LogRecord("asyncio", logging.ERROR, "/x/asyncio/base_events.py", 1, message, (), None)
+    line = logging.LogRecord(
+        "asyncio", logging.ERROR, "/x/asyncio/base_events.py", 1, message, (), None
+    )
     assert orbax_calls.not_of_orbax(line) is shown

@@ -16,17 +16,30 @@ def test_help_needs_no_jax():
 
 
 def test_module_and_help():
-    done = subprocess.run([sys.executable, "-m", "ipt_jax", "pretrain", "--help"], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and "--workdir" in done.stdout and "--config.batch_size" in done.stdout
+    done = subprocess.run(
+        [sys.executable, "-m", "ipt_jax", "pretrain", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (
+        done.returncode == 0 and "--workdir" in done.stdout and "--config.batch_size" in done.stdout
+    )
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
         (["pretrian"], "unknown command 'pretrian' (did you mean 'pretrain'?)"),
-        (["pretrain", "--config=configs/demo.py", "--workdir=x", "--workdr=y"], "--workdr=y (did you mean '--workdir'?)"),
+        (
+            ["pretrain", "--config=configs/demo.py", "--workdir=x", "--workdr=y"],
+            "--workdr=y (did you mean '--workdir'?)",
+        ),
         (["pretrain", "--config=configs/demo.py"], "--workdir"),
-        (["pretrain", "--config=configs/demo.py", "--workdir=x", "--config.stepz=1"], "unknown config key 'stepz'"),
+        (
+            ["pretrain", "--config=configs/demo.py", "--workdir=x", "--config.stepz=1"],
+            "unknown config key 'stepz'",
+        ),
         (["pretrain", "--config=configs/demo.py", "--workdir=x", "--config.steps"], "has no value"),
     ],
 )

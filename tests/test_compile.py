@@ -75,7 +75,9 @@ ENTRY %main (p: bf16[8,64]) -> bf16[64,64] {
 
 
 def test_a_collective_spread_over_fusions_counts_once():
-    assert hlo.read(SPREAD).summary() == [{"kind": "all-gather", "count": 2, "bytes": 2 * 2 * 64 * 64}]
+    assert hlo.read(SPREAD).summary() == [
+        {"kind": "all-gather", "count": 2, "bytes": 2 * 2 * 64 * 64}
+    ]
 
 
 def test_cycles_are_those_of_operations_not_of_what_is_fused_in_them():
@@ -84,10 +86,17 @@ def test_cycles_are_those_of_operations_not_of_what_is_fused_in_them():
 
 def test_the_compilers_trip_count_and_a_scattered_sum():
     (found,) = hlo.read(CPU).collectives
-    assert (found.kind, found.times, found.group, found.bytes) == ("reduce-scatter", 3, 4, 8 * 4 * 4)
+    assert (found.kind, found.times, found.group, found.bytes) == (
+        "reduce-scatter",
+        3,
+        4,
+        8 * 4 * 4,
+    )
 
 
-@pytest.mark.parametrize("shape, size", [("f32[]", 4), ("bf16[2,3]", 12), ("pred[7]", 7), ("u8[3]", 3), ("f8e4m3[4]", 4)])
+@pytest.mark.parametrize(
+    "shape, size", [("f32[]", 4), ("bf16[2,3]", 12), ("pred[7]", 7), ("u8[3]", 3), ("f8e4m3[4]", 4)]
+)
 def test_bytes_of_shapes(shape, size):
     assert hlo.shape_bytes(shape) == size
 
@@ -114,7 +123,9 @@ def test_memory_by_the_compilers_account():
 @pytest.mark.parametrize("message", [REFUSED, OLDER])
 def test_memory_by_the_compilers_refusal(message):
     found = fit.memory(None, message, 1.0)
-    assert found["needed"] == pytest.approx(17.43 * GIB) and found["available"] == pytest.approx(15.75 * GIB)
+    assert found["needed"] == pytest.approx(17.43 * GIB) and found["available"] == pytest.approx(
+        15.75 * GIB
+    )
 
 
 def test_a_refusal_without_figures():
@@ -125,19 +136,25 @@ def test_a_refusal_without_figures():
 def test_the_estimate_is_the_roofline():
     where = chips.topology("v5e:2x4")
     program = hlo.Program(
-        (hlo.Collective("all-reduce", (), 10**9, 2, 8, ""), hlo.Collective("all-gather", (), 10**9, 1, 8, "")), 3000
+        (
+            hlo.Collective("all-reduce", (), 10**9, 2, 8, ""),
+            hlo.Collective("all-gather", (), 10**9, 1, 8, ""),
+        ),
+        3000,
     )
     found = fit.estimate(8 * 197e12 * 0.5, 64, program, where, 0.5)
     assert found["compute_s"] == pytest.approx(1.0)
     assert found["collectives_s"] == pytest.approx((2 * 2 + 1) * 1e9 * 7 / 8 / 200e9)
     assert found["step_s"] == pytest.approx(found["compute_s"] + found["collectives_s"])
-    assert found["mfu"] == pytest.approx(0.5 / found["step_s"]) and found["samples_per_s"] == pytest.approx(
-        64 / found["step_s"]
-    )
+    assert found["mfu"] == pytest.approx(0.5 / found["step_s"]) and found[
+        "samples_per_s"
+    ] == pytest.approx(64 / found["step_s"])
     assert found["compiler_s"] == pytest.approx(3000 / 1.5e9)
     assert any("45 %" in text or "50 %" in text for text in found["assumptions"])
     two = fit.estimate(8 * 197e12 * 0.5, 64, program, chips.topology("v5e:2x4", 2), 0.5)
-    assert two["collectives_s"] > found["collectives_s"] and any("between slices" in text for text in two["assumptions"])
+    assert two["collectives_s"] > found["collectives_s"] and any(
+        "between slices" in text for text in two["assumptions"]
+    )
 
 
 def report(needed: float, **changes):
@@ -154,7 +171,8 @@ def report(needed: float, **changes):
 
 
 def test_advice_says_what_fits_and_about_how_much_it_needs():
-    lines = fit.advice(report(27), GIB, 12)  # 3 GiB stay, 0.5 a sample: 26 samples fit, so 24
+    # 3 GiB stay, 0.5 a sample: 26 samples fit, so 24
+    lines = fit.advice(report(27), GIB, 12)
     assert lines[0] == "--batch-per-chip=24: about 15.0 of 16.00 GiB"
     assert any(line.startswith("--config.model.remat=elementwise: about 15.5") for line in lines)
     assert any(line.startswith("--config.optim.accumulate=2: about 15.0") for line in lines)
@@ -174,7 +192,10 @@ def test_advice_where_nothing_helps_alone():
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("v5e:3x3", r"unknown topology 'v5e:3x3' \(did you mean 'v5e:.x.'\?\); known:\n.*v4: 2x2x1"),
+        (
+            "v5e:3x3",
+            r"unknown topology 'v5e:3x3' \(did you mean 'v5e:.x.'\?\); known:\n.*v4: 2x2x1",
+        ),
         ("v5e", "which has no shape"),
         ("v7:2x2", "unknown topology 'v7:2x2'"),
     ],
@@ -192,19 +213,29 @@ def test_topologies():
 
 def test_without_libtpu_the_message_names_the_extra(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert main(["compile", "--config=configs/demo.py", "--topology=v5e:2x4", "--config.batch_size=96"]) == 2
+    assert (
+        main(
+            ["compile", "--config=configs/demo.py", "--topology=v5e:2x4", "--config.batch_size=96"]
+        )
+        == 2
+    )
     assert "pip install 'ipt_jax[tpu]'" in capsys.readouterr().err
 
 
 def test_a_share_of_the_peak_is_a_share(capsys):
-    assert main(["compile", "--config=configs/demo.py", "--topology=v5e:2x4", "--utilisation=45"]) == 2
+    assert (
+        main(["compile", "--config=configs/demo.py", "--topology=v5e:2x4", "--utilisation=45"]) == 2
+    )
     assert "--utilisation=45.0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--batch-per-chip=23"], "batch_size=184 must be a multiple of 96 = 6 task(s) a step x what 8 device(s)"),
+        (
+            ["--batch-per-chip=23"],
+            "batch_size=184 must be a multiple of 96 = 6 task(s) a step x what 8 device(s)",
+        ),
         (["--config.batch_size=48"], "batch_size=48 must be a multiple of 96"),
         (["--batch-per-chip=-1"], "--batch-per-chip=-1: at least 1"),
         (["--slices=0"], "--slices=0"),
@@ -213,7 +244,8 @@ def test_a_share_of_the_peak_is_a_share(capsys):
     ],
 )
 def test_what_cannot_be_compiled_is_refused_at_once(flags, message, monkeypatch, capsys):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # no compiler is asked
+    # No compiler is asked
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["compile", "--config=configs/demo.py", "--topology=v5e:2x4", *flags]) == 2
     assert message in capsys.readouterr().err
 
@@ -229,7 +261,11 @@ def ipt_compile(folder: pathlib.Path, *arguments: str, seconds: int = 1500):
         timeout=seconds,
         env=environment,
     )
-    return done.returncode, json.loads(path.read_text()) if path.exists() else {}, done.stdout + done.stderr
+    return (
+        done.returncode,
+        json.loads(path.read_text()) if path.exists() else {},
+        done.stdout + done.stderr,
+    )
 
 
 @pytest.fixture
@@ -238,32 +274,42 @@ def libtpu():
         pytest.skip("needs libtpu: pip install '.[tpu]'")
 
 
-@pytest.mark.soak  # minutes to half an hour of libtpu's compiler on two cores
+# Minutes to half an hour of libtpu's compiler on two cores
+@pytest.mark.soak
 @pytest.mark.timeout(1600)
 def test_a_small_model_on_a_small_slice(libtpu, tmp_path):
     code, found, said = ipt_compile(
-        tmp_path, "--config=configs/demo.py", "--topology=v5e:2x4", "--batch-per-chip=24", "--config.tasks=denoise30"
+        tmp_path,
+        "--config=configs/demo.py",
+        "--topology=v5e:2x4",
+        "--batch-per-chip=24",
+        "--config.tasks=denoise30",
     )
     assert code == 0, said
     assert found["fits"] and found["chips"] == 8 and found["batch"] == 192 and found["hosts"] == 2
     assert [one["kind"] for one in found["collectives"]] == ["all-reduce"]
     weights = 4 * found["parameters"]
-    assert 0.9 * weights < found["collectives"][0]["bytes"] < 2 * weights  # the gradients, and little else
+    # The gradients, and little else
+    assert 0.9 * weights < found["collectives"][0]["bytes"] < 2 * weights
     assert found["hbm"]["needed"] < GIB and found["estimate"]["cycles"] > 0
     assert "all-reduce" in said and "MFU" in said
 
 
-@pytest.mark.soak  # minutes to half an hour of libtpu's compiler on two cores
+# Minutes to half an hour of libtpu's compiler on two cores
+@pytest.mark.soak
 @pytest.mark.timeout(1600)
 def test_the_papers_size_fits_a_pod(libtpu, tmp_path):
-    code, found, said = ipt_compile(tmp_path, "--config=configs/pretrain_imagenet.py:256", "--topology=v5e:16x16")
+    code, found, said = ipt_compile(
+        tmp_path, "--config=configs/pretrain_imagenet.py:256", "--topology=v5e:16x16"
+    )
     assert code == 0, said
     assert found["fits"] and found["chips"] == 256 and found["batch_per_chip"] == 24
     assert [one["kind"] for one in found["collectives"]] == ["all-reduce"]
     assert found["hbm"]["needed"] < 12 * GIB
 
 
-@pytest.mark.soak  # minutes to half an hour of libtpu's compiler on two cores
+# Minutes to half an hour of libtpu's compiler on two cores
+@pytest.mark.soak
 @pytest.mark.timeout(1600)
 def test_what_does_not_fit_says_by_how_much_and_what_would(libtpu, tmp_path):
     code, found, said = ipt_compile(
@@ -275,13 +321,21 @@ def test_what_does_not_fit_says_by_how_much_and_what_would(libtpu, tmp_path):
         "--config.optim.ema=0.0",
     )
     assert code == 1, said
-    assert not found["fits"] and found["hbm"]["needed"] > found["hbm"]["available"] and found["advice"]
-    assert "DOES NOT FIT, by" in said and "--config.model.remat=" in said and "--config.optim.accumulate=" in said
+    assert (
+        not found["fits"] and found["hbm"]["needed"] > found["hbm"]["available"] and found["advice"]
+    )
+    assert (
+        "DOES NOT FIT, by" in said
+        and "--config.model.remat=" in said
+        and "--config.optim.accumulate=" in said
+    )
 
 
 @pytest.mark.slow
 def test_several_slices_can_be_described(libtpu):
     script = "from ipt_jax import partition as p; m = p.topology_mesh('v5e:2x4', 2); print(m.size, m.devices[-1].slice_index)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300
+    )
     assert done.stdout.split() == ["16", "1"], done.stderr
     assert partition.DATA == "data"

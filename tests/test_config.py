@@ -14,14 +14,23 @@ from ipt_jax.config.loading import complete, load
 from ipt_jax.config.resolve import differences, fingerprint, resolve
 from ipt_jax.errors import ConfigError
 
-SHIPPED = ["demo", "pretrain_deblur", "pretrain_folder", "pretrain_imagenet", "pretrain_paper", "pretrain_1b"]
+SHIPPED = [
+    "demo",
+    "pretrain_deblur",
+    "pretrain_folder",
+    "pretrain_imagenet",
+    "pretrain_paper",
+    "pretrain_1b",
+]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_configs_are_whole_and_found_from_anywhere(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = load(f"configs/{name}.py")
-    assert resolve(config)["optim"]["schedule_steps"] == (config.optim.schedule_steps or config.steps)
+    assert resolve(config)["optim"]["schedule_steps"] == (
+        config.optim.schedule_steps or config.steps
+    )
 
 
 def test_shipped_files_state_their_command():
@@ -33,9 +42,18 @@ def test_shipped_files_state_their_command():
 
 def test_paper_config_is_the_papers():
     config = load("configs/pretrain_paper.py")
-    assert (config.batch_size, config.data.draw, config.loss.weight, config.optim.accumulate) == (256, "one", 0.1, 1)
+    assert (config.batch_size, config.data.draw, config.loss.weight, config.optim.accumulate) == (
+        256,
+        "one",
+        0.1,
+        1,
+    )
     assert config.steps == pytest.approx(1.50e6, rel=0.01)
-    assert (config.model.features, config.model.encoder_layers, config.model.start) == (64, 12, "torch")
+    assert (config.model.features, config.model.encoder_layers, config.model.start) == (
+        64,
+        12,
+        "torch",
+    )
 
 
 @pytest.mark.parametrize("chips, rate", [("8", 5e-5 * 0.75**0.5), ("256", 5e-5 * 24**0.5)])
@@ -61,9 +79,18 @@ def test_imagenet_config_scales_with_the_chips(chips, rate):
         ("tasks=sr2,denoise51", r"tasks: unknown task 'denoise51' \(did you mean 'denoise50'"),
         ("tasks=()", "tasks: no tasks"),
         ("tasks=sr2,sr2", "named more than once: sr2"),
-        ('tasks=[{"name": "n", "degradation": "noyse"}]', "unknown degradation 'noyse' .did you mean 'noise'"),
-        ('tasks=[{"name": "n", "degradation": "noise", "sigm": 3}]', "no field 'sigm' .did you mean 'sigma'"),
-        ("model.heads=5", "model.heads must be a divisor of the token width features . patch.2 = 144"),
+        (
+            'tasks=[{"name": "n", "degradation": "noyse"}]',
+            "unknown degradation 'noyse' .did you mean 'noise'",
+        ),
+        (
+            'tasks=[{"name": "n", "degradation": "noise", "sigm": 3}]',
+            "no field 'sigm' .did you mean 'sigma'",
+        ),
+        (
+            "model.heads=5",
+            "model.heads must be a divisor of the token width features . patch.2 = 144",
+        ),
         ("model.tile=47", "model.tile must be a multiple of model.patch"),
         ("loss.group=1", "loss.group must be at least 2"),
         ("batch_size=26", "batch_size=26 must be a multiple of 12 .*; try 24 or 36"),
@@ -78,7 +105,14 @@ def test_what_is_wrong_is_named(override, message):
 
 def test_values_take_their_defaults_type():
     config = load(
-        "configs/demo.py", ["optim.learning_rate=1", "tasks=sr2,sr3", "batch_size=8", "data.flips=false", "data.dir=7"]
+        "configs/demo.py",
+        [
+            "optim.learning_rate=1",
+            "tasks=sr2,sr3",
+            "batch_size=8",
+            "data.flips=false",
+            "data.dir=7",
+        ],
     )
     assert config.optim.learning_rate == 1.0 and isinstance(config.optim.learning_rate, float)
     assert config.tasks == ("sr2", "sr3")
@@ -86,14 +120,22 @@ def test_values_take_their_defaults_type():
 
 
 def test_a_new_task_needs_only_a_dict():
-    config = complete({"tasks": ["sr2", {"name": "denoise70", "degradation": "noise", "sigma": 70}], "batch_size": 8})
+    config = complete(
+        {
+            "tasks": ["sr2", {"name": "denoise70", "degradation": "noise", "sigma": 70}],
+            "batch_size": 8,
+        }
+    )
     names = [task.name for task in configs.make_tasks(config.tasks)]
     assert names == ["sr2", "denoise70"]
     assert resolve(config)["tasks"][1] == {"name": "denoise70", "degradation": "noise", "sigma": 70}
 
 
 def test_files_that_are_no_configs(tmp_path):
-    with pytest.raises(ConfigError, match=r"no config file 'configs/dmo.py' .did you mean 'configs/demo.py'.*pretrain_paper"):
+    with pytest.raises(
+        ConfigError,
+        match=r"no config file 'configs/dmo.py' .did you mean 'configs/demo.py'.*pretrain_paper",
+    ):
         load("configs/dmo.py")
     bad = tmp_path / "bad.py"
     bad.write_text("def get_config():\n    return 1 / 0\n")

@@ -48,20 +48,36 @@ def test_the_sheet_shows_what_is_in_the_batch():
         top = 6 + row * 74 + 20
         for column in range(3):
             left = 6 + column * (2 * 48 + 14)
-            lq, hq = page[top : top + 48, left : left + 48], page[top : top + 48, left + 50 : left + 98]
-            np.testing.assert_array_equal(lq[2::4, 2::4], np.clip(np.rint(pair["lq"][column]), 0, 255))
+            lq, hq = (
+                page[top : top + 48, left : left + 48],
+                page[top : top + 48, left + 50 : left + 98],
+            )
+            np.testing.assert_array_equal(
+                lq[2::4, 2::4], np.clip(np.rint(pair["lq"][column]), 0, 255)
+            )
             if 48 % pair["hq"].shape[1]:
-                continue  # of sr3 not all pixels become squares of one size
+                # Of sr3 not all pixels become squares of one size
+                continue
             zoom = 48 // pair["hq"].shape[1]
-            np.testing.assert_array_equal(hq[zoom // 2 :: zoom, zoom // 2 :: zoom], pair["hq"][column])
+            np.testing.assert_array_equal(
+                hq[zoom // 2 :: zoom, zoom // 2 :: zoom], pair["hq"][column]
+            )
 
 
 def test_preview_writes_the_batch_of_a_step(config, tmp_path, capsys):
     pages = []
     for step in ("0", "1"):
         out = tmp_path / f"{step}.png"
-        options = parsed(preview, "preview", f"--config={tmp_path / 'config.py'}", "-o", str(out), "--step", step,
-                         overrides=config)  # fmt: skip
+        options = parsed(
+            preview,
+            "preview",
+            f"--config={tmp_path / 'config.py'}",
+            "-o",
+            str(out),
+            "--step",
+            step,
+            overrides=config,
+        )
         assert options.run(options) == 0
         pages.append(cv2.imread(str(out)))
     printed = capsys.readouterr().out
@@ -71,15 +87,30 @@ def test_preview_writes_the_batch_of_a_step(config, tmp_path, capsys):
 
 
 def test_preview_says_where_it_cannot_write(config, tmp_path):
-    options = parsed(preview, "preview", f"--config={tmp_path / 'config.py'}", "-o", str(tmp_path / "no/p.png"),
-                     overrides=config)  # fmt: skip
+    options = parsed(
+        preview,
+        "preview",
+        f"--config={tmp_path / 'config.py'}",
+        "-o",
+        str(tmp_path / "no/p.png"),
+        overrides=config,
+    )
     with pytest.raises(DataError, match="there is no folder"):
         options.run(options)
 
 
 def test_bench_measures_every_stage_and_prints_json_last(config, tmp_path, capsys):
-    options = parsed(bench, "data", f"--config={tmp_path / 'config.py'}", "--seconds=0.2", "--workers=0,1", "--crops=2",
-                     "--json", str(tmp_path / "found.json"), overrides=config)  # fmt: skip
+    options = parsed(
+        bench,
+        "data",
+        f"--config={tmp_path / 'config.py'}",
+        "--seconds=0.2",
+        "--workers=0,1",
+        "--crops=2",
+        "--json",
+        str(tmp_path / "found.json"),
+        overrides=config,
+    )
     assert options.run(options) == 0
     printed = capsys.readouterr().out.strip().splitlines()
     found = json.loads(printed[-1])
@@ -88,7 +119,9 @@ def test_bench_measures_every_stage_and_prints_json_last(config, tmp_path, capsy
     for result in found["crops"].values():
         assert set(result["ms_a_picture"]) == set(bench.STAGES) and result["batch_size"] == 24
         assert all(value > 0 for value in result["ms_a_picture"].values())
-        assert set(result["samples_per_s"]) == {"0", "1"} and min(result["samples_per_s"].values()) > 0
+        assert (
+            set(result["samples_per_s"]) == {"0", "1"} and min(result["samples_per_s"].values()) > 0
+        )
         assert result["samples_per_core"] > 0 and 0 <= result["wait"] <= 1
 
 

@@ -16,7 +16,9 @@ def _image(height: int = 61, width: int = 84) -> np.ndarray:
     """A smooth picture with some texture: lossy formats do it no harm, no orientation looks the same."""
     y, x = np.mgrid[:height, :width].astype(np.float64)
     noise = np.random.default_rng(0).normal(0, 4, (height, width, 3))
-    waves = np.stack([120 + 90 * np.sin(x / 17), 110 + 80 * np.cos(y / 13), 90 + x + y / 3], axis=-1)
+    waves = np.stack(
+        [120 + 90 * np.sin(x / 17), 110 + 80 * np.cos(y / 13), 90 + x + y / 3], axis=-1
+    )
     return (waves + noise).clip(0, 255).round().astype(np.uint8)
 
 
@@ -59,7 +61,8 @@ def test_lossless_formats_equal_pillow(kind, mode):
     image = decode(data)
     _check(image)
     np.testing.assert_array_equal(image, _pillow(data))
-    if mode in ("RGB", "RGBA"):  # Alpha is dropped, not blended with.
+    # Alpha is dropped, not blended with.
+    if mode in ("RGB", "RGBA"):
         np.testing.assert_array_equal(image, IMAGE)
 
 
@@ -70,14 +73,17 @@ def test_palette_png_equals_pillow(options):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1}], ids=str
+)
 def test_jpeg_equals_pillow_within_two_levels(mode, options):
     data = _encode(_mode(mode), "JPEG", quality=90, **options)
     image = decode(data)
     _check(image)
     assert np.abs(image.astype(int) - _pillow(data)).max() <= 2
     reference = np.asarray(_mode(mode).convert("RGB")).astype(int)
-    assert np.abs(image - reference).mean() < 8  # Not inverted, not swapped.
+    # Not inverted, not swapped.
+    assert np.abs(image - reference).mean() < 8
 
 
 def test_jpeg_stored_as_rgb_or_ycck_equals_pillow():
@@ -86,7 +92,8 @@ def test_jpeg_stored_as_rgb_or_ycck_equals_pillow():
     ycck = bytearray(_encode(_mode("CMYK"), "JPEG"))
     adobe = ycck.index(b"Adobe")
     assert ycck[adobe + 11] == 0
-    ycck[adobe + 11] = 2  # The same numbers, now said to be YCCK.
+    # The same numbers, now said to be YCCK.
+    ycck[adobe + 11] = 2
     image = decode(bytes(ycck))
     np.testing.assert_array_equal(image, _pillow(bytes(ycck)))
     assert np.abs(image.astype(int) - decode(_encode(_mode("CMYK"), "JPEG"))).mean() > 10
@@ -116,7 +123,9 @@ def test_exif_orientation_is_applied(kind, orientation):
     np.testing.assert_array_equal(image, _pillow(data))
 
 
-@pytest.mark.parametrize("exif", [b"", b"II*\x00", b"MM\x00*\x00\x00\x00\x08\xff\xff\x01", b"\xff" * 40])
+@pytest.mark.parametrize(
+    "exif", [b"", b"II*\x00", b"MM\x00*\x00\x00\x00\x08\xff\xff\x01", b"\xff" * 40]
+)
 def test_broken_exif_is_ignored(exif):
     data = _encode(IMAGE, "JPEG")
     segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 8) + b"Exif\x00\x00" + exif
@@ -148,7 +157,9 @@ def test_sixteen_bit_tiff_is_turned_once(orientation):
     (start,) = struct.unpack_from("<I", data, 4)
     (entries,) = struct.unpack_from("<H", data, start)
     tags = [bytes(data[start + 2 + 12 * i :][:12]) for i in range(entries)]
-    tags = [tag for tag in tags if tag[:2] != b"\x12\x01"] + [struct.pack("<HHIHxx", 274, 3, 1, orientation)]
+    tags = [tag for tag in tags if tag[:2] != b"\x12\x01"] + [
+        struct.pack("<HHIHxx", 274, 3, 1, orientation)
+    ]
     tags.sort(key=lambda tag: struct.unpack_from("<H", tag))
     new = len(data) + len(data) % 2
     data += b"\0" * (new - len(data)) + struct.pack("<H", len(tags)) + b"".join(tags) + b"\0\0\0\0"

@@ -24,7 +24,9 @@ def _image(height: int = 61, width: int = 84) -> np.ndarray:
     """A smooth picture with some texture."""
     y, x = np.mgrid[:height, :width].astype(np.float64)
     noise = np.random.default_rng(0).normal(0, 4, (height, width, 3))
-    waves = np.stack([120 + 90 * np.sin(x / 17), 110 + 80 * np.cos(y / 13), 90 + x + y / 3], axis=-1)
+    waves = np.stack(
+        [120 + 90 * np.sin(x / 17), 110 + 80 * np.cos(y / 13), 90 + x + y / 3], axis=-1
+    )
     return (waves + noise).clip(0, 255).round().astype(np.uint8)
 
 
@@ -94,7 +96,9 @@ def test_an_embedded_thumbnail_does_not_hide_a_truncation(kind):
             decode(whole[:-cut])
 
 
-@pytest.mark.parametrize("kind", ["jpeg", "progressive", "cmyk", "png", "png16", "webp", "webp lossless"])
+@pytest.mark.parametrize(
+    "kind", ["jpeg", "progressive", "cmyk", "png", "png16", "webp", "webp lossless"]
+)
 def test_a_truncation_is_called_one(kind):
     for share in (0.5, 0.9):
         with pytest.raises(DecodeError, match=r"^the (JPEG|PNG|WebP) is truncated"):
@@ -106,7 +110,9 @@ def test_a_truncation_is_called_one(kind):
 @given(data=st.data())
 def test_flipped_bits_never_do_more_than_raise_decode_error(kind, data):
     damaged = bytearray(VARIETY[kind])
-    for position in data.draw(st.lists(st.integers(0, len(damaged) * 8 - 1), min_size=1, max_size=4, unique=True)):
+    for position in data.draw(
+        st.lists(st.integers(0, len(damaged) * 8 - 1), min_size=1, max_size=4, unique=True)
+    ):
         damaged[position // 8] ^= 1 << position % 8
     try:
         image = decode(bytes(damaged), max_pixels=1_000_000)
@@ -118,7 +124,9 @@ def test_flipped_bits_never_do_more_than_raise_decode_error(kind, data):
 
 @settings(max_examples=300, deadline=None)
 @given(
-    start=st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*", b"RIFF\4\0\0\0WEBP"]),
+    start=st.sampled_from(
+        [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*", b"RIFF\4\0\0\0WEBP"]
+    ),
     rest=st.binary(max_size=300),
 )
 def test_random_bytes_never_do_more_than_raise_decode_error(start, rest):
@@ -144,7 +152,9 @@ def _png_chunk(kind: bytes, body: bytes) -> bytes:
 
 def test_bombs_are_refused_before_memory_is_taken():
     side = 60_000
-    png = b"\x89PNG\r\n\x1a\n" + _png_chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    png = b"\x89PNG\r\n\x1a\n" + _png_chunk(
+        b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    )
     png += _png_chunk(b"IDAT", zlib.compress(b"\0" * 99)) + _png_chunk(b"IEND", b"")
     jpeg = bytearray(VARIETY["jpeg"])
     frame = jpeg.index(b"\xff\xc0")
@@ -152,7 +162,9 @@ def test_bombs_are_refused_before_memory_is_taken():
     bmp = bytearray(VARIETY["bmp"])
     bmp[18:26] = struct.pack("<ii", side, side)
     for data in (png, bytes(jpeg), bytes(bmp)):
-        with pytest.raises(DecodeError, match="60000x60000 pixels are more than the limit of 500,000,000"):
+        with pytest.raises(
+            DecodeError, match="60000x60000 pixels are more than the limit of 500,000,000"
+        ):
             decode(data)
     for data in VARIETY.values():
         assert decode(data, max_pixels=61 * 84).shape == (61, 84, 3)
@@ -184,5 +196,7 @@ def test_truncated_pictures_leave_stderr_clean(tmp_path):
     )
     root = pathlib.Path(__file__).parent.parent
     command = [sys.executable, "-c", code, str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True, timeout=120)
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=root, check=True, timeout=120
+    )
     assert (int(result.stdout), result.stderr) == (3 * len(VARIETY), "")

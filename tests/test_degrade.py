@@ -22,7 +22,9 @@ from ipt_jax.metrics import psnr
 def benchmark_data() -> Path:
     folder = os.environ.get("IPT_TEST_DATA")
     if not folder:
-        pytest.skip("needs the benchmark pictures: set IPT_TEST_DATA to the folder that holds benchmarks/")
+        pytest.skip(
+            "needs the benchmark pictures: set IPT_TEST_DATA to the folder that holds benchmarks/"
+        )
     return Path(folder)
 
 
@@ -38,12 +40,14 @@ def picture(seed: int, height: int, width: int) -> np.ndarray:
 
 # Worked out by hand from Keys' formula, a = -1/2: for |x| < 1, (3|x|^3 - 5|x|^2 + 2) / 2; for 1 < |x| < 2,
 # (-|x|^3 + 5|x|^2 - 8|x| + 4) / 2. Reducing by s takes x = distance / s and a further 1 / s.
-REDUCE = {  # scale: (the distance of the first tap from scale * i, weights, their denominator)
+# Scale: (the distance of the first tap from scale * i, weights, their denominator)
+REDUCE = {
     2: (-3, [-3, -9, 29, 111, 111, 29, -9, -3], 256),
     3: (-4, [-2, -4, 0, 18, 42, 54, 42, 18, 0, -4, -2], 162),
     4: (-6, [-7, -45, -75, -49, 93, 399, 745, 987, 987, 745, 399, 93, -49, -75, -45, -7], 4096),
 }
-ENLARGE = {  # scale: for output scale * i + p, by phase p: (first tap from i, weights); the denominator
+# Scale: for output scale * i + p, by phase p: (first tap from i, weights); the denominator
+ENLARGE = {
     2: ([(-2, [-3, 29, 111, -9]), (-1, [-9, 111, 29, -3])], 128),
     3: ([(-2, [-1, 9, 21, -2]), (0, [27]), (-1, [-2, 21, 9, -1])], 27),
     4: (
@@ -75,7 +79,9 @@ def by_hand(lines: list[np.ndarray], scale: int, up: bool) -> list[np.ndarray]:
             first, weights, denominator = REDUCE[scale]
             first += j * scale
         total = sum(w * mirrored(first + k).astype(np.int64) for k, w in enumerate(weights))
-        result.append(np.clip((2 * total + denominator) // (2 * denominator), 0, 255).astype(np.uint8))
+        result.append(
+            np.clip((2 * total + denominator) // (2 * denominator), 0, 255).astype(np.uint8)
+        )
     return result
 
 
@@ -85,10 +91,16 @@ def resized_by_hand(image: np.ndarray, scale: int, up: bool) -> np.ndarray:
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10**6), scale=st.sampled_from([2, 3, 4]), h=st.integers(1, 20), w=st.integers(1, 20))
+@given(
+    seed=st.integers(0, 10**6),
+    scale=st.sampled_from([2, 3, 4]),
+    h=st.integers(1, 20),
+    w=st.integers(1, 20),
+)
 def test_bicubic_is_the_hand_derived_filter(seed: int, scale: int, h: int, w: int) -> None:
     image = picture(seed, h * scale, w * scale)
-    image[image > 128] = 255  # strong edges, so that both ends of 0..255 are clipped
+    # Strong edges, so that both ends of 0..255 are clipped
+    image[image > 128] = 255
     small = bicubic(image, scale)
     assert small.dtype == np.uint8
     np.testing.assert_array_equal(small, resized_by_hand(image, scale, up=False))
@@ -101,7 +113,8 @@ def test_constant_and_ramp(scale: int) -> None:
         flat = np.full((6 * scale, 7 * scale, 3), value, np.uint8)
         assert (bicubic(flat, scale) == value).all()
         assert (bicubic_up(flat, scale) == value).all()
-    if scale <= 4:  # a straight line passes through a cubic of a = -1/2 unchanged; centres lie at s i + (s - 1) / 2
+    # A straight line passes through a cubic of a = -1/2 unchanged; centres lie at s i + (s - 1) / 2
+    if scale <= 4:
         ramp = np.tile((2 * np.arange(16 * scale)).astype(np.uint8)[:, None], (1, 4 * scale))
         expected = 2 * scale * np.arange(16) + scale - 1
         assert (bicubic(ramp, scale)[2:-2] == expected[2:-2, None]).all()
@@ -110,7 +123,8 @@ def test_constant_and_ramp(scale: int) -> None:
 
 def test_halves_are_rounded_up() -> None:
     rows = np.full(12, 1, np.uint8)
-    rows[4:6] = 65  # 1 + 64 x 222 / 256 = 56.5, which rounding to even would make 56
+    # 1 + 64 x 222 / 256 = 56.5, which rounding to even would make 56
+    rows[4:6] = 65
     assert bicubic(np.tile(rows[:, None], (1, 8)), 2)[2].tolist() == [57] * 4
 
 
@@ -121,7 +135,9 @@ def test_other_channel_counts_and_memory_layouts() -> None:
         np.testing.assert_array_equal(bicubic(image[..., c], 3), expected[..., c])
         np.testing.assert_array_equal(bicubic(image[..., c : c + 1], 3), expected[..., c : c + 1])
     six = np.concatenate([image, image[..., ::-1]], axis=2)
-    np.testing.assert_array_equal(bicubic(six, 3), np.concatenate([expected, expected[..., ::-1]], axis=2))
+    np.testing.assert_array_equal(
+        bicubic(six, 3), np.concatenate([expected, expected[..., ::-1]], axis=2)
+    )
     np.testing.assert_array_equal(bicubic(np.asfortranarray(image), 3), expected)
     np.testing.assert_array_equal(bicubic(image[::-1, ::-1], 3), expected[::-1, ::-1])
     np.testing.assert_array_equal(bicubic_up(image[..., 1], 2), bicubic_up(image, 2)[..., 1])
@@ -129,7 +145,9 @@ def test_other_channel_counts_and_memory_layouts() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), scale=st.sampled_from([2, 3, 4]), seed=st.integers(0, 10**6))
-def test_crop_with_margin_is_the_crop_of_the_whole(data: st.DataObject, scale: int, seed: int) -> None:
+def test_crop_with_margin_is_the_crop_of_the_whole(
+    data: st.DataObject, scale: int, seed: int
+) -> None:
     """Wherever the crop lies, also at borders and corners, where the margin ends with the picture."""
     height, width = data.draw(st.integers(1, 30)), data.draw(st.integers(1, 30))
     degrade = Bicubic(scale)
@@ -139,7 +157,9 @@ def test_crop_with_margin_is_the_crop_of_the_whole(data: st.DataObject, scale: i
     bottom, right = data.draw(st.integers(top + 1, height)), data.draw(st.integers(left + 1, width))
     m = degrade.margin
     y, x = max(top - m, 0), max(left - m, 0)
-    region = hq[y * scale : min(bottom + m, height) * scale, x * scale : min(right + m, width) * scale]
+    region = hq[
+        y * scale : min(bottom + m, height) * scale, x * scale : min(right + m, width) * scale
+    ]
     cut = degrade(region)[top - y : bottom - y, left - x : right - x]
     np.testing.assert_array_equal(cut, whole[top:bottom, left:right])
 
@@ -172,7 +192,9 @@ def test_bicubic_errors_say_what_to_do() -> None:
 
 
 @pytest.mark.parametrize("degrade", [Bicubic(2), Bicubic(4), Noise(30), Noise(0), Rain()])
-def test_degradations_are_pure_functions_of_picture_and_generator(degrade: Bicubic | Noise | Rain) -> None:
+def test_degradations_are_pure_functions_of_picture_and_generator(
+    degrade: Bicubic | Noise | Rain,
+) -> None:
     hq = picture(2, 48, 64)
     before = hq.copy()
     first = degrade(hq, np.random.default_rng(7))
@@ -227,7 +249,9 @@ def test_noise_50_on_cbsd68() -> None:
         hq = read(file)
         lq = Noise(50)(hq, np.random.default_rng(index))
         untouched = (lq > 0) & (lq < 255)
-        drawn = np.random.default_rng(index).standard_normal(hq.shape, dtype=np.float32) * np.float32(50)
+        drawn = np.random.default_rng(index).standard_normal(
+            hq.shape, dtype=np.float32
+        ) * np.float32(50)
         assert np.allclose((lq - hq)[untouched], drawn[untouched], atol=1e-3)
         stored = np.floor(lq + 0.5).astype(np.uint8)
         before = 10 * np.log10(255**2 / np.mean(np.square(drawn, dtype=np.float64)))

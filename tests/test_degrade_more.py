@@ -14,7 +14,14 @@ from PIL import Image
 
 from ipt_jax.data.crops import make_pair, turned
 from ipt_jax.degradations.bicubic import Bicubic
-from ipt_jax.degradations.blur import GaussianBlur, KernelBlur, MotionBlur, blurred, gaussian_kernel, motion_kernel
+from ipt_jax.degradations.blur import (
+    GaussianBlur,
+    KernelBlur,
+    MotionBlur,
+    blurred,
+    gaussian_kernel,
+    motion_kernel,
+)
 from ipt_jax.degradations.chain import Chain, OneOf
 from ipt_jax.degradations.jpeg import Jpeg
 from ipt_jax.degradations.noise import Noise
@@ -24,7 +31,11 @@ from ipt_jax.tasks import Task, entry_of, make_task
 def picture(seed: int, height: int, width: int) -> np.ndarray:
     """Smooth noise with sharp edges in it."""
     rng = np.random.default_rng(seed)
-    image = cv2.resize(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
+    image = cv2.resize(
+        rng.integers(0, 256, (9, 9, 3), dtype=np.uint8),
+        (width, height),
+        interpolation=cv2.INTER_CUBIC,
+    )
     image[height // 3 :, width // 2 :] = 255 - image[height // 3 :, width // 2 :]
     return image
 
@@ -52,23 +63,30 @@ FIXED = {
     "jpeg, down": Chain((Jpeg(20), Bicubic(3))),
     "jpeg, blur, down, jpeg": Chain((Jpeg(20), MotionBlur(5, 70.0), Bicubic(2), Jpeg(40))),
     "one of two, always the second": OneOf((Jpeg(20), GaussianBlur(1.2)), (0, 1)),
-    "blur, down, one of two": Chain((GaussianBlur(0.8), Bicubic(2), OneOf((Jpeg(30), MotionBlur(5)), (1, 0)))),
+    "blur, down, one of two": Chain(
+        (GaussianBlur(0.8), Bicubic(2), OneOf((Jpeg(30), MotionBlur(5)), (1, 0)))
+    ),
 }
 
 
 @pytest.mark.parametrize("name", FIXED)
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 99), top=st.integers(0, 60), left=st.integers(0, 70), turn=st.integers(0, 7))
+@given(
+    seed=st.integers(0, 99), top=st.integers(0, 60), left=st.integers(0, 70), turn=st.integers(0, 7)
+)
 def test_a_crop_is_what_a_crop_of_the_whole_degraded_picture_is(name, seed, top, left, turn):
     degrade, tile = FIXED[name], 13
     task = Task("t", degrade.scale, degrade)
-    image = picture(seed, 75 * task.scale + task.scale - 1, 87 * task.scale)  # a remainder is left out
+    # A remainder is left out
+    image = picture(seed, 75 * task.scale + task.scale - 1, 87 * task.scale)
     whole = image[: 75 * task.scale, : 87 * task.scale]
     lq, hq = make_pair(image, task, tile, Places((top, left, turn)), flips=True)
-    if getattr(degrade, "grid", 1) > 1:  # JPEG's grid is that of the picture as it is stored
+    # JPEG's grid is that of the picture as it is stored
+    if getattr(degrade, "grid", 1) > 1:
         expected = degrade(whole, np.random.default_rng(0))[top : top + tile, left : left + tile]
         expected = turned(expected, turn)
-    else:  # the turned picture is degraded; the crop is at the place to which the turn moves it
+    # The turned picture is degraded; the crop is at the place to which the turn moves it
+    else:
         marks = np.zeros((75, 87), np.uint8)
         marks[top, left] = marks[top + tile - 1, left + tile - 1] = 1
         rows, columns = np.nonzero(turned(marks[..., None], turn)[..., 0])
@@ -76,7 +94,9 @@ def test_a_crop_is_what_a_crop_of_the_whole_degraded_picture_is(name, seed, top,
         expected = expected[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     np.testing.assert_array_equal(lq, expected)
     s = task.scale
-    np.testing.assert_array_equal(hq, turned(whole[top * s : (top + tile) * s, left * s : (left + tile) * s], turn))
+    np.testing.assert_array_equal(
+        hq, turned(whole[top * s : (top + tile) * s, left * s : (left + tile) * s], turn)
+    )
 
 
 @pytest.mark.parametrize("quality", [1, 10, 50, 75, 95, 100])
@@ -97,7 +117,10 @@ def test_jpeg_is_pillows(quality):
 def test_jpeg_draws_its_quality():
     image = picture(3, 48, 48)
     by_quality = {Jpeg(q)(image, np.random.default_rng(0)).tobytes(): q for q in range(10, 41)}
-    drawn = [by_quality[Jpeg((10, 40))(image, np.random.default_rng(seed)).tobytes()] for seed in range(200)]
+    drawn = [
+        by_quality[Jpeg((10, 40))(image, np.random.default_rng(seed)).tobytes()]
+        for seed in range(200)
+    ]
     assert min(drawn) <= 12 and max(drawn) >= 38 and 22 < np.mean(drawn) < 28
 
 
@@ -111,7 +134,11 @@ def test_motion_blur_is_the_mean_of_shifted_pictures(length, angle):
         dx, dy = t * np.cos(np.radians(angle)), -t * np.sin(np.radians(angle))
         shift = np.float64([[1, 0, -dx], [0, 1, -dy]])
         total += cv2.warpAffine(
-            image.astype(np.float64), shift, (72, 64), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+            image.astype(np.float64),
+            shift,
+            (72, 64),
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REFLECT,
         )
     ours = MotionBlur(length, angle)(image, np.random.default_rng(0))
     difference = np.abs(ours - total / length)[12:-12, 12:-12]
@@ -124,40 +151,61 @@ def test_kernels_are_what_they_say():
     for length in (1, 4, 9.0, 20):
         for angle in (0, 17, 45, 90, 133):
             kernel = motion_kernel(int(length), angle)
-            assert kernel.sum() == pytest.approx(1) and kernel.min() >= 0 and kernel.shape[0] % 2 == 1
-            np.testing.assert_allclose(kernel, kernel[::-1, ::-1], atol=1e-9)  # does not move the picture
+            assert (
+                kernel.sum() == pytest.approx(1) and kernel.min() >= 0 and kernel.shape[0] % 2 == 1
+            )
+            # Does not move the picture
+            np.testing.assert_allclose(kernel, kernel[::-1, ::-1], atol=1e-9)
             assert kernel.shape[0] // 2 <= MotionBlur(length, angle).margin + 1
     kernel = gaussian_kernel(2.0)
     y, x = np.mgrid[-6:7, -6:7]
-    assert (kernel * x**2).sum() == pytest.approx(4, rel=0.03) and (kernel * y).sum() == pytest.approx(0, abs=1e-12)
-    np.testing.assert_array_equal(blurred(picture(0, 20, 20), gaussian_kernel(0.0)), picture(0, 20, 20))
+    assert (kernel * x**2).sum() == pytest.approx(4, rel=0.03) and (
+        kernel * y
+    ).sum() == pytest.approx(0, abs=1e-12)
+    np.testing.assert_array_equal(
+        blurred(picture(0, 20, 20), gaussian_kernel(0.0)), picture(0, 20, 20)
+    )
 
 
 def test_gaussian_blur_is_opencvs():
     image = picture(1, 50, 60)
     for sigma in (0.6, 1.5, 3.0):
         side = 2 * int(np.ceil(3 * sigma)) + 1
-        theirs = cv2.GaussianBlur(image.astype(np.float64), (side, side), sigma, borderType=cv2.BORDER_REFLECT)
-        assert np.abs(GaussianBlur(sigma)(image, np.random.default_rng(0)) - theirs).max() <= 0.5 + 1e-5
+        theirs = cv2.GaussianBlur(
+            image.astype(np.float64), (side, side), sigma, borderType=cv2.BORDER_REFLECT
+        )
+        assert (
+            np.abs(GaussianBlur(sigma)(image, np.random.default_rng(0)) - theirs).max()
+            <= 0.5 + 1e-5
+        )
 
 
 def test_blind_noise_has_its_distribution():
     grey = np.full((64, 64, 3), 128, np.uint8)
     noise = Noise((10, 50))
-    sigmas = np.array([(noise(grey, np.random.default_rng(seed)) - 128.0).std() for seed in range(400)])
+    sigmas = np.array(
+        [(noise(grey, np.random.default_rng(seed)) - 128.0).std() for seed in range(400)]
+    )
     # Uniform in 10..50, seen through the 0.64 % that 12,288 samples leave on a standard deviation; clipping takes 2 % at 50.
     assert 9.7 < sigmas.min() < 11 and 47.5 < sigmas.max() < 50.5
     grid = np.linspace(0, 1, 21)
-    assert np.abs(np.quantile(sigmas, grid) - (10 + 40 * grid)).max() < 4.5  # 1.36 * 40 / sqrt(400) is 2.7 (5 %), twice
+    # 1.36 * 40 / sqrt(400) is 2.7 (5 %), twice
+    assert np.abs(np.quantile(sigmas, grid) - (10 + 40 * grid)).max() < 4.5
     a, b = (noise(grey, np.random.default_rng(5)) for _ in range(2))
     np.testing.assert_array_equal(a, b)
-    assert np.std(Noise((25, 25))(grey, np.random.default_rng(0)) - 128.0) == pytest.approx(25, rel=0.02)
+    assert np.std(Noise((25, 25))(grey, np.random.default_rng(0)) - 128.0) == pytest.approx(
+        25, rel=0.02
+    )
 
 
 def test_a_fixed_sigma_draws_as_before():
     rng = np.random.default_rng(7)
-    expected = np.clip(rng.standard_normal((8, 8, 3), dtype=np.float32) * np.float32(30) + 100, 0, 255)
-    np.testing.assert_array_equal(Noise(30.0)(np.full((8, 8, 3), 100, np.uint8), np.random.default_rng(7)), expected)
+    expected = np.clip(
+        rng.standard_normal((8, 8, 3), dtype=np.float32) * np.float32(30) + 100, 0, 255
+    )
+    np.testing.assert_array_equal(
+        Noise(30.0)(np.full((8, 8, 3), 100, np.uint8), np.random.default_rng(7)), expected
+    )
 
 
 def test_noise_that_is_not_clipped_is_the_same_noise():
@@ -175,7 +223,8 @@ def test_shares_of_clipped_and_of_clean_crops():
     crops = [noise(black, rng) for _ in range(1000)]
     clean = sum(not crop.any() for crop in crops)
     free = sum(crop.min() < 0 for crop in crops)
-    assert abs(clean - 200) < 51 and abs(free - 400) < 62  # four standard deviations of a binomial draw
+    # Four standard deviations of a binomial draw
+    assert abs(clean - 200) < 51 and abs(free - 400) < 62
     assert all(crop.dtype == np.float32 for crop in crops)
     textured = picture(1, 16, 16)
     same = sum(np.array_equal(Jpeg(20, clean=0.3)(textured, rng), textured) for _ in range(1000))
@@ -191,7 +240,9 @@ def test_one_of_several_degradations():
     assert (either.rounded, either.grid, either.margin, either.scale) == (True, 16, 6, 1)
     mixed = OneOf((Noise(10), Jpeg(10)))
     assert not mixed.rounded
-    assert {mixed(image, np.random.default_rng(seed)).dtype for seed in range(8)} == {np.dtype(np.float32)}
+    assert {mixed(image, np.random.default_rng(seed)).dtype for seed in range(8)} == {
+        np.dtype(np.float32)
+    }
     task = make_task({"name": "any", **entry_of(either)})
     assert task.degrade == either
 
@@ -211,7 +262,8 @@ REAL = {
 def test_a_chain_composes_and_goes_through_a_config_and_back():
     task = make_task(REAL)
     assert (task.scale, task.border, task.degrade.rounded, task.degrade.grid) == (2, 2, True, 16)
-    assert task.degrade.margin == (2 + 15) + 0 + 2 + 3  # JPEG and its grid, no noise, bicubic, 6 pixels of hq
+    # JPEG and its grid, no noise, bicubic, 6 pixels of hq
+    assert task.degrade.margin == (2 + 15) + 0 + 2 + 3
     assert make_task({"name": "real", **entry_of(task.degrade)}) == task
     assert pickle.loads(pickle.dumps(task)) == task
     image = picture(2, 96, 96)
@@ -238,7 +290,16 @@ def test_kernel_files(tmp_path):
         assert degrade.margin == 1
         np.testing.assert_array_equal(degrade(image, np.random.default_rng(0)), expected)
     np.save(tmp_path / "even.npy", np.ones((1, 4)))
-    assert len({KernelBlur(str(tmp_path))(image, np.random.default_rng(s)).tobytes() for s in range(30)}) == 2  # four files
+    # Four files
+    assert (
+        len(
+            {
+                KernelBlur(str(tmp_path))(image, np.random.default_rng(s)).tobytes()
+                for s in range(30)
+            }
+        )
+        == 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -270,7 +331,10 @@ def test_a_file_that_is_no_kernel_is_named(content, message, tmp_path):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"degradation": "jpeg", "quality": 0}, "quality must be a number or a range .* 1 to 100, not 0"),
+        (
+            {"degradation": "jpeg", "quality": 0},
+            "quality must be a number or a range .* 1 to 100, not 0",
+        ),
         ({"degradation": "jpeg", "quality": [50, 20]}, "quality must be"),
         ({"degradation": "jpg", "quality": 10}, "did you mean 'jpeg'"),
         ({"degradation": "motion_blur", "length": 200}, "length, in pixels"),
@@ -282,18 +346,34 @@ def test_a_file_that_is_no_kernel_is_named(content, message, tmp_path):
             {"degradation": "chain", "steps": [{"degradation": "jpeg", "qality": 3}]},
             "no field 'qality' .did you mean 'quality'",
         ),
-        ({"degradation": "chain", "steps": [{"degradation": "pairs"}]}, "'pairs' cannot be among the steps of 'chain'"),
-        ({"degradation": "chain", "steps": [{"degradation": "chain", "steps": []}]}, "'chain' cannot be among the steps"),
+        (
+            {"degradation": "chain", "steps": [{"degradation": "pairs"}]},
+            "'pairs' cannot be among the steps of 'chain'",
+        ),
+        (
+            {"degradation": "chain", "steps": [{"degradation": "chain", "steps": []}]},
+            "'chain' cannot be among the steps",
+        ),
         ({"degradation": "one_of", "choices": []}, "at least one"),
         ({"degradation": "one_of", "choices": ["noise"]}, "a list of"),
         (
             {
                 "degradation": "one_of",
-                "choices": [{"degradation": "noise", "sigma": 1}, {"degradation": "bicubic", "scale": 2}],
+                "choices": [
+                    {"degradation": "noise", "sigma": 1},
+                    {"degradation": "bicubic", "scale": 2},
+                ],
             },
             "one scale, not x1, x2",
         ),
-        ({"degradation": "one_of", "choices": [{"degradation": "noise", "sigma": 1}], "share": [0.5]}, "a sum of 1"),
+        (
+            {
+                "degradation": "one_of",
+                "choices": [{"degradation": "noise", "sigma": 1}],
+                "share": [0.5],
+            },
+            "a sum of 1",
+        ),
         ({"degradation": "noise", "sigma": 1, "clipped": 2}, "clipped must be a share, 0 to 1"),
         ({"degradation": "noise", "sigma": 1, "clean": "x"}, "clean must be a share"),
         ({"degradation": "jpeg", "quality": 10, "clean": -1}, "clean must be a share"),

@@ -18,7 +18,11 @@ def test_the_demo_gains_at_every_task_on_the_kept_photograph(tmp_path):
     gain = {name: s["psnr_y"] - s["input_psnr_y"] for name, s in outcome.scores.items()}
     assert gain["sr2"] > 0 and gain["sr3"] > 0 and gain["sr4"] > 0 and gain["derain"] > 0
     assert gain["denoise30"] >= 4 and gain["denoise50"] >= 6
-    lines = [line for line in metrics_log.read_lines(epath.Path(tmp_path / "metrics.jsonl")) if "loss" in line]
+    lines = [
+        line
+        for line in metrics_log.read_lines(epath.Path(tmp_path / "metrics.jsonl"))
+        if "loss" in line
+    ]
     for name in PAPER_TASKS:
         values = [line[f"l1/{name}"] for line in lines]
         assert sum(values[-3:]) < sum(values[:3]), name

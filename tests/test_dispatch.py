@@ -57,19 +57,25 @@ def test_a_step_is_under_way_before_the_one_before_is_read(monkeypatch, tmp_path
     train.pretrain(configs.complete(changes), str(tmp_path / "run"))
     for number in range(1, 6):
         assert events.index(("dispatched", number + 1)) < events.index(("read", number))
-    assert ("read", 6) in events  # after the loop, nothing is left unread
+    # After the loop, nothing is left unread
+    assert ("read", 6) in events
 
 
 def in_process(code: str, **environment: str) -> None:
     clean = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
     clean |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", **environment}
-    done = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=clean, capture_output=True, text=True, timeout=240
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_compiled_programs_are_kept_where_asked_or_where_the_environment_says(tmp_path):
     code = "import sys, jax; from ipt_jax import partition; partition.cache_programs({!r});"
-    code = code.format(str(tmp_path / "run" / "compiled")) + " jax.jit(lambda x: x * 3)(1.0).block_until_ready()"
+    code = (
+        code.format(str(tmp_path / "run" / "compiled"))
+        + " jax.jit(lambda x: x * 3)(1.0).block_until_ready()"
+    )
     in_process(code)
     assert list((tmp_path / "run" / "compiled").iterdir())
     in_process(code.replace("run", "other"), JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine"))

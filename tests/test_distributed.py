@@ -23,9 +23,16 @@ from ipt_jax.train.loop import pretrain
 
 pytest.importorskip("skimage", reason="needs scikit-image's photographs")
 
-LIMIT = 500  # seconds for any process here; they take about 20 on an idle machine
+# Seconds for any process here; they take about 20 on an idle machine
+LIMIT = 500
 STEPS = 6
-CHANGES = {"devices": 0, "batch_size": 16, "steps": STEPS, "checkpoint": {"every": 1, "keep": 20}, "log": {"every": 1}}
+CHANGES = {
+    "devices": 0,
+    "batch_size": 16,
+    "steps": STEPS,
+    "checkpoint": {"every": 1, "keep": 20},
+    "log": {"every": 1},
+}
 
 
 @pytest.fixture(scope="module")
@@ -36,21 +43,43 @@ def photographs(tmp_path_factory) -> pathlib.Path:
 class Pair:
     """Two processes that train, with two simulated devices each; what is left of them at the end is killed."""
 
-    def __init__(self, folder: pathlib.Path, workdir: pathlib.Path, home: pathlib.Path, *flags: str, only=(0, 1), extra=None):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        workdir: pathlib.Path,
+        home: pathlib.Path,
+        *flags: str,
+        only=(0, 1),
+        extra=None,
+    ):
         home.mkdir(parents=True, exist_ok=True)
         file = home / "config.py"
         whole = settings(folder, **CHANGES)
-        file.write_text(f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({whole!r})\n")
+        file.write_text(
+            f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({whole!r})\n"
+        )
         self.processes, self.files, port = {}, {}, free_port()
         environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-        flags_of_xla = "--xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=false"  # as in conftest.py
+        # As in conftest.py
+        flags_of_xla = "--xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=false"
         environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=2 {flags_of_xla}"
-        base = [sys.executable, "-m", "ipt_jax", "pretrain", f"--config={file}", f"--workdir={workdir}", *flags]
+        base = [
+            sys.executable,
+            "-m",
+            "ipt_jax",
+            "pretrain",
+            f"--config={file}",
+            f"--workdir={workdir}",
+            *flags,
+        ]
         for i in only:
             place = [f"--coordinator=127.0.0.1:{port}", "--num-processes=2", f"--process-id={i}"]
             self.files[i] = open(home / f"log{i}", "w+")  # noqa: SIM115  closed at the end
             self.processes[i] = subprocess.Popen(
-                [*base, *place, *(extra or {}).get(i, [])], stdout=subprocess.DEVNULL, stderr=self.files[i], env=environment
+                [*base, *place, *(extra or {}).get(i, [])],
+                stdout=subprocess.DEVNULL,
+                stderr=self.files[i],
+                env=environment,
             )
 
     def __enter__(self) -> Pair:
@@ -65,7 +94,9 @@ class Pair:
 
     def codes(self, limit: float = LIMIT) -> dict[int, int]:
         end = time.monotonic() + limit
-        return {i: p.wait(timeout=max(1, end - time.monotonic())) for i, p in self.processes.items()}
+        return {
+            i: p.wait(timeout=max(1, end - time.monotonic())) for i, p in self.processes.items()
+        }
 
     def said(self, i: int) -> str:
         return pathlib.Path(self.files[i].name).read_text()
@@ -76,13 +107,17 @@ class Pair:
     def wait_for_step(self, workdir: pathlib.Path, step: int) -> None:
         end = time.monotonic() + LIMIT
         while not any(line["step"] >= step for line in lines(workdir)):
-            assert time.monotonic() < end and all(p.poll() is None for p in self.processes.values()), self.all_said()
+            assert time.monotonic() < end and all(
+                p.poll() is None for p in self.processes.values()
+            ), self.all_said()
             time.sleep(0.05)
 
 
 def lines(workdir: pathlib.Path) -> list[dict]:
     file = epath.Path(workdir / "metrics.jsonl")
-    return [line for line in metrics_log.read_lines(file) if "loss" in line] if file.exists() else []
+    return (
+        [line for line in metrics_log.read_lines(file) if "loss" in line] if file.exists() else []
+    )
 
 
 def close(a: dict, b: dict, since: dict, share: float) -> None:
@@ -94,7 +129,11 @@ def close(a: dict, b: dict, since: dict, share: float) -> None:
 
 
 def part(workdir: pathlib.Path, step: int, name: str) -> dict[str, np.ndarray]:
-    return {k: v for k, v in arrays(workdir, step).items() if k.startswith(name + "/") and v.dtype == np.float32}
+    return {
+        k: v
+        for k, v in arrays(workdir, step).items()
+        if k.startswith(name + "/") and v.dtype == np.float32
+    }
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +150,9 @@ def pair(photographs, tmp_path_factory):
 def single(request, photographs, tmp_path_factory):
     """This process alone, with four devices or one."""
     workdir = tmp_path_factory.mktemp(f"single{request.param}") / "run"
-    assert pretrain(complete(settings(photographs, **(CHANGES | {"devices": request.param}))), str(workdir)).finished
+    assert pretrain(
+        complete(settings(photographs, **(CHANGES | {"devices": request.param}))), str(workdir)
+    ).finished
     return workdir
 
 
@@ -125,15 +166,24 @@ def test_two_processes_compute_what_one_does(pair, single):
     """The first loss and gradient (Adam's first moment after a step) to 1e-5, the parameters to 1e-3 of their way."""
     workdir, _ = pair
     ours, theirs = lines(workdir), lines(single)
-    assert [line["step"] for line in ours] == [line["step"] for line in theirs] == list(range(1, STEPS + 1))
+    assert (
+        [line["step"] for line in ours]
+        == [line["step"] for line in theirs]
+        == list(range(1, STEPS + 1))
+    )
     for key in ("loss", "l1/sr2", "l1/denoise50", "contrastive", "grad_norm"):
         assert ours[0][key] == pytest.approx(theirs[0][key], rel=1e-5), key
-    for a, b in zip(ours, theirs, strict=True):  # other batches would differ by far more
+    # Other batches would differ by far more
+    for a, b in zip(ours, theirs, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
     a, b = (part(path, 1, "moments") for path in (workdir, single))
     first = {k: v for k, v in b.items() if "/mu/" in k}
     close({k: a[k] for k in first}, first, {k: np.zeros_like(v) for k, v in first.items()}, 1e-5)
-    a, b, since = part(workdir, STEPS, "params"), part(single, STEPS, "params"), part(single, 1, "params")
+    a, b, since = (
+        part(workdir, STEPS, "params"),
+        part(single, STEPS, "params"),
+        part(single, 1, "params"),
+    )
     close(a, b, since, 1e-3)
 
 
@@ -143,20 +193,38 @@ def test_a_run_goes_on_on_another_topology(pair, single, photographs, tmp_path):
     shutil.copytree(pair[0], workdir)
     for step in range(4, STEPS + 1):
         shutil.rmtree(workdir / "checkpoints" / str(step))
-    assert pretrain(complete(settings(photographs, **(CHANGES | {"devices": 1}))), str(workdir)).finished
+    assert pretrain(
+        complete(settings(photographs, **(CHANGES | {"devices": 1}))), str(workdir)
+    ).finished
     for a, b in zip(lines(workdir), lines(single), strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
-    close(part(workdir, STEPS, "params"), part(single, STEPS, "params"), part(single, 1, "params"), 1e-3)
+    close(
+        part(workdir, STEPS, "params"),
+        part(single, STEPS, "params"),
+        part(single, 1, "params"),
+        1e-3,
+    )
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_of_two_stops_both_and_they_go_on_bit_identical(pair, photographs, tmp_path):
+def test_a_signal_to_one_of_two_stops_both_and_they_go_on_bit_identical(
+    pair, photographs, tmp_path
+):
     workdir = tmp_path / "run"
-    with Pair(photographs, workdir, tmp_path / "a", "--config.steps=100000", extra={1: ["--stopped-code=75"]}) as run:
+    with Pair(
+        photographs,
+        workdir,
+        tmp_path / "a",
+        "--config.steps=100000",
+        extra={1: ["--stopped-code=75"]},
+    ) as run:
         run.wait_for_step(workdir, 1)
         run.processes[1].send_signal(signal.SIGTERM)
         assert run.codes() == {0: 0, 1: 75}, run.all_said()
-        assert "stopped by SIGTERM to process 1 at step" in run.said(0) and "Traceback" not in run.all_said()
+        assert (
+            "stopped by SIGTERM to process 1 at step" in run.said(0)
+            and "Traceback" not in run.all_said()
+        )
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         stopped = checkpoints.latest()
     assert f"at step {stopped} of 100000, saved" in (tmp_path / "a" / "log1").read_text()
@@ -169,8 +237,13 @@ def test_a_signal_to_one_of_two_stops_both_and_they_go_on_bit_identical(pair, ph
 
 
 def test_a_missing_process_is_named_and_not_waited_for_long(photographs, tmp_path):
-    for there, message in ((0, "process 1 of 2 did not come within 2 s"), (1, "process 0 of 2 did not come within 2 s")):
-        with Pair(photographs, tmp_path / "run", tmp_path / str(there), "--start-timeout=2", only=[there]) as run:
+    for there, message in (
+        (0, "process 1 of 2 did not come within 2 s"),
+        (1, "process 0 of 2 did not come within 2 s"),
+    ):
+        with Pair(
+            photographs, tmp_path / "run", tmp_path / str(there), "--start-timeout=2", only=[there]
+        ) as run:
             assert run.codes(60) == {there: 1}
             said = [line for line in run.said(there).splitlines() if line.startswith("ipt:")]
             assert len(said) == 1 and message in said[0] and "Traceback" not in run.said(there)
@@ -182,7 +255,10 @@ def test_processes_with_different_configs_are_refused(photographs, tmp_path):
     with Pair(photographs, tmp_path / "run", tmp_path, extra=extra) as run:
         assert run.codes() == {0: 2, 1: 2}, run.all_said()
         for i in (0, 1):
-            assert "\n  config.optim.learning_rate: 0.001 on process 0, 0.002 on process 1\n" in run.said(i)
+            assert (
+                "\n  config.optim.learning_rate: 0.001 on process 0, 0.002 on process 1\n"
+                in run.said(i)
+            )
             assert "workers" not in run.said(i) and "Traceback" not in run.said(i)
     assert not (tmp_path / "run").exists()
 
@@ -192,14 +268,18 @@ def test_processes_with_different_data_are_refused(photographs, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(photographs, other)
     (other / "0.png").unlink()
-    with Pair(photographs, tmp_path / "run", tmp_path, extra={1: [f"--config.data.dir={other}"]}) as run:
+    with Pair(
+        photographs, tmp_path / "run", tmp_path, extra={1: [f"--config.data.dir={other}"]}
+    ) as run:
         assert run.codes() == {0: 2, 1: 2}, run.all_said()
         assert "data.pictures: 6 on process 0, 5 on process 1" in run.said(0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dead", [0, 1])
-def test_a_killed_process_ends_the_other_soon_and_the_run_goes_on(dead, pair, photographs, tmp_path):
+def test_a_killed_process_ends_the_other_soon_and_the_run_goes_on(
+    dead, pair, photographs, tmp_path
+):
     workdir = tmp_path / "run"
     with Pair(photographs, workdir, tmp_path / "a", "--config.steps=100000") as run:
         run.wait_for_step(workdir, 2)
@@ -209,8 +289,11 @@ def test_a_killed_process_ends_the_other_soon_and_the_run_goes_on(dead, pair, ph
         said = run.said(1 - dead)
         assert time.monotonic() - began < 60
     if dead == 1:
-        assert codes[0] == 1 and "process 1" in said and "has gone" in said and "Traceback" not in said, said
-    else:  # jax's own service was in process 0, and jax may abort before our words are out
+        assert (
+            codes[0] == 1 and "process 1" in said and "has gone" in said and "Traceback" not in said
+        ), said
+    # Jax's own service was in process 0, and jax may abort before our words are out
+    else:
         assert codes[1] in (1, -signal.SIGABRT), said
         assert "process 0" in said or "another task died" in said
     with Pair(photographs, workdir, tmp_path / "b") as run:
@@ -227,18 +310,33 @@ def test_an_error_in_one_process_ends_both(photographs, tmp_path):
     own = tmp_path / "own"
     shutil.copytree(photographs, own)
     workdir = tmp_path / "run"
-    with Pair(photographs, workdir, tmp_path, "--config.steps=100000", extra={1: [f"--config.data.dir={own}"]}) as run:
+    with Pair(
+        photographs,
+        workdir,
+        tmp_path,
+        "--config.steps=100000",
+        extra={1: [f"--config.data.dir={own}"]},
+    ) as run:
         run.wait_for_step(workdir, 2)
         for file in own.iterdir():
             file.write_bytes(b"no picture")
         assert run.codes(120) == {0: 1, 1: 1}, run.all_said()
         assert "cannot be read" in run.said(1) or "no readable picture" in run.said(1)
-        assert "process 1" in run.said(0) and "ended with" in run.said(0) and "Traceback" not in run.all_said()
+        assert (
+            "process 1" in run.said(0)
+            and "ended with" in run.said(0)
+            and "Traceback" not in run.all_said()
+        )
 
 
 @pytest.mark.slow
 def test_evaluation_and_init_from_on_two_processes(pair, photographs, tmp_path):
-    flags = ["--config.evaluate.every=2", "--config.evaluate.pictures=2", "--config.evaluate.batch=4", "--config.steps=2"]
+    flags = [
+        "--config.evaluate.every=2",
+        "--config.evaluate.pictures=2",
+        "--config.evaluate.batch=4",
+        "--config.steps=2",
+    ]
     flags += ["--config.evaluate.overlap=4", f"--config.init_from={pair[0]}"]
     with Pair(photographs, tmp_path / "two", tmp_path, *flags) as run:
         assert run.codes() == {0: 0, 1: 0}, run.all_said()
@@ -247,5 +345,10 @@ def test_evaluation_and_init_from_on_two_processes(pair, photographs, tmp_path):
     outcome = pretrain(complete(settings(photographs, **(CHANGES | alone))), str(tmp_path / "one"))
     scores = metrics_log.read_lines(epath.Path(tmp_path / "two" / "metrics.jsonl"))[-1]
     assert scores["held_out/sr2/psnr_y"] == pytest.approx(outcome.scores["sr2"]["psnr_y"], abs=1e-3)
-    assert scores["held_out/denoise50/psnr_y"] == pytest.approx(outcome.scores["denoise50"]["psnr_y"], abs=1e-3)
-    assert sorted(p.name for p in (tmp_path / "two" / "evaluation").iterdir()) == ["00000002.png", "00000002.txt"]
+    assert scores["held_out/denoise50/psnr_y"] == pytest.approx(
+        outcome.scores["denoise50"]["psnr_y"], abs=1e-3
+    )
+    assert sorted(p.name for p in (tmp_path / "two" / "evaluation").iterdir()) == [
+        "00000002.png",
+        "00000002.txt",
+    ]

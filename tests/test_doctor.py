@@ -47,7 +47,9 @@ def test_damaged_set_descriptions_are_said(tmp_path):
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").write_text("{")
     assert "damaged" in commands_doctor.data_sets(str(tmp_path))["  div2k/1.0.0"]
-    assert commands_doctor.data_sets(str(tmp_path / "none")) == {str(tmp_path / "none"): "not there"}
+    assert commands_doctor.data_sets(str(tmp_path / "none")) == {
+        str(tmp_path / "none"): "not there"
+    }
 
 
 def test_no_devices_is_said(monkeypatch):

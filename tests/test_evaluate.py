@@ -9,7 +9,16 @@ import pytest
 from ipt_jax.degradations.noise import Noise
 from ipt_jax.errors import DataError
 from ipt_jax.evaluate.results import mean, table
-from ipt_jax.evaluate.scoring import Picture, Score, baseline, evaluate, generator, make_lq, scored, unclipped
+from ipt_jax.evaluate.scoring import (
+    Picture,
+    Score,
+    baseline,
+    evaluate,
+    generator,
+    make_lq,
+    scored,
+    unclipped,
+)
 from ipt_jax.images.resize import bicubic, bicubic_up
 from ipt_jax.images.sheet import save_png, sheet
 from ipt_jax.metrics import psnr, ssim
@@ -24,12 +33,18 @@ def photograph(height: int = 90, width: int = 75, seed: int = 0) -> np.ndarray:
 
 
 def linear_enlargement(scale: int):
-    return lambda tiles: np.stack([cv2.resize(t, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR) for t in tiles])
+    return lambda tiles: np.stack(
+        [cv2.resize(t, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR) for t in tiles]
+    )
 
 
 def test_scores_are_those_of_the_stored_pictures_with_the_task_s_border():
     pictures = [Picture("a", photograph(91, 76, 1)), Picture("b", photograph(40, 50, 2))]
-    results = list(evaluate(lambda task: linear_enlargement(2), pictures, TASKS["sr2"], tile=48, overlap=12, batch=3))
+    results = list(
+        evaluate(
+            lambda task: linear_enlargement(2), pictures, TASKS["sr2"], tile=48, overlap=12, batch=3
+        )
+    )
     assert [score.picture for score, *_ in results] == ["a", "b"]
     for picture, (score, hq, before, after) in zip(pictures, results, strict=True):
         height, width = (s // 2 * 2 for s in picture.hq.shape[:2])
@@ -38,9 +53,11 @@ def test_scores_are_those_of_the_stored_pictures_with_the_task_s_border():
         assert after.dtype == np.uint8 and after.shape == hq.shape
         for image, values in ((before, score.before), (after, score.after)):
             assert values == {
-                "psnr_y": psnr(image, hq, "y", 2), "psnr_rgb": psnr(image, hq, "rgb", 2),
-                "ssim_y": ssim(image, hq, "y", 2), "ssim_rgb": ssim(image, hq, "rgb", 2),
-            }  # fmt: skip
+                "psnr_y": psnr(image, hq, "y", 2),
+                "psnr_rgb": psnr(image, hq, "rgb", 2),
+                "ssim_y": ssim(image, hq, "y", 2),
+                "ssim_rgb": ssim(image, hq, "rgb", 2),
+            }
         # Bilinear is worse than bicubic, and that by a little: the pictures are in the right place.
         assert score.before["psnr_y"] - 6 < score.after["psnr_y"] < score.before["psnr_y"]
 
@@ -49,7 +66,16 @@ def test_the_ensemble_and_the_protocol_reach_the_tiles():
     picture, seen = Picture("a", photograph(60, 96)), []
     apply = lambda tiles: (seen.append(len(tiles)), tiles)[1]  # noqa: E731
     settings = dict(tile=48, overlap=12, batch=1)
-    list(evaluate(lambda task: apply, [picture], TASKS["denoise30"], protocol="official", ensemble=True, **settings))
+    list(
+        evaluate(
+            lambda task: apply,
+            [picture],
+            TASKS["denoise30"],
+            protocol="official",
+            ensemble=True,
+            **settings,
+        )
+    )
     assert len(seen) == 80
 
 
@@ -61,7 +87,9 @@ def test_noise_depends_on_seed_and_name_and_nothing_else():
     assert not np.array_equal(lq, make_lq(picture, task, 1)[0])
     assert not np.array_equal(lq, make_lq(Picture("b", hq), task, 0)[0])
     # The first draws for a name, as they are on every machine.
-    np.testing.assert_allclose(generator(0, "101085").standard_normal(3, dtype=np.float32), FIRST_DRAWS, rtol=1e-6)
+    np.testing.assert_allclose(
+        generator(0, "101085").standard_normal(3, dtype=np.float32), FIRST_DRAWS, rtol=1e-6
+    )
 
 
 FIRST_DRAWS = [0.51584917, 2.7333188, 0.41718754]
@@ -90,7 +118,13 @@ def test_a_pair_s_own_input_is_used_and_its_size_checked():
 
 def test_a_picture_without_a_score_is_named():
     with pytest.raises(DataError, match=r"small: ssim.*11x11"):
-        list(scored(lambda pairs: (p.lq for p in pairs), [Picture("small", photograph(9, 20))], TASKS["denoise30"]))
+        list(
+            scored(
+                lambda pairs: (p.lq for p in pairs),
+                [Picture("small", photograph(9, 20))],
+                TASKS["denoise30"],
+            )
+        )
 
 
 def test_baseline():
@@ -111,7 +145,16 @@ def test_mean_and_table():
     text = table([average, a_score("denoise50", 20, 28)])
     lines = text.splitlines()
     assert len(lines) == 3 and len(set(map(len, lines))) == 1
-    assert lines[1].split() == ["sr2", "32.00", "34.50", "+2.50", "31.00", "33.50", "0.3200", "0.3450"]
+    assert lines[1].split() == [
+        "sr2",
+        "32.00",
+        "34.50",
+        "+2.50",
+        "31.00",
+        "33.50",
+        "0.3200",
+        "0.3450",
+    ]
 
 
 def test_sheet_shows_the_middle_of_each_picture_at_its_own_pixels(tmp_path):
@@ -120,7 +163,9 @@ def test_sheet_shows_the_middle_of_each_picture_at_its_own_pixels(tmp_path):
     assert image.dtype == np.uint8 and image.shape == (2 * 72, 166, 3)
     for row in (22, 72 + 22):
         for column, picture in ((0, hq), (58, before), (116, after)):
-            np.testing.assert_array_equal(image[row : row + 50, column : column + 50], picture[25:75, 5:55])
+            np.testing.assert_array_equal(
+                image[row : row + 50, column : column + 50], picture[25:75, 5:55]
+            )
     save_png(tmp_path / "sheet.png", image)
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "sheet.png"))[..., ::-1], image)
 

@@ -61,16 +61,42 @@ def near(have: np.ndarray, want: np.ndarray, bound: float = 1e-5) -> bool:
 
 def test_stablehlo_in_a_fresh_process_that_has_only_jax(run, model, tmp_path, capsys):
     out = tmp_path / "sr3.stablehlo"
-    assert main(["export", "--weights", str(run), "--format", "stablehlo", "--task", "sr3", "--out", str(out)]) == 0
+    assert (
+        main(
+            [
+                "export",
+                "--weights",
+                str(run),
+                "--format",
+                "stablehlo",
+                "--task",
+                "sr3",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     assert "largest difference from the model on random patches" in capsys.readouterr().out
     given = check.patches(16, 5, seed=7)
     np.save(tmp_path / "in.npy", given)
-    words = [sys.executable, "-c", LOADER, str(out), str(tmp_path / "in.npy"), str(tmp_path / "out.npy")]
+    words = [
+        sys.executable,
+        "-c",
+        LOADER,
+        str(out),
+        str(tmp_path / "in.npy"),
+        str(tmp_path / "out.npy"),
+    ]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert near(np.load(tmp_path / "out.npy"), model.apply(given, "sr3"))
     said = json.loads((tmp_path / "sr3.stablehlo.json").read_text())
-    assert said["task"] == "sr3" and said["versions"]["jax"] == jax.__version__ and said["model"]["input_scale"] == 127.5
+    assert (
+        said["task"] == "sr3"
+        and said["versions"]["jax"] == jax.__version__
+        and said["model"]["input_scale"] == 127.5
+    )
 
 
 def test_npz_and_folder_are_the_same_to_the_bit_and_make_cards_again(run, model, tmp_path):
@@ -79,34 +105,83 @@ def test_npz_and_folder_are_the_same_to_the_bit_and_make_cards_again(run, model,
         out = tmp_path / f"w.{form}"
         assert main(["export", *words, "--format", form, "--out", str(out)]) == 0
         loaded = ipt_jax.load(str(out))
-        jax.tree.map(np.testing.assert_array_equal, loaded.params, model.only(["sr2", "denoise50"]).params)
+        jax.tree.map(
+            np.testing.assert_array_equal, loaded.params, model.only(["sr2", "denoise50"]).params
+        )
         said = json.loads((tmp_path / f"w.{form}.card.json").read_text())
         assert [task["name"] for task in said["tasks"]] == ["sr2", "denoise50"]
         assert said["scores"] == {"held_out/sr2/psnr_y": 31.5, "held_out/denoise50/psnr_y": 27.0}
         assert said["training"]["licence of the data"] == "CC0" and said["training"]["steps"] == 20
-        assert said["source"] == f"{run.name}@20"  # and nothing of where the run is
-        assert said["training"]["config"]["batch_size"] == 32 * 2 and said["difference from the model"] == 0
+        # And nothing of where the run is
+        assert said["source"] == f"{run.name}@20"
+        assert (
+            said["training"]["config"]["batch_size"] == 32 * 2
+            and said["difference from the model"] == 0
+        )
         assert str(tmp_path) not in json.dumps(said) and str(run.parent) not in json.dumps(said)
     assert str(run.parent) not in (tmp_path / "w.folder" / "model.json").read_text()
     half = tmp_path / "half"
-    assert main(["export", *words, "--format", "folder", "--dtype", "float16", "--out", str(half)]) == 0
-    sizes = [(tmp_path / name / "weights.safetensors").stat().st_size for name in ("half", "w.folder")]
-    assert sizes[0] < 0.7 * sizes[1]  # the names of so small a model take some
-    for a, b in zip(jax.tree.leaves(ipt_jax.load(str(half)).params), jax.tree.leaves(loaded.params), strict=True):
+    assert (
+        main(["export", *words, "--format", "folder", "--dtype", "float16", "--out", str(half)])
+        == 0
+    )
+    sizes = [
+        (tmp_path / name / "weights.safetensors").stat().st_size for name in ("half", "w.folder")
+    ]
+    # The names of so small a model take some
+    assert sizes[0] < 0.7 * sizes[1]
+    for a, b in zip(
+        jax.tree.leaves(ipt_jax.load(str(half)).params), jax.tree.leaves(loaded.params), strict=True
+    ):
         np.testing.assert_array_equal(a, b.astype(np.float16).astype(np.float32))
     again = tmp_path / "again.safetensors"
-    assert main(["export", "--weights", str(tmp_path / "w.folder"), "--format", "safetensors", "--out", str(again)]) == 0
+    assert (
+        main(
+            [
+                "export",
+                "--weights",
+                str(tmp_path / "w.folder"),
+                "--format",
+                "safetensors",
+                "--out",
+                str(again),
+            ]
+        )
+        == 0
+    )
     text = (tmp_path / "again.safetensors.card.md").read_text()
-    assert "- steps: 20" in text and "- licence of the training data: CC0" in text and "| held_out/sr2/psnr_y | 31.5 |" in text
+    assert (
+        "- steps: 20" in text
+        and "- licence of the training data: CC0" in text
+        and "| held_out/sr2/psnr_y | 31.5 |" in text
+    )
 
 
 def test_raw_weights_or_their_average(run, tmp_path):
     outs = [tmp_path / "ema.npz", tmp_path / "raw.npz"]
     for out, flag in zip(outs, ([], ["--raw"]), strict=True):
-        assert main(["export", "--weights", str(run), "--format", "npz", "--task", "sr2", "--out", str(out), *flag]) == 0
+        assert (
+            main(
+                [
+                    "export",
+                    "--weights",
+                    str(run),
+                    "--format",
+                    "npz",
+                    "--task",
+                    "sr2",
+                    "--out",
+                    str(out),
+                    *flag,
+                ]
+            )
+            == 0
+        )
     ema, raw = (ipt_jax.load(str(out)).params for out in outs)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b * np.float32(0.5)), ema, raw)
-    names = [json.loads((tmp_path / f"{out.name}.card.json").read_text())["weights"] for out in outs]
+    names = [
+        json.loads((tmp_path / f"{out.name}.card.json").read_text())["weights"] for out in outs
+    ]
     assert names == ["moving average", "raw"]
 
 
@@ -121,11 +196,15 @@ def test_no_optimiser_state_is_read(run, monkeypatch):
 
     monkeypatch.setattr(checkpoint.ocp, "load_checkpointables", spied)
     loaded = ipt_jax.load(str(run))
-    assert read and sum(x.nbytes for _, x in read) == sum(x.nbytes for x in jax.tree.leaves(loaded.params))
+    assert read and sum(x.nbytes for _, x in read) == sum(
+        x.nbytes for x in jax.tree.leaves(loaded.params)
+    )
     assert not [path for path, _ in read if "opt" in jax.tree_util.keystr(path)]
 
 
-def test_what_differs_from_the_model_is_refused_and_nothing_is_left(run, model, tmp_path, monkeypatch, capsys):
+def test_what_differs_from_the_model_is_refused_and_nothing_is_left(
+    run, model, tmp_path, monkeypatch, capsys
+):
     from ipt_jax.export.export import stablehlo
 
     theirs = stablehlo.read
@@ -133,16 +212,38 @@ def test_what_differs_from_the_model_is_refused_and_nothing_is_left(run, model, 
     out = tmp_path / "x.stablehlo"
     with pytest.raises(ExportError, match=r"differs from the model by .* the bound is 1e-05"):
         export(model.only(["sr2"]), out, "stablehlo")
-    assert main(["export", "--weights", str(run), "--format", "stablehlo", "--task", "sr2", "--out", str(out)]) == 1
+    assert (
+        main(
+            [
+                "export",
+                "--weights",
+                str(run),
+                "--format",
+                "stablehlo",
+                "--task",
+                "sr2",
+                "--out",
+                str(out),
+            ]
+        )
+        == 1
+    )
     assert not list(tmp_path.iterdir()) and "the bound is" in capsys.readouterr().err
-    assert check.largest_difference(model, lambda x, task: np.full_like(model.apply(x, task), np.nan)) == float("inf")
-    assert check.largest_difference(model, lambda x, task: model.apply(x, task)[:, 1:]) == float("inf")
+    assert check.largest_difference(
+        model, lambda x, task: np.full_like(model.apply(x, task), np.nan)
+    ) == float("inf")
+    assert check.largest_difference(model, lambda x, task: model.apply(x, task)[:, 1:]) == float(
+        "inf"
+    )
 
 
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--format", "onnx"], "holds one task; name it: --task sr2 (the model has sr2, sr3, sr4, denoise50)"),
+        (
+            ["--format", "onnx"],
+            "holds one task; name it: --task sr2 (the model has sr2, sr3, sr4, denoise50)",
+        ),
         (["--format", "npz", "--dtype", "float16"], "--format npz is written in float32"),
         (["--format", "npz", "--task", "sr5"], "no task 'sr5'"),
         (["--format", "npz", "--scores", "none.json"], "--scores none.json"),
@@ -155,14 +256,21 @@ def test_wrong_usage(run, tmp_path, words, message, capsys):
 
 def test_a_file_that_is_there_stays(run, tmp_path, capsys):
     (tmp_path / "x").write_text("mine")
-    assert main(["export", "--weights", str(run), "--format", "npz", "--out", str(tmp_path / "x")]) == 2
+    assert (
+        main(["export", "--weights", str(run), "--format", "npz", "--out", str(tmp_path / "x")])
+        == 2
+    )
     assert (tmp_path / "x").read_text() == "mine" and "--overwrite" in capsys.readouterr().err
 
 
 def test_a_card_of_weights_of_which_nothing_is_known(model):
     said = card.make(model, EXAMPLE, "npz", "float32", 0.0, card.Details())
     text = card.markdown(said)
-    assert "- steps: not stated" in text and "licence of the training data: not stated" in text and "None known." in text
+    assert (
+        "- steps: not stated" in text
+        and "licence of the training data: not stated" in text
+        and "None known." in text
+    )
 
 
 @pytest.mark.slow
@@ -171,13 +279,32 @@ def test_a_card_of_weights_of_which_nothing_is_known(model):
 def test_onnx_of_any_batch(run, model, tmp_path, task, dtype, bound):
     ort = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     out = tmp_path / "x.onnx"
-    assert main(["export", "--weights", str(run), "--format", "onnx", "--dtype", dtype, "--task", task, "--out", str(out)]) == 0
+    assert (
+        main(
+            [
+                "export",
+                "--weights",
+                str(run),
+                "--format",
+                "onnx",
+                "--dtype",
+                dtype,
+                "--task",
+                task,
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     session = ort.InferenceSession(str(out))
     for count in (1, 2, 7):
         given = check.patches(16, count, seed=count)
         assert near(session.run(None, {"patches": given})[0], model.apply(given, task), bound)
     assert session.get_modelmeta().custom_metadata_map["task"] == task
-    assert [i.type for i in (*session.get_inputs(), *session.get_outputs())] == ["tensor(float)"] * 2
+    assert [i.type for i in (*session.get_inputs(), *session.get_outputs())] == [
+        "tensor(float)"
+    ] * 2
 
 
 @pytest.mark.slow
@@ -190,7 +317,9 @@ def test_onnx_of_the_authors_variants(tmp_path, out_bias, eps):
     from ipt_jax.tasks import TASKS
 
     network = golden.tiny(out_bias).clone(norm_eps=eps)
-    restorer = Restorer(network, golden.params(network, 1), {name: TASKS[name] for name, _ in network.scales}, {})
+    restorer = Restorer(
+        network, golden.params(network, 1), {name: TASKS[name] for name, _ in network.scales}, {}
+    )
     for form in ("onnx", "stablehlo"):
         assert export(restorer.only(["sr4"]), tmp_path / f"x.{form}", form) <= 1e-5
 
@@ -201,7 +330,22 @@ def test_the_example_gives_the_picture_that_ipt_restore_gives(run, tmp_path, tas
     pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
     Image.fromarray(image).save(tmp_path / "in.png")
-    assert main(["export", "--weights", str(run), "--format", "onnx", "--task", task, "--out", str(tmp_path / "x.onnx")]) == 0
+    assert (
+        main(
+            [
+                "export",
+                "--weights",
+                str(run),
+                "--format",
+                "onnx",
+                "--task",
+                task,
+                "--out",
+                str(tmp_path / "x.onnx"),
+            ]
+        )
+        == 0
+    )
     words = [
         sys.executable,
         str(EXAMPLE),
@@ -212,17 +356,36 @@ def test_the_example_gives_the_picture_that_ipt_restore_gives(run, tmp_path, tas
     subprocess.run(words, check=True, timeout=120)
     want = tmp_path / "want.png"
     assert (
-        main(["restore", str(tmp_path / "in.png"), "--task", task, "--weights", str(run), "-o", str(want), "--overlap", "4"])
+        main(
+            [
+                "restore",
+                str(tmp_path / "in.png"),
+                "--task",
+                task,
+                "--weights",
+                str(run),
+                "-o",
+                str(want),
+                "--overlap",
+                "4",
+            ]
+        )
         == 0
     )
     a, b = (np.asarray(Image.open(tmp_path / name)).astype(int) for name in ("out.png", "want.png"))
-    assert a.shape == b.shape and np.abs(a - b).max() <= 1 and (a != b).mean() < 1e-3  # a value at .5 may round either way
+    # A value at .5 may round either way
+    assert a.shape == b.shape and np.abs(a - b).max() <= 1 and (a != b).mean() < 1e-3
 
 
 @pytest.mark.slow
 def test_torch_files_are_checked_too(run, tmp_path):
     pytest.importorskip("torch", reason="needs the extra torch")
-    assert main(["export", "--weights", str(run), "--format", "torch", "--out", str(tmp_path / "x.pt")]) == 0
+    assert (
+        main(
+            ["export", "--weights", str(run), "--format", "torch", "--out", str(tmp_path / "x.pt")]
+        )
+        == 0
+    )
     assert (tmp_path / "x.pt.card.md").is_file()
 
 

@@ -29,7 +29,9 @@ from ipt_jax.train.best_checkpoint import BestCheckpoint
 from ipt_jax.train.loop import pretrain
 
 JPEG = {"name": "jpeg10", "degradation": "jpeg", "quality": 10}
-FINETUNE = sorted(file.stem for file in configs.find("configs/demo.py").parent.glob("finetune_*.py"))
+FINETUNE = sorted(
+    file.stem for file in configs.find("configs/demo.py").parent.glob("finetune_*.py")
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,9 @@ def photographs(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("photographs")
     for i in range(6):
         image = np.random.default_rng(i).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-        cv2.imwrite(str(folder / f"{i}.png"), cv2.resize(image, (64, 56), interpolation=cv2.INTER_CUBIC))
+        cv2.imwrite(
+            str(folder / f"{i}.png"), cv2.resize(image, (64, 56), interpolation=cv2.INTER_CUBIC)
+        )
     return folder
 
 
@@ -83,7 +87,9 @@ def test_what_is_loaded_new_and_dropped(weights):
     ]
     assert params.keys() == {"body", "task_denoise50", "task_jpeg10"}
     for group in ("body", "task_denoise50"):
-        assert all(jax.tree.leaves(jax.tree.map(np.array_equal, params[group], found.params[group])))
+        assert all(
+            jax.tree.leaves(jax.tree.map(np.array_equal, params[group], found.params[group]))
+        )
     kept = sum(line.count for line in lines if not line.fate.startswith("dropped"))
     assert kept == finetune.count(params)
     text = finetune.table(lines)
@@ -92,12 +98,19 @@ def test_what_is_loaded_new_and_dropped(weights):
 
 def test_new_ends_are_copied_or_started_by_name(weights):
     found, params, lines = assemble(
-        weights, [JPEG, {"name": "x2", "degradation": "bicubic", "scale": 2}], "jpeg10=denoise50,x2=sr2"
+        weights,
+        [JPEG, {"name": "x2", "degradation": "bicubic", "scale": 2}],
+        "jpeg10=denoise50,x2=sr2",
     )
     for name, origin in (("jpeg10", "denoise50"), ("x2", "sr2")):
-        assert all(jax.tree.leaves(jax.tree.map(np.array_equal, params[f"task_{name}"], found.params[f"task_{origin}"])))
+        assert all(
+            jax.tree.leaves(
+                jax.tree.map(np.array_equal, params[f"task_{name}"], found.params[f"task_{origin}"])
+            )
+        )
     assert {line.fate for line in lines if "jpeg10" in line.part} == {"copied from denoise50"}
-    _, params, lines = assemble(weights, [JPEG], "sr2")  # of another scale: all but the tail
+    # Of another scale: all but the tail
+    _, params, lines = assemble(weights, [JPEG], "sr2")
     fates = {line.part: line.fate for line in lines}
     assert (
         fates["task_jpeg10/head"] == "copied from sr2"
@@ -108,7 +121,10 @@ def test_new_ends_are_copied_or_started_by_name(weights):
 @pytest.mark.parametrize(
     ("new", "message"),
     [
-        ("idntity", r"finetune.new: unknown 'idntity' .did you mean 'identity'.*known: torch, identity, sr2, denoise50"),
+        (
+            "idntity",
+            r"finetune.new: unknown 'idntity' .did you mean 'identity'.*known: torch, identity, sr2, denoise50",
+        ),
         ("jpg10=sr2", r"'jpg10' is no new task .did you mean 'jpeg10'"),
         ("", "says nothing of jpeg10"),
     ],
@@ -119,7 +135,9 @@ def test_rules_that_do_not_fit_are_named(weights, new, message):
 
 
 def write_config(path: pathlib.Path, values: dict) -> str:
-    path.write_text(f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({values!r})\n")
+    path.write_text(
+        f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({values!r})\n"
+    )
     return str(path)
 
 
@@ -128,18 +146,26 @@ def test_geometry_is_the_weights_and_what_differs_is_listed(weights, photographs
     del values["model"]
     file = write_config(tmp_path / "c.py", values)
     config = settings(file, [f"init_from={weights}"], str(tmp_path / "a"))
-    assert config.model.features == 4 and config.model.tile == 16 and config.model.input_scale == 127.5
+    assert (
+        config.model.features == 4 and config.model.tile == 16 and config.model.input_scale == 127.5
+    )
     with pytest.raises(ConfigError, match=r"init_from is empty.*ipt pretrain"):
         settings(file, [], str(tmp_path / "a"))
     with pytest.raises(WeightsError, match=r"there is no"):
         settings(file, [f"init_from={tmp_path}/none"], str(tmp_path / "a"))
-    config = settings(file, [f"init_from={weights}", "model.hidden=64", "model.features=8"], str(tmp_path / "a"))
+    config = settings(
+        file, [f"init_from={weights}", "model.hidden=64", "model.features=8"], str(tmp_path / "a")
+    )
     with pytest.raises(
-        ConfigError, match=r"another model:\n  model.features: 4 in the weights, 8 asked for\n  model.hidden: 32"
+        ConfigError,
+        match=r"another model:\n  model.features: 4 in the weights, 8 asked for\n  model.hidden: 32",
     ):
         pretrain(config, str(tmp_path / "a"))
     with pytest.raises(ValueError, match=r"matches no parameter"):
-        pretrain(settings(file, [f"init_from={weights}", "finetune.freeze=bdy"], str(tmp_path / "b")), str(tmp_path / "b"))
+        pretrain(
+            settings(file, [f"init_from={weights}", "finetune.freeze=bdy"], str(tmp_path / "b")),
+            str(tmp_path / "b"),
+        )
 
 
 def leaves(workdir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
@@ -165,10 +191,15 @@ def test_a_new_task_by_config_alone_trains_resumes_evaluates_and_exports(
     )
     with caplog.at_level(logging.INFO, "ipt_jax"):
         straight = pretrain(complete(values), str(tmp_path / "straight"))
-    assert straight.finished and "copied from denoise50" in caplog.text and "of them trained (" in caplog.text
+    assert (
+        straight.finished
+        and "copied from denoise50" in caplog.text
+        and "of them trained (" in caplog.text
+    )
     assert (
         pretrain(
-            complete({**values, "steps": 4, "optim": {**values["optim"], "schedule_steps": 20}}), str(tmp_path / "two")
+            complete({**values, "steps": 4, "optim": {**values["optim"], "schedule_steps": 20}}),
+            str(tmp_path / "two"),
         ).step
         == 4
     )
@@ -180,11 +211,27 @@ def test_a_new_task_by_config_alone_trains_resumes_evaluates_and_exports(
     assert (tmp_path / "straight/curves.png").stat().st_size > 10_000
 
     model = ipt_jax.load(str(tmp_path / "straight"))
-    assert set(model.params) == {"body", "task_jpeg10"}  # merged
+    # Merged
+    assert set(model.params) == {"body", "task_jpeg10"}
     for path, leaf in trees.paths(ipt_jax.load(str(weights)).params["task_denoise50"]["head"]):
-        np.testing.assert_array_equal(leaf, dict(trees.paths(model.params["task_jpeg10"]["head"]))[path])
+        np.testing.assert_array_equal(
+            leaf, dict(trees.paths(model.params["task_jpeg10"]["head"]))[path]
+        )
     out = tmp_path / "folder"
-    assert cli.main(["export", "--weights", str(tmp_path / "straight"), "--format", "folder", "--out", str(out)]) == 0
+    assert (
+        cli.main(
+            [
+                "export",
+                "--weights",
+                str(tmp_path / "straight"),
+                "--format",
+                "folder",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     again = ipt_jax.load(str(out))
     assert again.tasks["jpeg10"].degrade == model.tasks["jpeg10"].degrade
     image = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
@@ -206,30 +253,48 @@ def test_a_new_task_by_config_alone_trains_resumes_evaluates_and_exports(
     row = json.loads((tmp_path / "s.json").read_text())["rows"][0]
     assert row["task"] == "jpeg10" and 15 < row["input"]["psnr_y"] < 45
     exported = tmp_path / "jpeg.safetensors"
-    assert cli.main(["export", "--weights", str(out), "--format", "safetensors", "--out", str(exported)]) == 0
+    assert (
+        cli.main(
+            ["export", "--weights", str(out), "--format", "safetensors", "--out", str(exported)]
+        )
+        == 0
+    )
     back = ipt_jax.load(str(exported), heads=2)
     np.testing.assert_allclose(
-        back.restore(image.astype(np.float32), overlap=4), model.restore(image.astype(np.float32), overlap=4), atol=0.05
+        back.restore(image.astype(np.float32), overlap=4),
+        model.restore(image.astype(np.float32), overlap=4),
+        atol=0.05,
     )
 
 
-def test_the_best_checkpoint_is_kept_and_no_better_one_stops_the_run(weights, photographs, tmp_path, monkeypatch):
+def test_the_best_checkpoint_is_kept_and_no_better_one_stops_the_run(
+    weights, photographs, tmp_path, monkeypatch
+):
     """The scores are given, so that what follows from them is known; all else is the run's own."""
     from ipt_jax.train import loop as train
 
     given = iter([20.0, 22.0, 21.0, 21.5, 30.0, 30.0])
-    monkeypatch.setattr(train.Evaluator, "__call__", lambda self, state, step, log: {"denoise50": {"psnr_y": next(given)}})
+    monkeypatch.setattr(
+        train.Evaluator,
+        "__call__",
+        lambda self, state, step, log: {"denoise50": {"psnr_y": next(given)}},
+    )
     values = changes(
-        photographs, init_from=str(weights), steps=20, checkpoint={"every": 3, "keep": 1},
+        photographs,
+        init_from=str(weights),
+        steps=20,
+        checkpoint={"every": 3, "keep": 1},
         evaluate={"every": 2, "best": "psnr_y", "patience": 2},
-    )  # fmt: skip
+    )
     outcome = pretrain(complete(values), str(tmp_path))
     assert (outcome.step, outcome.finished) == (8, True)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        assert checkpoints.steps() == [4, 8]  # the best, and the last
+        # The best, and the last
+        assert checkpoints.steps() == [4, 8]
     assert best_step(tmp_path) == 4
     assert ipt_jax.load(f"{tmp_path}@best").provenance["step"] == 4
-    again = pretrain(complete(values), str(tmp_path))  # nothing is left to do
+    # Nothing is left to do
+    again = pretrain(complete(values), str(tmp_path))
     assert (again.step, again.finished) == (8, True) and next(given) == 30.0
     with pytest.raises(WeightsError, match=r"keeps no best checkpoint"):
         ipt_jax.load(f"{weights}@best")
@@ -239,13 +304,18 @@ def test_best_counts_and_forgets_what_will_be_seen_again(tmp_path):
     settings = {"best": "sr2/ssim_y", "patience": 2}
     best = BestCheckpoint.open(tmp_path, settings, 0)
     scores = lambda x: {"sr2": {"ssim_y": x, "psnr_y": 0}, "sr3": {"ssim_y": 9.0}}  # noqa: E731
-    assert [best.add(step, scores(x)) for step, x in ((1, 0.5), (2, 0.7), (3, 0.7))] == [True, True, False]
+    assert [best.add(step, scores(x)) for step, x in ((1, 0.5), (2, 0.7), (3, 0.7))] == [
+        True,
+        True,
+        False,
+    ]
     assert best.step == 2 and not best.exhausted
     best.add(4, scores(0.6))
     assert best.exhausted
     resumed = BestCheckpoint.open(tmp_path, settings, 3)
     assert resumed.seen == [(1, 0.5), (2, 0.7), (3, 0.7)] and not resumed.exhausted
-    assert BestCheckpoint.open(tmp_path, {"best": "psnr_y", "patience": 0}, 9).seen == []  # another metric
+    # Another metric
+    assert BestCheckpoint.open(tmp_path, {"best": "psnr_y", "patience": 0}, 9).seen == []
     mean = BestCheckpoint(tmp_path / "m.json", "ssim_y", 0, [])
     mean.add(1, scores(1.0))
     assert mean.seen == [(1, 5.0)]
@@ -253,24 +323,36 @@ def test_best_counts_and_forgets_what_will_be_seen_again(tmp_path):
 
 def test_epochs_become_steps_and_are_explained(photographs, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("ipt_jax"), "propagate", True)
-    values = changes(photographs, epochs=3, tasks=["sr2", "denoise50"], data={"held_out": 1, "epoch_crops": 10})
+    values = changes(
+        photographs, epochs=3, tasks=["sr2", "denoise50"], data={"held_out": 1, "epoch_crops": 10}
+    )
     with caplog.at_level(logging.INFO, "ipt_jax"):
         config, source = data.open_data(complete(values))
-    assert len(source) == 5 and config.steps == 30  # 2 groups of 2 pictures, 10 crops, 2 tasks: 80 samples, 10 steps of 8
-    assert "an epoch is 10 crop(s) of each of the 5 pictures for each of 2 tasks: 80 samples, 10.0 steps of 8" in caplog.text
+    # 2 groups of 2 pictures, 10 crops, 2 tasks: 80 samples, 10 steps of 8
+    assert len(source) == 5 and config.steps == 30
+    assert (
+        "an epoch is 10 crop(s) of each of the 5 pictures for each of 2 tasks: 80 samples, 10.0 steps of 8"
+        in caplog.text
+    )
     assert data.open_data(complete({**values, "epochs": 0, "steps": 7}))[0].steps == 7
 
 
 @pytest.mark.parametrize("name", FINETUNE)
 def test_shipped_configs_are_the_papers_recipe(name):
     config = configs.load(f"configs/{name}.py")
-    assert (config.epochs, config.optim.learning_rate, config.optim.schedule) == (30, 2e-5, "constant")
+    assert (config.epochs, config.optim.learning_rate, config.optim.schedule) == (
+        30,
+        2e-5,
+        "constant",
+    )
     assert len(config.tasks) == 1 and config.evaluate.best == "psnr_y"
     task = configs.make_tasks(config.tasks)[0]
     assert f"finetune_{task.name}" == name
     assert configs.load(f"configs/{name}.py:tiny").model.features == 16
     file = configs.find(f"configs/{name}.py").read_text()
-    assert f"ipt finetune --config=configs/{name}.py" in file and "--config.init_from=WEIGHTS" in file
+    assert (
+        f"ipt finetune --config=configs/{name}.py" in file and "--config.init_from=WEIGHTS" in file
+    )
 
 
 def test_all_of_the_papers_tasks_have_a_config():
@@ -287,22 +369,40 @@ def test_deblurring_in_another_geometry_end_to_end(photographs, tmp_path):
     from test_pairs import make_pairs
 
     make_pairs(tmp_path / "gopro" / "scene1", 5, names=("blur", "sharp"))
-    overrides = [f"init_from={tmp_path / 'pre'}", f"data.dir={tmp_path / 'gopro'}", "epochs=0", "steps=2", "batch_size=4",
-                 "data.held_out=1", "evaluate.every=2", "evaluate.overlap=8", "evaluate.batch=2", "devices=1"]  # fmt: skip
+    overrides = [
+        f"init_from={tmp_path / 'pre'}",
+        f"data.dir={tmp_path / 'gopro'}",
+        "epochs=0",
+        "steps=2",
+        "batch_size=4",
+        "data.held_out=1",
+        "evaluate.every=2",
+        "evaluate.overlap=8",
+        "evaluate.batch=2",
+        "devices=1",
+    ]
     config = settings("configs/finetune_deblur.py", overrides, str(tmp_path / "fine"))
     assert (config.model.patch, config.model.tile) == (8, 32)
     outcome = pretrain(config, str(tmp_path / "fine"))
     assert outcome.finished and np.isfinite(outcome.scores["deblur"]["psnr_y"])
     tuned = ipt_jax.load(f"{tmp_path / 'fine'}@best")
     assert tuned.task().name == "deblur"
-    out = tuned.restore(np.random.default_rng(0).integers(0, 256, (45, 70, 3), dtype=np.uint8), overlap=8)
+    out = tuned.restore(
+        np.random.default_rng(0).integers(0, 256, (45, 70, 3), dtype=np.uint8), overlap=8
+    )
     assert out.shape == (45, 70, 3) and out.dtype == np.uint8
 
 
 def test_the_papers_deblurring_geometry():
     config = configs.load("configs/pretrain_deblur.py")
     network = ipt_jax.model.build(config.model.to_dict(), configs.make_tasks(config.tasks))
-    assert (network.tile, network.patch, network.features, network.tokens, network.width) == (256, 8, 9, 1024, 576)
+    assert (network.tile, network.patch, network.features, network.tokens, network.width) == (
+        256,
+        8,
+        9,
+        1024,
+        576,
+    )
 
 
 def test_curves_of_an_empty_log_and_of_nan(tmp_path):
@@ -311,7 +411,10 @@ def test_curves_of_an_empty_log_and_of_nan(tmp_path):
     save_curves(epath.Path(tmp_path / "a.png"), [])
     save_curves(
         epath.Path(tmp_path / "b.png"),
-        [{"step": 1, "loss": None, "lr": 1e-4}, {"step": 2, "loss": 3.0, "l1/sr2": 2.0, "lr": 1e-4}],
+        [
+            {"step": 1, "loss": None, "lr": 1e-4},
+            {"step": 2, "loss": 3.0, "l1/sr2": 2.0, "lr": 1e-4},
+        ],
     )
     for name in "ab":
         assert cv2.imread(str(tmp_path / f"{name}.png")).shape[1] > 1000

@@ -37,7 +37,9 @@ def batches():
 
 
 def settings(sharding: str):
-    return small.config(f"sharding={sharding}", "optim.ema=0.99", "optim.clip_norm=1.0", "model.remat=elementwise")
+    return small.config(
+        f"sharding={sharding}", "optim.ema=0.99", "optim.clip_norm=1.0", "model.remat=elementwise"
+    )
 
 
 def start(plain, checkpoints):
@@ -55,7 +57,9 @@ def runs(batches, tmp_path_factory):
         folder = tmp_path_factory.mktemp(sharding)
         with Checkpoints(folder, asynchronous=False) as checkpoints:
             mesh, state, train_step, _ = start(settings(sharding), checkpoints)
-            text = train_step.lower(state, partition.put_batch(batches[0], mesh)).compile().as_text()
+            text = (
+                train_step.lower(state, partition.put_batch(batches[0], mesh)).compile().as_text()
+            )
             metrics = []
             for one in batches:
                 state, values = train_step(state, partition.put_batch(one, mesh))
@@ -72,15 +76,23 @@ def test_the_numbers_are_those_of_whole_parameters(runs):
         for key in a:
             assert b[key] == pytest.approx(a[key], rel=1e-5), key
     first = small.model(settings("data")).init_params(0)
-    norm = lambda a, b: float(optax.global_norm(jax.tree.map(lambda x, y: np.asarray(x) - np.asarray(y), a, b)))  # noqa: E731
+    norm = lambda a, b: float(
+        optax.global_norm(jax.tree.map(lambda x, y: np.asarray(x) - np.asarray(y), a, b))
+    )  # noqa: E731
     assert norm(whole.params, pieces.params) < 1e-3 * norm(whole.params, first)
     assert norm(whole.ema, pieces.ema) < 1e-3 * norm(whole.ema, first)
 
 
 def test_large_leaves_are_in_pieces_and_stay_so(runs):
     state = runs["fsdp"][0]
-    for tree in (state.params["body"], state.ema["body"], state.moments["body"].mu, state.moments["body"].nu):
-        kernel = tree["encoder"]["self_attention"]["qkv"]  # [layers, D, 3 D]
+    for tree in (
+        state.params["body"],
+        state.ema["body"],
+        state.moments["body"].mu,
+        state.moments["body"].nu,
+    ):
+        # [layers, D, 3 D]
+        kernel = tree["encoder"]["self_attention"]["qkv"]
         assert kernel.addressable_shards[0].data.shape == (2, 8, 192)
         assert tree["encoder"]["norm1"]["norm"]["scale"].sharding.is_fully_replicated
     per_device = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
@@ -92,8 +104,13 @@ def test_only_parameters_and_gradients_move(runs):
     """Every array that moves has the shape of a parameter, of a layer's slice of one, or is a handful of numbers."""
     params = jax.tree.leaves(runs["data"][0].params)
     shapes = {x.shape for x in params} | {x.shape[1:] for x in params}
-    sizes = {int(np.prod(shape)) for shape in shapes} | {int(np.prod(shape)) // DEVICES for shape in shapes}
-    for sharding, kinds in (("data", {"all-reduce"}), ("fsdp", {"all-reduce", "reduce-scatter", "all-gather"})):
+    sizes = {int(np.prod(shape)) for shape in shapes} | {
+        int(np.prod(shape)) // DEVICES for shape in shapes
+    }
+    for sharding, kinds in (
+        ("data", {"all-reduce"}),
+        ("fsdp", {"all-reduce", "reduce-scatter", "all-gather"}),
+    ):
         program = hlo.read(runs[sharding][3])
         assert program.collectives and {c.kind for c in program.collectives} <= kinds
         for one in program.collectives:
@@ -101,7 +118,8 @@ def test_only_parameters_and_gradients_move(runs):
                 elements = hlo.shape_bytes("u8" + shape[shape.index("[") :])
                 assert elements in sizes or elements <= 64, (sharding, one.kind, shape, one.source)
     gathers = [c for c in hlo.read(runs["fsdp"][3]).collectives if c.kind == "all-gather"]
-    assert any(c.times == 2 for c in gathers)  # in the loop over the encoder's two layers, not before it
+    # In the loop over the encoder's two layers, not before it
+    assert any(c.times == 2 for c in gathers)
 
 
 @pytest.mark.parametrize("saved, wanted", [("data", "fsdp"), ("fsdp", "data")])
@@ -110,15 +128,21 @@ def test_a_checkpoint_of_one_goes_on_as_the_other(runs, batches, saved, wanted):
     with Checkpoints(folder) as checkpoints:
         mesh, state, train_step, at = start(settings(wanted), checkpoints)
     assert at == 3
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(state), strict=True):
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(state), strict=True
+    ):
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
-    assert state.params["body"]["mlp"]["in"]["kernel"].sharding.is_fully_replicated != (wanted == "fsdp")
+    assert state.params["body"]["mlp"]["in"]["kernel"].sharding.is_fully_replicated != (
+        wanted == "fsdp"
+    )
     _, one = train_step(state, partition.put_batch(batches[0], mesh))
     assert np.isfinite(float(one["loss"]))
 
 
 def test_the_preset_of_a_billion_parameters_is_one_and_splits_over_a_pod():
-    model = build(preset("ipt_1b"), make_tasks(("sr2", "sr3", "sr4", "derain", "denoise30", "denoise50")))
+    model = build(
+        preset("ipt_1b"), make_tasks(("sr2", "sr3", "sr4", "derain", "denoise30", "denoise50"))
+    )
     state = state_module.abstract_state(model, small.config("sharding=fsdp"))
     leaves = jax.tree.leaves(state.params)
     assert sum(x.size for x in leaves) == pytest.approx(1e9, rel=0.02)
@@ -129,5 +153,7 @@ def test_the_preset_of_a_billion_parameters_is_one_and_splits_over_a_pod():
 
 def test_one_device_has_nothing_to_split():
     mesh = devices.make_mesh(1)
-    shardings = partition.state_shardings(state_module.abstract_state(small.model(settings("fsdp")), settings("fsdp")), mesh, "fsdp")
+    shardings = partition.state_shardings(
+        state_module.abstract_state(small.model(settings("fsdp")), settings("fsdp")), mesh, "fsdp"
+    )
     assert all(s.is_fully_replicated for s in jax.tree.leaves(shardings))

@@ -35,7 +35,8 @@ from ipt_jax.weights import load as loading
 from ipt_jax.weights import tensor_files as tensors
 
 NAMED = (UserError, RunError)
-MEMORY = 3 * 2**30  # bytes that a loader may ask for beyond what the tests have
+# Bytes that a loader may ask for beyond what the tests have
+MEMORY = 3 * 2**30
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
 
@@ -45,15 +46,25 @@ def files(tmp_path_factory) -> dict[str, bytes]:
     """One whole file of each kind."""
     folder = tmp_path_factory.mktemp("whole")
     model = IPT((("sr2", 2),), **MICRO)
-    restorer = Restorer(model, runs.random_params(model, 0), {"sr2": authors.named_task("sr2", 2)}, {})
+    restorer = Restorer(
+        model, runs.random_params(model, 0), {"sr2": authors.named_task("sr2", 2)}, {}
+    )
     authors.write(restorer, folder / "w.safetensors", "safetensors")
     weights_folder.write_npz(restorer, folder / "w.npz")
     weights_folder.write(restorer, folder / "folder")
-    ckpt = mindspore_file({mindspore_name(k): v for k, v in state_of(restorer).items() if v.dtype == np.float32})
+    ckpt = mindspore_file(
+        {mindspore_name(k): v for k, v in state_of(restorer).items() if v.dtype == np.float32}
+    )
     rng = np.random.default_rng(0)
     picture = cv2.GaussianBlur(rng.integers(0, 256, (40, 30, 3)).astype(np.uint8), (0, 0), 3)
-    made = {f"weights.{kind}": (folder / f"w.{kind}").read_bytes() for kind in ("safetensors", "npz")}
-    made |= {"weights.ckpt": ckpt, "model.json": (folder / "folder" / "model.json").read_bytes(), "picture.jpeg": jpeg(1)}
+    made = {
+        f"weights.{kind}": (folder / f"w.{kind}").read_bytes() for kind in ("safetensors", "npz")
+    }
+    made |= {
+        "weights.ckpt": ckpt,
+        "model.json": (folder / "folder" / "model.json").read_bytes(),
+        "picture.jpeg": jpeg(1),
+    }
     for kind in ("png", "webp", "bmp", "tiff", "gif"):
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, kind)
@@ -152,13 +163,27 @@ def fuzz(kind: str, files: dict[str, bytes], folder: pathlib.Path, count: int) -
             assert str(error), number
             refused += 1
         except BaseException as error:
-            raise AssertionError(f"mutant {number} of {kind}: {type(error).__name__}: {error}") from error
+            raise AssertionError(
+                f"mutant {number} of {kind}: {type(error).__name__}: {error}"
+            ) from error
     return refused, taken
 
 
 PACKED = ["packed.json", "packed.array_record"]
-KINDS = [*PACKED, "weights.safetensors", "weights.npz", "weights.ckpt", "model.json", "config.json", "picture.jpeg",
-         "picture.png", "picture.webp", "picture.bmp", "picture.tiff", "picture.gif"]  # fmt: skip
+KINDS = [
+    *PACKED,
+    "weights.safetensors",
+    "weights.npz",
+    "weights.ckpt",
+    "model.json",
+    "config.json",
+    "picture.jpeg",
+    "picture.png",
+    "picture.webp",
+    "picture.bmp",
+    "picture.tiff",
+    "picture.gif",
+]
 
 
 @pytest.fixture
@@ -187,24 +212,40 @@ def test_20000_mutants(kind, files, tmp_path, little_memory):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("count", [pytest.param(300, marks=pytest.mark.slow), pytest.param(20_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "count",
+    [pytest.param(300, marks=pytest.mark.slow), pytest.param(20_000, marks=pytest.mark.soak)],
+)
 @pytest.mark.timeout(3600)
 def test_mutants_of_torch_files(count, files, tmp_path, request):
     pytest.importorskip("torch", reason="needs the extra torch")
     model = IPT((("sr2", 2),), **MICRO)
-    restorer = Restorer(model, runs.random_params(model, 0), {"sr2": authors.named_task("sr2", 2)}, {})
+    restorer = Restorer(
+        model, runs.random_params(model, 0), {"sr2": authors.named_task("sr2", 2)}, {}
+    )
     authors.write(restorer, tmp_path / "whole.pt", "torch")
-    request.getfixturevalue("little_memory")  # beyond what torch itself takes
-    refused, taken = fuzz("weights.pt", {"weights.pt": (tmp_path / "whole.pt").read_bytes()}, tmp_path, count)
+    # Beyond what torch itself takes
+    request.getfixturevalue("little_memory")
+    refused, taken = fuzz(
+        "weights.pt", {"weights.pt": (tmp_path / "whole.pt").read_bytes()}, tmp_path, count
+    )
     assert refused > count // 15 and refused + taken == count
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "def get_config(:", "x = 1", "def get_config():\n    return 3", "import nothing_such", "raise SystemExit(3)",
-     "def get_config():\n    from ml_collections import ConfigDict\n    return ConfigDict({'steps': {'a': 1}})",
-     "def get_config(x):\n    return x", "\0"],
-)  # fmt: skip
+    [
+        "",
+        "def get_config(:",
+        "x = 1",
+        "def get_config():\n    return 3",
+        "import nothing_such",
+        "raise SystemExit(3)",
+        "def get_config():\n    from ml_collections import ConfigDict\n    return ConfigDict({'steps': {'a': 1}})",
+        "def get_config(x):\n    return x",
+        "\0",
+    ],
+)
 def test_config_files_that_are_none(tmp_path, text):
     (tmp_path / "c.py").write_text(text)
     with pytest.raises(errors.ConfigError, match=r"c\.py|steps"):

@@ -64,7 +64,9 @@ def test_all_get_all_values_in_order():
     three = lines(3)
     for turn in range(3):
         assert (
-            all_do(lambda line, turn: line.gather("x", [line.index, turn]), *((x, turn) for x in three))
+            all_do(
+                lambda line, turn: line.gather("x", [line.index, turn]), *((x, turn) for x in three)
+            )
             == [[[i, turn] for i in range(3)]] * 3
         )
     assert all_do(ProcessGroup.leave, *((x,) for x in three)) == [None] * 3
@@ -120,7 +122,10 @@ def test_an_error_reaches_the_others():
     three = lines(3)
     three[1].fault("no picture can be read")
     for line in (three[0], three[2]):
-        assert line.trouble(10).startswith("process 1 (") and "no picture can be read" in line.trouble()
+        assert (
+            line.trouble(10).startswith("process 1 (")
+            and "no picture can be read" in line.trouble()
+        )
 
 
 def test_an_error_at_the_very_end_reaches_who_is_about_to_leave():
@@ -128,7 +133,8 @@ def test_an_error_at_the_very_end_reaches_who_is_about_to_leave():
     with ThreadPoolExecutor(1) as pool:
         leaving = pool.submit(two[1].leave)
         time.sleep(0.1)
-        two[0]._gone.add(1)  # not to wait for it
+        # Not to wait for it
+        two[0]._gone.add(1)
         two[0].fault("no space left")
         with pytest.raises(Lost, match=r"process 0 .* ended with: no space left"):
             leaving.result(timeout=20)
@@ -138,13 +144,18 @@ def test_a_missing_process_is_named_on_all():
     address = ("127.0.0.1", free_port())
     found = all_do(rendezvous.connect, (address, 0, 4, 2.0), (address, 2, 4, 8.0))
     assert [str(e) for e in found] == ["processes 1, 3 of 4 did not come within 2 s"] * 2
-    with pytest.raises(Lost, match=r"process 0 of 2 did not come within 1 s: nothing at 127.0.0.1:\d+ \(Connection refused\)"):
+    with pytest.raises(
+        Lost,
+        match=r"process 0 of 2 did not come within 1 s: nothing at 127.0.0.1:\d+ \(Connection refused\)",
+    ):
         rendezvous.connect(address, 1, 2, 1.0)
 
 
 def test_one_number_twice_and_another_count():
     address = ("127.0.0.1", free_port())
-    found = all_do(rendezvous.connect, (address, 0, 3, 10.0), (address, 1, 3, 10.0), (address, 1, 3, 10.0))
+    found = all_do(
+        rendezvous.connect, (address, 0, 3, 10.0), (address, 1, 3, 10.0), (address, 1, 3, 10.0)
+    )
     assert all("two processes have the number 1" in str(e) for e in found)
     found = all_do(rendezvous.connect, (address, 0, 3, 10.0), (address, 1, 4, 10.0))
     assert all("expects 4 processes, process 0 expects 3" in str(e) for e in found)
@@ -156,7 +167,10 @@ def test_strangers_do_not_count():
     def stranger() -> None:
         for words in (b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b'{"ipt_process": "x"}\n', b""):
             for _ in range(100):
-                with contextlib.suppress(OSError), socket.create_connection(address, timeout=1) as knock:
+                with (
+                    contextlib.suppress(OSError),
+                    socket.create_connection(address, timeout=1) as knock,
+                ):
                     knock.sendall(words)
                     break
                 time.sleep(0.02)
@@ -170,30 +184,50 @@ def test_strangers_do_not_count():
 
 def test_what_differs_is_listed_with_the_processes():
     three = lines(3)
-    configs = [{"seed": 0, "data": {"dir": str(i)}, "optim": {"b1": 0.9 if i < 2 else 0.8}} for i in range(3)]
-    found = all_do(lambda line: check_same(line, "config", configs[line.index]), *((x,) for x in three))
+    configs = [
+        {"seed": 0, "data": {"dir": str(i)}, "optim": {"b1": 0.9 if i < 2 else 0.8}}
+        for i in range(3)
+    ]
+    found = all_do(
+        lambda line: check_same(line, "config", configs[line.index]), *((x,) for x in three)
+    )
     assert len({str(e) for e in found}) == 1
-    assert str(found[0]).splitlines()[1:] == ["  config.optim.b1: 0.9 on process 0, 0.8 on process 2"]
+    assert str(found[0]).splitlines()[1:] == [
+        "  config.optim.b1: 0.9 on process 0, 0.8 on process 2"
+    ]
 
 
 def options(**given: str) -> argparse.Namespace:
-    return argparse.Namespace(**({"coordinator": "", "num_processes": "", "process_id": "", "start_timeout": ""} | given))
+    return argparse.Namespace(
+        **({"coordinator": "", "num_processes": "", "process_id": "", "start_timeout": ""} | given)
+    )
 
 
 GIVEN = {"coordinator": "10.0.0.2:8476", "num_processes": "4", "process_id": "3"}
 
 
 def test_a_laptop_is_alone_without_a_look_at_the_network(monkeypatch):
-    monkeypatch.setattr(socket, "create_connection", lambda *a, **k: pytest.fail("looked at the network"))
-    for environment in ({}, {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"},
-                        {"TPU_WORKER_HOSTNAMES": "localhost"}, {"JAX_COORDINATOR_ADDRESS": "a:1"}):  # fmt: skip
+    monkeypatch.setattr(
+        socket, "create_connection", lambda *a, **k: pytest.fail("looked at the network")
+    )
+    for environment in (
+        {},
+        {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"},
+        {"KUBERNETES_SERVICE_HOST": "10.0.0.1"},
+        {"TPU_WORKER_HOSTNAMES": "localhost"},
+        {"JAX_COORDINATOR_ADDRESS": "a:1"},
+    ):
         assert discovery.find_process(options(), environment) is None
-    assert discovery.find_process(options(num_processes="1"), {"TPU_WORKER_HOSTNAMES": "a,b"}) is None
+    assert (
+        discovery.find_process(options(num_processes="1"), {"TPU_WORKER_HOSTNAMES": "a,b"}) is None
+    )
 
 
 def test_flags_and_environment():
     assert discovery.find_process(options(**GIVEN), {}) == ProcessSpec("10.0.0.2:8476", 4, 3)
-    assert ProcessSpec("10.0.0.2:8476", 4, 3).line == ("10.0.0.2", 8477) and ProcessSpec("[::1]:65535", 2, 0).line == ("::1", 65534)
+    assert ProcessSpec("10.0.0.2:8476", 4, 3).line == ("10.0.0.2", 8477) and ProcessSpec(
+        "[::1]:65535", 2, 0
+    ).line == ("::1", 65534)
     environment = {"IPT_COORDINATOR": "a:1", "IPT_NUM_PROCESSES": "2", "IPT_PROCESS_ID": "0"}
     assert discovery.find_process(options(), environment) == ProcessSpec("a:1", 2, 0)
     assert discovery.find_process(options(process_id="1"), environment) == ProcessSpec("a:1", 2, 1)
@@ -218,8 +252,14 @@ def test_wrong_flags(changes, message):
 
 
 def test_clusters_are_recognised_by_their_variables(monkeypatch):
-    slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "node[03-04]", "SLURM_NTASKS": "8", "SLURM_PROCID": "5",
-             "SLURM_LOCALID": "1", "SLURM_STEP_NUM_NODES": "2"}  # fmt: skip
+    slurm = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_STEP_NODELIST": "node[03-04]",
+        "SLURM_NTASKS": "8",
+        "SLURM_PROCID": "5",
+        "SLURM_LOCALID": "1",
+        "SLURM_STEP_NUM_NODES": "2",
+    }
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
     assert discovery.find_process(options(), slurm) == ProcessSpec("node03:61447", 8, 5, [1])

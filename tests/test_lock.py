@@ -42,7 +42,8 @@ def test_a_second_process_is_refused_and_a_killed_one_leaves_the_folder_free(tmp
             pass
         process.send_signal(signal.SIGKILL)
         process.wait(60)
-        assert json.loads((folder / "lock").read_text())["pid"] == process.pid  # what it left
+        # What it left
+        assert json.loads((folder / "lock").read_text())["pid"] == process.pid
         with lock.hold(folder):
             assert json.loads((folder / "lock").read_text())["pid"] == os.getpid()
         assert not (folder / "lock").exists()
@@ -86,12 +87,14 @@ def test_a_folder_in_which_nothing_was_written_is_not_left_behind(tmp_path):
 
 
 def test_the_heartbeat_of_object_stores(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "BEAT", 0.5)  # busy machines may let a thread wait for a tenth of a second
+    # Busy machines may let a thread wait for a tenth of a second
+    monkeypatch.setattr(lock, "BEAT", 0.5)
     path = epath.Path(tmp_path / "lock")
     said = f"process {os.getpid()} on "
     with lock._heartbeat(path), pytest.raises(errors.Locked, match=said), lock._heartbeat(path):
         pass
     last = path.read_text()
-    with lock._heartbeat(path):  # it beats no longer
+    # It beats no longer
+    with lock._heartbeat(path):
         pass
     assert path.read_text() != last

@@ -16,7 +16,9 @@ def test_golden_values(case):
     stored = np.load(golden.FILE)
     features = stored[f"losses/{case}/features"].astype(np.float32)[None]
     assert float(eq5(features)[0]) == pytest.approx(float(stored[f"losses/{case}/eq5"]), rel=1e-6)
-    assert float(supcon(features)[0]) == pytest.approx(float(stored[f"losses/{case}/supcon_t0.07"]), rel=1e-6)
+    assert float(supcon(features)[0]) == pytest.approx(
+        float(stored[f"losses/{case}/supcon_t0.07"]), rel=1e-6
+    )
 
 
 def direct_eq5(f: np.ndarray) -> float:
@@ -26,7 +28,8 @@ def direct_eq5(f: np.ndarray) -> float:
     total = 0.0
     for j in range(n):
         for a in range(patches):
-            below = sum(np.exp(f[j, a] @ f[k].T) for k in range(n) if k != j)  # [i2]
+            # [i2]
+            below = sum(np.exp(f[j, a] @ f[k].T) for k in range(n) if k != j)
             total += np.sum(-np.log(np.exp(f[j, a] @ f[j].T) / below))
     return total / (n * patches**2)
 
@@ -53,7 +56,8 @@ def test_gradients_are_finite_and_right(loss, pictures):
     grad = jax.grad(value)(features)
     direction = jnp.asarray(np.random.default_rng(2).normal(size=features.shape), jnp.float32)
     numeric = (value(features + 1e-2 * direction) - value(features - 1e-2 * direction)) / 2e-2
-    assert float(jnp.vdot(grad, direction)) == pytest.approx(float(numeric), rel=1e-2, abs=1e-3)  # finite difference
+    # Finite difference
+    assert float(jnp.vdot(grad, direction)) == pytest.approx(float(numeric), rel=1e-2, abs=1e-3)
     zero = jax.grad(value)(features.at[0, 0, 0].set(0))
     assert bool(jnp.isfinite(zero).all())
 

@@ -20,7 +20,9 @@ from ipt_jax.metrics import psnr, rgb_to_y, ssim
 def benchmark_data() -> Path:
     folder = os.environ.get("IPT_TEST_DATA")
     if not folder:
-        pytest.skip("needs the benchmark pictures: set IPT_TEST_DATA to the folder that holds benchmarks/")
+        pytest.skip(
+            "needs the benchmark pictures: set IPT_TEST_DATA to the folder that holds benchmarks/"
+        )
     return Path(folder)
 
 
@@ -63,7 +65,8 @@ def test_luma_wants_three_channels() -> None:
 def test_psnr_of_a_known_difference() -> None:
     a = np.full((20, 30, 3), 100, np.uint8)
     b = a.copy()
-    b[..., 1] += 10  # green only
+    # Green only
+    b[..., 1] += 10
     assert psnr(a, b, "rgb") == pytest.approx(10 * np.log10(255**2 / (100 / 3)), abs=1e-9)
     assert psnr(a, b, "y") == pytest.approx(20 * np.log10(255 / (10 * 129.057 / 256)), abs=1e-9)
     assert psnr(a, b) == psnr(a, b, channel="y")
@@ -75,7 +78,9 @@ def test_border_is_left_out() -> None:
     c[:4], c[-4:], c[:, :4], c[:, -4:] = 255, 0, 255, 0
     for measure in (psnr, ssim):
         for channel in ("y", "rgb"):
-            assert measure(a, c, channel, border=4) == measure(a[4:-4, 4:-4], b[4:-4, 4:-4], channel)
+            assert measure(a, c, channel, border=4) == measure(
+                a[4:-4, 4:-4], b[4:-4, 4:-4], channel
+            )
             assert measure(a, c, channel) < measure(a, c, channel, border=4)
             assert measure(a, c, channel, border=3) < measure(a, c, channel, border=4)
 
@@ -110,7 +115,12 @@ def test_ssim_is_the_definition() -> None:
 @given(seed=st.integers(0, 10**6), height=st.integers(11, 40), width=st.integers(11, 40))
 def test_ssim_agrees_with_scikit_image(seed: int, height: int, width: int) -> None:
     a, b = noisy_pair(seed, height, width)
-    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
+    options = {
+        "gaussian_weights": True,
+        "sigma": 1.5,
+        "use_sample_covariance": False,
+        "data_range": 255,
+    }
     full = structural_similarity(a, b, channel_axis=2, full=True, **options)[1]
     assert ssim(a, b, "rgb") == pytest.approx(full[5:-5, 5:-5].mean(), abs=1e-9)
     full = structural_similarity(rgb_to_y(a), rgb_to_y(b), full=True, **options)[1]
@@ -126,7 +136,9 @@ def test_properties(seed: int, channel: str, border: int) -> None:
         score = measure(a, b, channel, border)
         assert isinstance(score, float)
         assert score == pytest.approx(measure(b, a, channel, border), rel=1e-12)
-        assert score == pytest.approx(measure(a[::-1, ::-1], b[::-1, ::-1], channel, border), rel=1e-9)
+        assert score == pytest.approx(
+            measure(a[::-1, ::-1], b[::-1, ::-1], channel, border), rel=1e-9
+        )
         assert measure(a, worse, channel, border) < score
     assert -1 <= ssim(a, b, channel, border) < 1
 
@@ -188,7 +200,9 @@ def test_set5_scores(scale: int, up_psnr: float, rcan_psnr: float, rcan_ssim: fl
         lr, rcan = read(lr_file), read(rcan_file)
         hr = read(hr_file)[: lr.shape[0] * scale, : lr.shape[1] * scale]
         up = bicubic_up(lr, scale)
-        scores.append([psnr(up, hr, border=scale), psnr(rcan, hr, border=scale), ssim(rcan, hr, border=scale)])
+        scores.append(
+            [psnr(up, hr, border=scale), psnr(rcan, hr, border=scale), ssim(rcan, hr, border=scale)]
+        )
     mean = np.mean(scores, axis=0)
     assert mean[0] == pytest.approx(up_psnr, abs=0.005)
     assert mean[1] == pytest.approx(rcan_psnr, abs=0.005)
@@ -204,7 +218,9 @@ def enlargement(size: int, scale: int) -> np.ndarray:
         x = np.abs(places - (first + tap))
         weight = np.where(x < 1, 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2)
         index = np.mod(first + tap, 2 * size)
-        np.add.at(matrix, (np.arange(len(x)), np.where(index < size, index, 2 * size - 1 - index)), weight)
+        np.add.at(
+            matrix, (np.arange(len(x)), np.where(index < size, index, 2 * size - 1 - index)), weight
+        )
     return matrix
 
 
@@ -212,7 +228,9 @@ def enlargement(size: int, scale: int) -> np.ndarray:
     ("scale", "published_psnr", "published_ssim"),
     [(2, 33.66, 0.9299), (3, 30.39, 0.8682), (4, 28.42, 0.8104)],
 )
-def test_published_bicubic_rows_come_from_the_luma_protocol(scale: int, published_psnr: float, published_ssim: float) -> None:
+def test_published_bicubic_rows_come_from_the_luma_protocol(
+    scale: int, published_psnr: float, published_ssim: float
+) -> None:
     """HR's rounded Y is reduced (uint8) and enlarged in float; enlarging the RGB files scores .01 dB more."""
     scores = []
     for file in sorted((benchmark_data() / "benchmarks/Set5/HR").iterdir()):
@@ -222,7 +240,9 @@ def test_published_bicubic_rows_come_from_the_luma_protocol(scale: int, publishe
         small = bicubic(y, scale).astype(np.float64)
         up = enlargement(height // scale, scale) @ small @ enlargement(width // scale, scale).T
         a, b = (x.astype(np.float64)[scale:-scale, scale:-scale] for x in (up, y))
-        similarity = structural_similarity(a, b, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
+        similarity = structural_similarity(
+            a, b, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        )
         scores.append([10 * np.log10(255**2 / np.mean(np.square(a - b))), similarity])
     mean = np.mean(scores, axis=0)
     assert mean[0] == pytest.approx(published_psnr, abs=0.006)
@@ -231,7 +251,10 @@ def test_published_bicubic_rows_come_from_the_luma_protocol(scale: int, publishe
 
 def test_rain100l_input_scores() -> None:
     folder = benchmark_data() / "benchmarks/Rain100L"
-    pairs = [(read(path), read(folder / "clean" / path.name)) for path in sorted((folder / "rainy").iterdir())]
+    pairs = [
+        (read(path), read(folder / "clean" / path.name))
+        for path in sorted((folder / "rainy").iterdir())
+    ]
     assert len(pairs) == 46
     assert np.mean([psnr(a, b) for a, b in pairs]) == pytest.approx(26.539, abs=0.001)
     assert np.mean([ssim(a, b) for a, b in pairs]) == pytest.approx(0.82810, abs=0.0001)

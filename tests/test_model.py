@@ -17,7 +17,8 @@ from ipt_jax.model.layers import LayerNorm, attention_weights, features_of, pixe
 from ipt_jax.tasks import PAPER_TASKS, TASKS, make_tasks
 from ipt_jax.weights import state_dict as weights
 
-BOUND = 2e-6  # of the largest magnitude; float32 on the CPU comes within 5e-7 of the float64 originals
+# Of the largest magnitude; float32 on the CPU comes within 5e-7 of the float64 originals
+BOUND = 2e-6
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,12 @@ def tiny_outputs(out_bias: bool):
     def run(params, image):
         outputs, tokens = model.apply({"params": params}, {name: image for name in model.names})
         heads = {
-            name: model.apply({"params": params}, image.astype(jnp.float32) - jnp.array(IPT_MEAN), name, method=head_of)
+            name: model.apply(
+                {"params": params},
+                image.astype(jnp.float32) - jnp.array(IPT_MEAN),
+                name,
+                method=head_of,
+            )
             for name in model.names
         }
         return outputs, tokens, heads
@@ -92,7 +98,9 @@ def test_shards_change_only_the_order_of_work(shards):
     one, _ = jax.jit(lambda p, x: model.apply({"params": p}, x))(params, lq)
     many, _ = jax.jit(lambda p, x: model.apply({"params": p}, x, shards))(params, lq)
     for name in lq:
-        np.testing.assert_allclose(many[name], one[name], rtol=0, atol=1e-5 * np.abs(one[name]).max())
+        np.testing.assert_allclose(
+            many[name], one[name], rtol=0, atol=1e-5 * np.abs(one[name]).max()
+        )
 
 
 # FACTS of the architecture: the authors' files without the 24 fixed mean-shift numbers.
@@ -122,7 +130,9 @@ def test_deblurring_geometry_has_the_papers_tokens():
     assert (model.tokens, model.width) == (32 * 32, 576)
     shapes = jax.eval_shape(lambda: model.init_params(0))
     image = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
-    outputs, tokens = jax.eval_shape(lambda p, x: model.apply({"params": p}, {"denoise30": x}), shapes, image)
+    outputs, tokens = jax.eval_shape(
+        lambda p, x: model.apply({"params": p}, {"denoise30": x}), shapes, image
+    )
     assert outputs["denoise30"].shape == (1, 256, 256, 3)
     assert tokens["denoise30"].shape == (1, 1024, 576)
 
@@ -138,7 +148,9 @@ def test_torch_start_has_pytorchs_bounds_and_equal_layers():
     params = build(preset("ipt"), [TASKS["sr2"]]).init_params(0)
     encoder, decoder, own = params["body"]["encoder"], params["body"]["decoder"], params["task_sr2"]
     for stack in (encoder, decoder):
-        jax.tree.map(lambda x: np.testing.assert_array_equal(x, np.broadcast_to(x[:1], x.shape)), stack)
+        jax.tree.map(
+            lambda x: np.testing.assert_array_equal(x, np.broadcast_to(x[:1], x.shape)), stack
+        )
     bounds = {
         576**-0.5: [
             encoder["self_attention"]["qkv"],
@@ -147,14 +159,18 @@ def test_torch_start_has_pytorchs_bounds_and_equal_layers():
             encoder["feed_forward"]["in"]["bias"],
         ],
         2304**-0.5: [encoder["feed_forward"]["out"]["kernel"]],
-        (6 / (4 * 576)) ** 0.5: [decoder["self_attention"]["qkv"], decoder["cross_attention"]["qkv"]],
+        (6 / (4 * 576)) ** 0.5: [
+            decoder["self_attention"]["qkv"],
+            decoder["cross_attention"]["qkv"],
+        ],
         27**-0.5: [own["head"]["conv"]["kernel"]],
         (25 * 64) ** -0.5: [own["head"]["block1"]["conv1"]["kernel"]],
         (9 * 64) ** -0.5: [own["tail"]["up0"]["kernel"], own["tail"]["conv"]["kernel"]],
     }
     for bound, leaves in bounds.items():
         for leaf in leaves:
-            assert 0.95 * bound < float(jnp.abs(leaf).max()) <= bound * (1 + 1e-6)  # float32
+            # Float32
+            assert 0.95 * bound < float(jnp.abs(leaf).max()) <= bound * (1 + 1e-6)
             assert float(leaf.std()) == pytest.approx(bound / 3**0.5, rel=0.1)
     for embedding in (params["body"]["position"], own["embedding"]):
         assert float(embedding.std()) == pytest.approx(1, rel=0.02)
@@ -179,14 +195,16 @@ def photograph_tiles() -> np.ndarray:
 def test_identity_start_returns_its_input(photograph_tiles, size):
     model = build(preset(size), make_tasks(PAPER_TASKS))
     tiles = photograph_tiles
-    outputs, _ = jax.jit(lambda p, x: model.apply({"params": p}, {name: x for name in PAPER_TASKS}))(
-        model.init_params(1), tiles
-    )
+    outputs, _ = jax.jit(
+        lambda p, x: model.apply({"params": p}, {name: x for name in PAPER_TASKS})
+    )(model.init_params(1), tiles)
     for name, task in ((name, TASKS[name]) for name in PAPER_TASKS):
         s = task.scale
         expected = tiles.astype(np.float32)
         if s > 1:
-            expected = np.stack([cv2.resize(t, None, fx=s, fy=s, interpolation=cv2.INTER_LINEAR) for t in expected])
+            expected = np.stack(
+                [cv2.resize(t, None, fx=s, fy=s, interpolation=cv2.INTER_LINEAR) for t in expected]
+            )
         inner = slice(4 * s, -4 * s) if s > 1 else slice(None)
         error = np.abs(np.asarray(outputs[name]) - expected)[:, inner, inner]
         assert error.mean() < 2, name
@@ -198,14 +216,21 @@ def test_every_parameter_gets_a_gradient_from_the_start(photograph_tiles, start)
     lq = {name: photograph_tiles[:2] for name in PAPER_TASKS}
     rng = np.random.default_rng(1)
     sides = {name: 48 * TASKS[name].scale for name in PAPER_TASKS}
-    hq = {name: rng.uniform(0, 255, (2, side, side, 3)).astype(np.float32) for name, side in sides.items()}
+    hq = {
+        name: rng.uniform(0, 255, (2, side, side, 3)).astype(np.float32)
+        for name, side in sides.items()
+    }
 
     def loss(params):
         outputs, _ = model.apply({"params": params}, lq)
         return sum(jnp.mean(jnp.abs(outputs[name] - hq[name])) for name in PAPER_TASKS)
 
     grads = jax.jit(jax.grad(loss))(model.init_params(0))
-    silent = [jax.tree_util.keystr(path) for path, g in jax.tree_util.tree_leaves_with_path(grads) if not np.any(g)]
+    silent = [
+        jax.tree_util.keystr(path)
+        for path, g in jax.tree_util.tree_leaves_with_path(grads)
+        if not np.any(g)
+    ]
     assert not silent
     # Per layer of the stacks, too.
     for stack in ("encoder", "decoder"):
@@ -216,7 +241,10 @@ def test_every_parameter_gets_a_gradient_from_the_start(photograph_tiles, start)
 def test_input_scale_can_be_folded_into_the_ends(photograph_tiles):
     """What `model.input_scale` promises: the same function with scale 1 and two rescaled convolutions."""
     tasks = [TASKS["sr2"], TASKS["denoise30"]]
-    scaled, plain = build(preset("tiny"), tasks), build({**preset("tiny"), "input_scale": 1.0}, tasks)
+    scaled, plain = (
+        build(preset("tiny"), tasks),
+        build({**preset("tiny"), "input_scale": 1.0}, tasks),
+    )
     params = scaled.init_params(0)
     folded = jax.tree.map(lambda x: x, params)
     for task in tasks:
@@ -239,7 +267,9 @@ def test_rematerialisation_changes_no_gradient(photograph_tiles, remat):
         loss = lambda p: jnp.mean(model.apply({"params": p}, {"sr2": lq})[0]["sr2"] ** 2)  # noqa: E731
         return jax.jit(jax.grad(loss))(model.init_params(0))
 
-    for a, b in zip(jax.tree.leaves(gradient(remat)), jax.tree.leaves(gradient("none")), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(gradient(remat)), jax.tree.leaves(gradient("none")), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
 
 
@@ -254,7 +284,8 @@ def test_bfloat16_stays_close_and_keeps_norm_softmax_and_output_in_float32(photo
     assert tokens["sr2"].dtype == jnp.bfloat16
     for name in lq:
         assert a[name].dtype == jnp.float32
-        assert float(jnp.abs(a[name] - b[name]).mean()) < 1  # levels; bfloat16 has 8 bits
+        # Levels; bfloat16 has 8 bits
+        assert float(jnp.abs(a[name] - b[name]).mean()) < 1
     text = str(jax.make_jaxpr(lambda p, x: low.apply({"params": p}, x))(params, lq))
     exponentials = [line for line in text.splitlines() if " exp " in line or " rsqrt " in line]
     assert exponentials and all("f32[" in line and "bf16[" not in line for line in exponentials)
@@ -265,7 +296,9 @@ def test_layer_norm_has_the_models_eps(eps):
     x = 1e-3 * np.random.default_rng(0).normal(size=(5, 12))
     expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps)
     one = {"params": {"norm": {"scale": np.ones(12, np.float32), "bias": np.zeros(12, np.float32)}}}
-    np.testing.assert_allclose(LayerNorm(jnp.float32, eps).apply(one, x.astype(np.float32)), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        LayerNorm(jnp.float32, eps).apply(one, x.astype(np.float32)), expected, rtol=1e-5, atol=1e-6
+    )
     model = build({**preset("tiny"), "norm_eps": eps}, [TASKS["sr2"]])
     text = str(
         jax.make_jaxpr(lambda p, t: model.apply({"params": p}, {"sr2": t}))(
@@ -298,9 +331,13 @@ def test_wrong_batches_are_refused_by_name():
     model = golden.tiny()
     params = jax.eval_shape(lambda: model.init_params(0))
     with pytest.raises(ValueError, match=r"no task.*denoise70.*it has"):
-        jax.eval_shape(lambda p: model.apply({"params": p}, {"denoise70": jnp.zeros((1, 48, 48, 3))}), params)
+        jax.eval_shape(
+            lambda p: model.apply({"params": p}, {"denoise70": jnp.zeros((1, 48, 48, 3))}), params
+        )
     with pytest.raises(ValueError, match=r"\[B, 48, 48, 3\]"):
-        jax.eval_shape(lambda p: model.apply({"params": p}, {"sr2": jnp.zeros((1, 50, 48, 3))}), params)
+        jax.eval_shape(
+            lambda p: model.apply({"params": p}, {"sr2": jnp.zeros((1, 50, 48, 3))}), params
+        )
     with pytest.raises(ValueError, match="unknown model preset"):
         preset("huge")
 
@@ -309,7 +346,9 @@ def test_wrong_batches_are_refused_by_name():
 def test_attention_weights_are_softmax_and_so_is_their_gradient(dtype, tolerance):
     """In bfloat16 the backward pass sees the rounded weights, as the forward pass does."""
     rng = np.random.default_rng(0)
-    logits, gradient = (jnp.asarray(rng.normal(size=(2, 3, 5, 7)) * 3, jnp.float32) for _ in range(2))
+    logits, gradient = (
+        jnp.asarray(rng.normal(size=(2, 3, 5, 7)) * 3, jnp.float32) for _ in range(2)
+    )
 
     def of(function):
         value, back = jax.vjp(function, logits)

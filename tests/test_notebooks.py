@@ -13,8 +13,17 @@ import ipt_jax
 FOLDER = pathlib.Path(__file__).parent.parent / "colab"
 NAMES = ("quickstart", "finetune", "tpu")
 # A model of seconds; two tasks, since compiling is most of the time.
-TINY = ["model.features=4", "model.patch=4", "model.heads=2", "model.hidden=32", "model.tile=16", "model.encoder_layers=1",
-        "model.decoder_layers=1", "evaluate.overlap=4", "devices=1"]  # fmt: skip
+TINY = [
+    "model.features=4",
+    "model.patch=4",
+    "model.heads=2",
+    "model.hidden=32",
+    "model.tile=16",
+    "model.encoder_layers=1",
+    "model.decoder_layers=1",
+    "evaluate.overlap=4",
+    "devices=1",
+]
 TWO = ["tasks=sr2,denoise50", "batch_size=4"]
 
 
@@ -36,9 +45,15 @@ def run(name: str, folder: pathlib.Path, seconds: int, **settings: object) -> li
     (cell,) = [cell for cell in loaded.cells if "parameters" in cell.metadata.get("tags", ())]
     cell.source += "".join(f"\n{key} = {value!r}" for key, value in settings.items())
     resources = {"metadata": {"path": str(folder)}}
-    nbclient.NotebookClient(loaded, timeout=seconds, kernel_name="python3", resources=resources).execute()
-    outputs = [output for cell in loaded.cells if cell.cell_type == "code" for output in cell.outputs]
-    return [output.get("text", "") for output in outputs] + [str(output.get("data", "")) for output in outputs]
+    nbclient.NotebookClient(
+        loaded, timeout=seconds, kernel_name="python3", resources=resources
+    ).execute()
+    outputs = [
+        output for cell in loaded.cells if cell.cell_type == "code" for output in cell.outputs
+    ]
+    return [output.get("text", "") for output in outputs] + [
+        str(output.get("data", "")) for output in outputs
+    ]
 
 
 @pytest.mark.timeout(600)
@@ -52,8 +67,12 @@ def test_quickstart(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_tpu(tmp_path):
-    said = run("tpu", tmp_path, 600, CALLS=1, CHANGES=[*TINY, "tasks=sr2,denoise50", "batch_size=8"])
-    assert any("samples_per_s" in text for text in said) and any("platform" in text for text in said)
+    said = run(
+        "tpu", tmp_path, 600, CALLS=1, CHANGES=[*TINY, "tasks=sr2,denoise50", "batch_size=8"]
+    )
+    assert any("samples_per_s" in text for text in said) and any(
+        "platform" in text for text in said
+    )
 
 
 @pytest.mark.slow
@@ -78,5 +97,10 @@ def test_what_stands_in_the_file(name):
     assert "absl" not in text and "tensorflow" not in text.lower() and "workers=" not in text
     assert f'ADDRESS = "{ipt_jax.ADDRESS}"' in code(loaded)[0]
     assert sum("parameters" in cell["metadata"].get("tags", []) for cell in loaded["cells"]) == 1
-    shown = [output for cell in loaded["cells"] if cell["cell_type"] == "code" for output in cell["outputs"]]
+    shown = [
+        output
+        for cell in loaded["cells"]
+        if cell["cell_type"] == "code"
+        for output in cell["outputs"]
+    ]
     assert len(shown) >= 3 and not [output for output in shown if output["output_type"] == "error"]

@@ -58,7 +58,9 @@ def test_a_packed_set_reads_as_the_folder_does(folder, packed):
         assert isinstance(here, Source) and len(here) == len(there)
         order = np.random.default_rng(0).permutation(len(here))
         assert [here[int(i)] for i in order] == [there[int(i)] for i in order]
-        assert [here.name(i) for i in range(len(here))] == [there.name(i) for i in range(len(there))]
+        assert [here.name(i) for i in range(len(here))] == [
+            there.name(i) for i in range(len(there))
+        ]
         for i in (-1, len(here)):
             with pytest.raises(IndexError):
                 here[i]
@@ -75,9 +77,15 @@ def test_batches_are_those_of_the_folder(folder, packed):
 
 def test_the_description_says_what_is_there(folder, packed):
     description = json.loads((packed / DESCRIPTION).read_text())
-    assert description["pictures"] == 11 and description["bytes"] == sum(p.stat().st_size for p in folder.rglob("*.jpg"))
-    assert description["names"] == sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.jpg"))
-    assert description["crc32"] == [zlib.crc32((folder / name).read_bytes()) for name in description["names"]]
+    assert description["pictures"] == 11 and description["bytes"] == sum(
+        p.stat().st_size for p in folder.rglob("*.jpg")
+    )
+    assert description["names"] == sorted(
+        p.relative_to(folder).as_posix() for p in folder.rglob("*.jpg")
+    )
+    assert description["crc32"] == [
+        zlib.crc32((folder / name).read_bytes()) for name in description["names"]
+    ]
     import hashlib
 
     for shard in description["shards"]:
@@ -104,7 +112,9 @@ def test_it_is_known_by_content_and_pickles_small(folder, packed, tmp_path):
 def test_unreadable_pictures_are_left_out_and_named(folder, tmp_path, capsys):
     (folder / "3.jpg").write_bytes(b"no picture")
     (folder / "deep/er/1.jpg").write_bytes(jpeg(1)[:1500])
-    options = parsed(prepare, "prepare", "folder", f"{folder}/", "--shard-mb", "0.01", "--threads", "2")
+    options = parsed(
+        prepare, "prepare", "folder", f"{folder}/", "--shard-mb", "0.01", "--threads", "2"
+    )
     assert options.run(options) == 1
     printed = capsys.readouterr().out
     assert "10 pictures" in printed and "2 picture(s) cannot be read" in printed
@@ -142,14 +152,22 @@ except OSError as error:
 
 def test_a_disk_that_fills_up_leaves_nothing(folder, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parent.parent)}
-    result = subprocess.run([sys.executable, "-c", FULL, str(folder), str(tmp_path / "out")], capture_output=True, text=True,
-                            check=False, env=environment, timeout=120)  # fmt: skip
+    result = subprocess.run(
+        [sys.executable, "-c", FULL, str(folder), str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        timeout=120,
+    )
     assert "failed:" in result.stdout and "nothing of it was kept" in result.stdout, result
     assert [p.name for p in tmp_path.iterdir()] == ["photos"]
 
 
 def test_what_was_written_wrong_is_noticed_and_removed(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "crc32", lambda data: zlib.crc32(data[1:]) if data == jpeg(4) else zlib.crc32(data))
+    monkeypatch.setattr(
+        packing, "crc32", lambda data: zlib.crc32(data[1:]) if data == jpeg(4) else zlib.crc32(data)
+    )
     assert len(pack(folder, tmp_path / "ok").unreadable) == 0
     calls = iter(range(100))
     monkeypatch.setattr(packing, "crc32", lambda data: next(calls))
@@ -192,11 +210,19 @@ def test_damaged_sets_say_what_is_wrong(packed, tmp_path):
 
     shards = sorted(path.name for path in packed.glob("*.array_record"))
     shard = shards[1]
-    assert f"lacks 1 of its {len(shards)} files: {shard} (missing)" in broken(lambda f: (f / shard).unlink())
+    assert f"lacks 1 of its {len(shards)} files: {shard} (missing)" in broken(
+        lambda f: (f / shard).unlink()
+    )
     assert "0 bytes instead of" in broken(lambda f: (f / shard).write_bytes(b""))
-    assert "no packed.json; the folder holds pictures-00000" in broken(lambda f: (f / DESCRIPTION).unlink())
-    assert "does not describe a packed set (JSONDecodeError" in broken(lambda f: (f / DESCRIPTION).write_text("{"))
-    assert "does not describe a packed set (KeyError" in broken(lambda f: (f / DESCRIPTION).write_text("{}"))
+    assert "no packed.json; the folder holds pictures-00000" in broken(
+        lambda f: (f / DESCRIPTION).unlink()
+    )
+    assert "does not describe a packed set (JSONDecodeError" in broken(
+        lambda f: (f / DESCRIPTION).write_text("{")
+    )
+    assert "does not describe a packed set (KeyError" in broken(
+        lambda f: (f / DESCRIPTION).write_text("{}")
+    )
     assert "is of version 2; this version of ipt_jax reads up to 1" in broken(described(version=2))
     assert "is of format 'mine'" in broken(described(format="mine"))
     assert "counts its pictures differently" in broken(described(names=["a"]))
@@ -208,10 +234,13 @@ def test_damaged_sets_say_what_is_wrong(packed, tmp_path):
 
 def test_a_corrupt_record_is_an_unreadable_picture(packed, tmp_path):
     directory = write_tfds(tmp_path, [jpeg(i) for i in range(6)], shards=1)
-    for path, source in ((next(directory.glob("*.array_record-*")), Tfds("tiny", "train", tmp_path)),
-                         (sorted(packed.glob("*.array_record"))[0], Packed(packed))):  # fmt: skip
+    for path, source in (
+        (next(directory.glob("*.array_record-*")), Tfds("tiny", "train", tmp_path)),
+        (sorted(packed.glob("*.array_record"))[0], Packed(packed)),
+    ):
         data = bytearray(path.read_bytes())
-        data[data.index(b"\0" * 1000) - 300] ^= 1  # shortly before the padding at the end: in the last picture
+        # Shortly before the padding at the end: in the last picture
+        data[data.index(b"\0" * 1000) - 300] ^= 1
         path.write_bytes(data)
         bad = []
         for i in range(len(source)):
@@ -233,9 +262,15 @@ def test_a_corrupt_record_is_an_unreadable_picture(packed, tmp_path):
 def test_check_counts_everything(folder, capsys, tmp_path):
     import cv2
 
-    (folder / "small.png").write_bytes(cv2.imencode(".png", np.zeros((5, 300, 3), np.uint8))[1].tobytes())
-    (folder / "large.webp").write_bytes(cv2.imencode(".webp", np.zeros((300, 400, 3), np.uint8))[1].tobytes())
-    options = parsed(checking, "check", str(folder), "--json", str(tmp_path / "report.json"), "--crop", "120")
+    (folder / "small.png").write_bytes(
+        cv2.imencode(".png", np.zeros((5, 300, 3), np.uint8))[1].tobytes()
+    )
+    (folder / "large.webp").write_bytes(
+        cv2.imencode(".webp", np.zeros((300, 400, 3), np.uint8))[1].tobytes()
+    )
+    options = parsed(
+        checking, "check", str(folder), "--json", str(tmp_path / "report.json"), "--crop", "120"
+    )
     assert options.run(options) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["pictures"] == 13 and report["formats"] == {"JPEG": 11, "WebP": 1, "PNG": 1}
@@ -252,9 +287,18 @@ def test_check_names_what_cannot_be_read_and_fails(folder, packed, tmp_path, cap
     description = json.loads((packed / DESCRIPTION).read_text())
     description["crc32"][3] ^= 1
     (packed / DESCRIPTION).write_text(json.dumps(description))
-    assert check(Packed(packed))["unreadable"] == {description["names"][3]: "not what was packed: wrong checksum"}
-    many = {"pictures": 60, "bytes": 0, "formats": {}, "sides": {}, "crop": 192, "smaller_than_crop": 0,
-            "unreadable": {f"{i}.jpg": "gone" for i in range(60)}}  # fmt: skip
+    assert check(Packed(packed))["unreadable"] == {
+        description["names"][3]: "not what was packed: wrong checksum"
+    }
+    many = {
+        "pictures": 60,
+        "bytes": 0,
+        "formats": {},
+        "sides": {},
+        "crop": 192,
+        "smaller_than_crop": 0,
+        "unreadable": {f"{i}.jpg": "gone" for i in range(60)},
+    }
     assert list(checking.lines("x", many))[-1] == "  and 10 more (--json FILE lists all)"
 
 
@@ -263,7 +307,10 @@ def test_check_finds_what_a_name_means(folder, packed, tmp_path):
     assert isinstance(find(str(folder), None), Folder)
     assert isinstance(find(str(packed), None), Packed)
     assert len(find("tiny", str(tmp_path / "sets"), "train[:2]")) == 2
-    with pytest.raises(DataError, match=r"is a TFDS set; name it and say where it is: ipt data check tiny --data-dir"):
+    with pytest.raises(
+        DataError,
+        match=r"is a TFDS set; name it and say where it is: ipt data check tiny --data-dir",
+    ):
         find(str(tmp_path / "sets/tiny/1.0.0"), None)
     with pytest.raises(DataError, match="is not a folder; name a folder of pictures"):
         find(str(tmp_path / "none"), None, "train")

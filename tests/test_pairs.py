@@ -28,7 +28,11 @@ def write(path: pathlib.Path, image: np.ndarray) -> None:
 
 
 def make_pairs(
-    folder: pathlib.Path, count: int = 4, scale: int = 1, names: tuple[str, str] = ("input", "target"), size=(40, 50)
+    folder: pathlib.Path,
+    count: int = 4,
+    scale: int = 1,
+    names: tuple[str, str] = ("input", "target"),
+    size=(40, 50),
 ):
     """Pairs whose pixels tell where they are: lq = 100 + row + column, hq its enlargement plus a picture's number."""
     for i in range(count):
@@ -51,7 +55,8 @@ def test_scale_is_found_and_crops_lie_on_each_other(scale, tmp_path):
         lq, hq = crops.cut_pair(decode_pair(source[1], scale), task, 16, rng, flips=True)
         assert lq.shape == (16, 16, 3) and hq.shape == (16 * scale, 16 * scale, 3)
         np.testing.assert_array_equal(lq.repeat(scale, 0).repeat(scale, 1) + 2, hq)
-    lq, hq = crops.cut_pair(decode_pair(source[0], scale), task, 64, np.random.default_rng(0))  # larger than the pictures
+    # Larger than the pictures
+    lq, hq = crops.cut_pair(decode_pair(source[0], scale), task, 64, np.random.default_rng(0))
     np.testing.assert_array_equal(lq.repeat(scale, 0).repeat(scale, 1) + 1, hq)
 
 
@@ -59,17 +64,26 @@ def test_batches_and_held_out_pictures_are_the_pairs_own(tmp_path):
     make_pairs(tmp_path, count=6, scale=2)
     task = {"name": "mine", "degradation": "pairs"}
     data = {"source": "pairs", "dir": str(tmp_path), "held_out": 2, "flips": True}
-    config = configs.complete({"model": small.MODEL, "tasks": [task], "batch_size": 8, "data": data})
+    config = configs.complete(
+        {"model": small.MODEL, "tasks": [task], "batch_size": 8, "data": data}
+    )
     config, source = data_module.open_data(config)
     assert config.tasks[0]["scale"] == 2 and len(source) == 4
     batches = pipeline.make_batches(source, make_tasks(config.tasks), config)
     item = batches(3)
     lq, hq = item.batch["mine"]["lq"], item.batch["mine"]["hq"]
-    assert lq.dtype == np.uint8 and lq.shape == (8, 16, 16, 3) and hq.shape == (8, 32, 32, 3) and not item.replaced
+    assert (
+        lq.dtype == np.uint8
+        and lq.shape == (8, 16, 16, 3)
+        and hq.shape == (8, 32, 32, 3)
+        and not item.replaced
+    )
     assert {int(n) for n in np.unique(hq - lq.repeat(2, 1).repeat(2, 2))} <= {1, 2, 3, 4, 5, 6}
     np.testing.assert_array_equal(batches(3).batch["mine"]["hq"], hq)
     pictures = held_out(resolve.resolve(config), 4, 31)
-    assert len(pictures) == 2 and not {p.name for p in pictures} & {source.name(i) for i in range(4)}
+    assert len(pictures) == 2 and not {p.name for p in pictures} & {
+        source.name(i) for i in range(4)
+    }
     for picture in pictures:
         assert picture.lq is not None and picture.hq.shape[0] // 2 == picture.lq.shape[0]
         small_hq = picture.lq.repeat(2, 0).repeat(2, 1)
@@ -102,7 +116,9 @@ def test_what_is_wrong_is_named(tmp_path):
     with pytest.raises(DataError, match=r"the pairs are x1; the task is x2"):
         open_source({"source": "pairs", "dir": str(folder), "scale": 2})
     write(folder / "input" / "extra.png", np.zeros((40, 50, 3), np.uint8))
-    with pytest.raises(DataError, match=r"4 clean and 5 degraded pictures; without a clean one: extra.png"):
+    with pytest.raises(
+        DataError, match=r"4 clean and 5 degraded pictures; without a clean one: extra.png"
+    ):
         Pairs(str(folder))
     folder = make_pairs(tmp_path / "b")
     (folder / "input" / "p2.png").unlink()
@@ -110,14 +126,21 @@ def test_what_is_wrong_is_named(tmp_path):
         Pairs(str(folder))
     folder = make_pairs(tmp_path / "c")
     write(folder / "input" / "p3.png", np.zeros((40, 49, 3), np.uint8))
-    with pytest.raises(DataError, match=r"1 pair.s. whose sizes do not match at x1: .*p3.png \(49x40\) and .*p3.png \(50x40\)"):
+    with pytest.raises(
+        DataError,
+        match=r"1 pair.s. whose sizes do not match at x1: .*p3.png \(49x40\) and .*p3.png \(50x40\)",
+    ):
         Pairs(str(folder))
     with pytest.raises(DataError, match=r"held_out=4 must be between 0 and 3"):
         Pairs(str(make_pairs(tmp_path / "d")), "train", 4)
     with pytest.raises(ConfigError, match=r"tasks must be one task, where data.source=pairs"):
-        configs.complete({"tasks": ["derain", "denoise30"], "batch_size": 8, "data": {"source": "pairs"}})
+        configs.complete(
+            {"tasks": ["derain", "denoise30"], "batch_size": 8, "data": {"source": "pairs"}}
+        )
     with pytest.raises(DataError, match=r"needs pairs"):
-        plain = small.config(tasks=[{"name": "mine", "degradation": "pairs", "scale": 1}], batch_size=8)
+        plain = small.config(
+            tasks=[{"name": "mine", "degradation": "pairs", "scale": 1}], batch_size=8
+        )
         pipeline.make_batches(open_source(plain["data"]), make_tasks(plain["tasks"]), plain)
 
 
@@ -125,6 +148,8 @@ def test_a_damaged_pair_gives_way_to_another(tmp_path):
     folder = make_pairs(tmp_path, count=5)
     (folder / "input" / "p1.png").write_bytes(b"\x89PNG torn")
     source = Pairs(str(folder))
-    batches = pipeline.Batches(source, (Task("t", 1, Paired(1)),), seed=0, batch_size=10, tile=16, group=2)
+    batches = pipeline.Batches(
+        source, (Task("t", 1, Paired(1)),), seed=0, batch_size=10, tile=16, group=2
+    )
     item = batches(0)
     assert len(item.replaced) >= 1 and all(text.startswith("p1: ") for text in item.replaced)

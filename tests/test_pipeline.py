@@ -25,7 +25,10 @@ from ipt_jax.errors import DataError
 from ipt_jax.images.resize import bicubic
 from ipt_jax.tasks import PAPER_TASKS, TASKS, make_tasks
 
-LOADERS = [dict(workers=w, threads=t, prefetch=2) for w, t in ((0, 0), (0, 1), (0, 3), (1, 0), (2, 0), (3, 0))]
+LOADERS = [
+    dict(workers=w, threads=t, prefetch=2)
+    for w, t in ((0, 0), (0, 1), (0, 3), (1, 0), (2, 0), (3, 0))
+]
 
 
 def rows_of(which: Batches, step: int) -> np.ndarray:
@@ -38,14 +41,18 @@ def rows_of(which: Batches, step: int) -> np.ndarray:
 # The same for all
 
 
-@pytest.mark.parametrize("loader", LOADERS, ids=lambda d: f"{d['workers']} workers, {d['threads']} threads")
+@pytest.mark.parametrize(
+    "loader", LOADERS, ids=lambda d: f"{d['workers']} workers, {d['threads']} threads"
+)
 def test_any_number_of_workers_and_threads_gives_the_same_batches(loader):
     which = batches(Noisy(9), flips=True)
     assert taken(which, 5, 12, loader) == [digest(which(step).batch) for step in range(5, 12)]
 
 
 def test_batches_differ_by_step_and_seed():
-    digests = [digest(batches(Noisy(9), seed=seed)(step).batch) for seed in (3, 4) for step in range(4)]
+    digests = [
+        digest(batches(Noisy(9), seed=seed)(step).batch) for seed in (3, 4) for step in range(4)
+    ]
     assert len(set(digests)) == 8
 
 
@@ -55,22 +62,30 @@ def test_batches_differ_by_step_and_seed():
 def test_hosts_shares_make_up_the_whole(hosts, draw, crops):
     settings = dict(batch_size=6 * 16, draw=draw, crops=crops, flips=True)
     whole = batches(Noisy(11), **settings)
-    shares = [batches(Noisy(11), process_index=i, process_count=hosts, **settings) for i in range(hosts)]
+    shares = [
+        batches(Noisy(11), process_index=i, process_count=hosts, **settings) for i in range(hosts)
+    ]
     for step in (0, 1, 7):
         parts = [share(step).batch for share in shares]
         for name, pair in whole(step).batch.items():
             for key in pair:
-                np.testing.assert_array_equal(np.concatenate([part[name][key] for part in parts]), pair[key])
+                np.testing.assert_array_equal(
+                    np.concatenate([part[name][key] for part in parts]), pair[key]
+                )
 
 
 def test_starting_late_reads_nothing_of_what_was_before():
-    source = Noisy(1_281_167)  # ImageNet's
+    # ImageNet's
+    source = Noisy(1_281_167)
     began = time.process_time()
     which = batches(source)
-    with contextlib.closing(stream(which, 5_000_000, 5_000_010, dict(workers=0, threads=0, prefetch=1))) as items:
+    with contextlib.closing(
+        stream(which, 5_000_000, 5_000_010, dict(workers=0, threads=0, prefetch=1))
+    ) as items:
         late = digest(next(items).batch)
     assert time.process_time() - began < 1
-    assert len(source.reads) == 4  # of one batch
+    # Of one batch
+    assert len(source.reads) == 4
     fresh = Noisy(1_281_167)
     assert late == digest(batches(fresh)(5_000_000).batch)
     assert fresh.reads == source.reads
@@ -88,9 +103,13 @@ def test_shape_and_dtype_are_those_of_the_design():
 # Order and groups
 
 
-@pytest.mark.parametrize(("count", "group", "crops"), [(3, 2, 1), (3, 2, 3), (2, 2, 2), (5, 4, 1), (9, 3, 2), (40, 4, 5)])
+@pytest.mark.parametrize(
+    ("count", "group", "crops"), [(3, 2, 1), (3, 2, 3), (2, 2, 2), (5, 4, 1), (9, 3, 2), (40, 4, 5)]
+)
 def test_groups_are_of_different_pictures(count, group, crops):
-    which = batches(Pictures(count), tasks=["sr2"], group=group, crops=crops, batch_size=group * crops * 3)
+    which = batches(
+        Pictures(count), tasks=["sr2"], group=group, crops=crops, batch_size=group * crops * 3
+    )
     for step in range(12):
         for members in rows_of(which, step).reshape(-1, group):
             assert len(set(members)) == group
@@ -98,7 +117,9 @@ def test_groups_are_of_different_pictures(count, group, crops):
 
 @pytest.mark.parametrize(("count", "group", "crops"), [(8, 2, 1), (7, 2, 3), (11, 3, 1)])
 def test_every_picture_is_seen_once_an_epoch_but_for_the_last_groups_remainder(count, group, crops):
-    which = batches(Pictures(count), tasks=["sr2"], group=group, crops=crops, batch_size=group * crops)
+    which = batches(
+        Pictures(count), tasks=["sr2"], group=group, crops=crops, batch_size=group * crops
+    )
     an_epoch = count // group
     assert which.epoch_pictures == an_epoch * group
     orders = []
@@ -116,7 +137,9 @@ def test_a_picture_that_misses_an_epoch_is_seen_in_others():
 
 
 def test_crops_of_one_picture_differ_and_the_first_is_that_of_one_crop():
-    one, three = (batches(Noisy(4), crops=crops, batch_size=6 * 2 * crops)(0).batch for crops in (1, 3))
+    one, three = (
+        batches(Noisy(4), crops=crops, batch_size=6 * 2 * crops)(0).batch for crops in (1, 3)
+    )
     for name in one:
         for key in ("lq", "hq"):
             np.testing.assert_array_equal(three[name][key][:2], one[name][key])
@@ -127,11 +150,15 @@ def test_one_task_a_step_is_drawn_evenly_and_by_the_step_alone():
     which = batches(Pictures(4), draw="one", batch_size=2)
     names = [which.drawn(step)[0].name for step in range(6000)]
     counts = [names.count(name) for name in PAPER_TASKS]
-    assert min(counts) > 880 and max(counts) < 1120  # 4 standard deviations
+    # 4 standard deviations
+    assert min(counts) > 880 and max(counts) < 1120
     assert [which.drawn(step)[0].name for step in reversed(range(6000))] == names[::-1]
     other = batches(Pictures(9), draw="one", batch_size=8, process_index=1, process_count=2)
     assert [other.drawn(step)[0].name for step in range(50)] == names[:50]
-    assert names != [batches(Pictures(4), draw="one", batch_size=2, seed=4).drawn(step)[0].name for step in range(6000)]
+    assert names != [
+        batches(Pictures(4), draw="one", batch_size=2, seed=4).drawn(step)[0].name
+        for step in range(6000)
+    ]
     for step in range(5):
         (name,) = which(step).batch
         assert name == names[step] and len(which(step).batch[name]["lq"]) == 2
@@ -170,10 +197,13 @@ class Forced:
 def test_an_sr_pair_is_the_crop_of_the_whole_degraded_picture(data, scale, turn):
     tile = 8
     height, width = (data.draw(st.integers(tile * scale, tile * scale * 3)) for _ in range(2))
-    picture = np.random.default_rng(height * 1000 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    picture = np.random.default_rng(height * 1000 + width).integers(
+        0, 256, (height, width, 3), dtype=np.uint8
+    )
     spot = [data.draw(st.sampled_from([0, 1, 2, 3, 99, 98, 97])) * 1.0 for _ in range(2)]
     most = [size // scale - tile for size in (height, width)]
-    y, x = (int(min(s, m) if s < 50 else max(0, m - (99 - s))) for s, m in zip(spot, most))  # at or near the borders
+    # At or near the borders
+    y, x = (int(min(s, m) if s < 50 else max(0, m - (99 - s))) for s, m in zip(spot, most))
     lq, hq = make_pair(picture, TASKS[f"sr{scale}"], tile, Forced(y, x, turn), flips=True)
     whole_hq = picture[: height // scale * scale, : width // scale * scale]
     places = np.zeros(whole_hq.shape, np.uint8)
@@ -182,7 +212,9 @@ def test_an_sr_pair_is_the_crop_of_the_whole_degraded_picture(data, scale, turn)
     whole_hq = turned(whole_hq, turn)
     whole_lq = bicubic(np.ascontiguousarray(whole_hq), scale)
     top, left = rows[0] // scale, columns[0] // scale
-    np.testing.assert_array_equal(hq, whole_hq[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    np.testing.assert_array_equal(
+        hq, whole_hq[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    )
     np.testing.assert_array_equal(lq, whole_lq[top : top + tile, left : left + tile])
 
 
@@ -190,8 +222,16 @@ def test_flips_take_all_eight_ways():
     corner = np.zeros((12, 12, 3), np.uint8)
     corner[0, 1] = 1
     rng = np.random.default_rng(0)
-    ways = {make_pair(corner, make_tasks([{"name": "n", "degradation": "noise", "sigma": 0}])[0], 12, rng, True)[1].tobytes()
-            for _ in range(200)}  # fmt: skip
+    ways = {
+        make_pair(
+            corner,
+            make_tasks([{"name": "n", "degradation": "noise", "sigma": 0}])[0],
+            12,
+            rng,
+            True,
+        )[1].tobytes()
+        for _ in range(200)
+    }
     assert len(ways) == 8
     assert ways == {turned(corner, turn).tobytes() for turn in range(8)}
 
@@ -212,7 +252,9 @@ def test_small_pictures_are_enlarged(size):
         lq, hq = make_pair(Noisy(1, *size)[0], task, 12, np.random.default_rng(0))
         assert lq.shape == (12, 12, 3) and hq.shape == (12 * task.scale, 12 * task.scale, 3)
     value = Pictures(8, *size)
-    assert {int(v) for v in rows_of(batches(value, tasks=["sr4"], batch_size=6), 0)} <= set(range(8))
+    assert {int(v) for v in rows_of(batches(value, tasks=["sr4"], batch_size=6), 0)} <= set(
+        range(8)
+    )
 
 
 def test_a_picture_too_narrow_to_enlarge_is_replaced():
@@ -235,12 +277,20 @@ def test_an_unreadable_picture_is_named_and_replaced_by_no_group_mate():
         item, rows, intended = broken(step), rows_of(broken, step), rows_of(whole, step)
         assert not {1, 4} & set(rows)
         assert len(set(rows[:3])) == len(set(rows[3:])) == 3
-        np.testing.assert_array_equal(rows[~np.isin(intended, (1, 4))], intended[~np.isin(intended, (1, 4))])
+        np.testing.assert_array_equal(
+            rows[~np.isin(intended, (1, 4))], intended[~np.isin(intended, (1, 4))]
+        )
         assert {text.split(": ")[0] for text in item.replaced} <= {"picture 1", "picture 4"}
         assert len(item.replaced) >= np.isin(intended, (1, 4)).sum()
         replaced += len(item.replaced)
-        assert digest(item.batch) == digest(broken(step).batch) and item.replaced == broken(step).replaced
-    assert replaced and "torn in half" in broken(next(s for s in range(15) if broken(s).replaced)).replaced[0]
+        assert (
+            digest(item.batch) == digest(broken(step).batch)
+            and item.replaced == broken(step).replaced
+        )
+    assert (
+        replaced
+        and "torn in half" in broken(next(s for s in range(15) if broken(s).replaced)).replaced[0]
+    )
 
 
 def test_the_only_other_picture_is_found_and_none_is_an_error():
@@ -261,14 +311,22 @@ def test_a_truncated_jpeg_among_good_ones(tmp_path):
     items = [which(step) for step in range(2)]
     replaced = [text for item in items for text in item.replaced]
     assert len(replaced) == 1 and replaced[0].startswith("5.jpg: ") and "truncated" in replaced[0]
-    with contextlib.closing(stream(which, 0, 2, dict(workers=1, threads=0, prefetch=1))) as streamed:
+    with contextlib.closing(
+        stream(which, 0, 2, dict(workers=1, threads=0, prefetch=1))
+    ) as streamed:
         for item, again in zip(items, streamed, strict=True):
             assert digest(item.batch) == digest(again.batch) and item.replaced == again.replaced
 
 
 def test_a_degradation_that_cannot_work_is_told_before_training(tmp_path):
-    config = configs.complete({"tasks": [{"name": "r", "degradation": "rain_folder", "directory": str(tmp_path / "no")}],
-                               "batch_size": 2})  # fmt: skip
+    config = configs.complete(
+        {
+            "tasks": [
+                {"name": "r", "degradation": "rain_folder", "directory": str(tmp_path / "no")}
+            ],
+            "batch_size": 2,
+        }
+    )
     with pytest.raises(DataError, match=r"task r: .*is not a folder"):
         pipeline.make_batches(Noisy(3), make_tasks(config.tasks), config)
 
@@ -280,8 +338,14 @@ def test_a_tfds_set_end_to_end(tmp_path):
     pytest.importorskip("tensorflow_datasets")
     pictures = [jpeg(i) for i in range(7)]
     write_tfds(tmp_path, pictures)
-    config = configs.complete({"data": dict(source="tfds", name="tiny", dir=str(tmp_path), held_out=1, workers=1),
-                               "batch_size": 12, "model.tile": 12, "evaluate.overlap": 4})  # fmt: skip
+    config = configs.complete(
+        {
+            "data": dict(source="tfds", name="tiny", dir=str(tmp_path), held_out=1, workers=1),
+            "batch_size": 12,
+            "model.tile": 12,
+            "evaluate.overlap": 4,
+        }
+    )
     source = open_source(config.data)
     which = pipeline.make_batches(source, make_tasks(config.tasks), config)
     assert len(source) == 6
@@ -292,7 +356,9 @@ def test_a_tfds_set_end_to_end(tmp_path):
         def __getitem__(self, i: int) -> np.ndarray:
             return cv2.imdecode(np.frombuffer(pictures[i], np.uint8), cv2.IMREAD_COLOR_RGB)
 
-    assert [digest(batches(Direct(6), seed=0, batch_size=12)(step).batch) for step in range(4)] == expected
+    assert [
+        digest(batches(Direct(6), seed=0, batch_size=12)(step).batch) for step in range(4)
+    ] == expected
 
 
 GOLDEN = pathlib.Path(__file__).with_name("golden_batches.json")
@@ -311,7 +377,10 @@ def measured() -> dict[str, object]:
     exact, means = {}, {}
     for step in (0, 1, 1000):
         pictures = which.batch_size // len(which.tasks)
-        lossless = [source.name(which.picture(step * pictures + row)).endswith(".png") for row in range(pictures)]
+        lossless = [
+            source.name(which.picture(step * pictures + row)).endswith(".png")
+            for row in range(pictures)
+        ]
         assert any(lossless)
         for task in which.tasks:
             pair = which(step).batch[task.name]
@@ -320,7 +389,9 @@ def measured() -> dict[str, object]:
                 state.update(pair["lq"][lossless].tobytes())
             else:
                 change = pair["lq"][lossless] - pair["hq"][lossless]
-                means[f"{step} {task.name}"] = [round(float(np.abs(row).mean()), 3) for row in change]
+                means[f"{step} {task.name}"] = [
+                    round(float(np.abs(row).mean()), 3) for row in change
+                ]
             exact[f"{step} {task.name}"] = state.hexdigest()[:16]
     return {"version": pipeline.DATA_VERSION, "exact": exact, "means": means}
 

@@ -17,7 +17,9 @@ from ipt_jax.metrics import psnr
 def benchmark_data() -> Path:
     folder = os.environ.get("IPT_TEST_DATA")
     if not folder:
-        pytest.skip("needs the benchmark pictures: set IPT_TEST_DATA to the folder that holds benchmarks/")
+        pytest.skip(
+            "needs the benchmark pictures: set IPT_TEST_DATA to the folder that holds benchmarks/"
+        )
     return Path(folder)
 
 
@@ -35,7 +37,9 @@ def orientation(image: np.ndarray) -> float:
     """Degrees from upright, by the structure tensor; positive where the top leans right."""
     smooth = cv2.GaussianBlur(image, (0, 0), 1.0)
     dx, dy = cv2.Scharr(smooth, cv2.CV_32F, 1, 0), cv2.Scharr(smooth, cv2.CV_32F, 0, 1)
-    return float(0.5 * np.degrees(np.arctan2(2 * np.mean(dx * dy), np.mean(dx * dx) - np.mean(dy * dy))))
+    return float(
+        0.5 * np.degrees(np.arctan2(2 * np.mean(dx * dy), np.mean(dx * dx) - np.mean(dy * dy)))
+    )
 
 
 def half_height(image: np.ndarray, axis: int) -> int:
@@ -72,7 +76,9 @@ def test_size_follows_length_and_width() -> None:
     assert half_height(layer(length=40), 0) > 1.5 * half_height(layer(length=15), 0)
     assert half_height(layer(length=26), 0) > 5 * half_height(layer(length=26), 1)
     wide, narrow = (cv2.GaussianBlur(layer(width=w), (3, 3), 0.5) for w in (2.6, 1.1))
-    assert np.std(np.diff(wide, axis=1)) / np.std(wide) < 0.8 * np.std(np.diff(narrow, axis=1)) / np.std(narrow)
+    assert np.std(np.diff(wide, axis=1)) / np.std(wide) < 0.8 * np.std(
+        np.diff(narrow, axis=1)
+    ) / np.std(narrow)
 
 
 def test_a_small_layer_is_like_a_crop_of_a_large_one() -> None:
@@ -115,7 +121,10 @@ def test_every_picture_draws_its_parameters_from_the_ranges() -> None:
     assert 18 < min(angles) < max(angles) < 27
     assert max(angles) - min(angles) > 1.5
     weak, strong = Rain(intensity=(10, 12)), Rain(intensity=(80, 90))
-    assert weak(black, np.random.default_rng(0)).mean() < 0.3 * strong(black, np.random.default_rng(0)).mean()
+    assert (
+        weak(black, np.random.default_rng(0)).mean()
+        < 0.3 * strong(black, np.random.default_rng(0)).mean()
+    )
 
 
 @pytest.mark.parametrize("name", ["density", "length", "width", "intensity", "angle"])
@@ -143,7 +152,9 @@ def test_defaults_have_rain100ls_strength() -> None:
 
 def test_psnr_over_the_clean_pictures_of_rain100l() -> None:
     scores = []
-    for index, file in enumerate(sorted((benchmark_data() / "benchmarks/Rain100L/clean").iterdir())):
+    for index, file in enumerate(
+        sorted((benchmark_data() / "benchmarks/Rain100L/clean").iterdir())
+    ):
         clean = read(file)[..., ::-1]
         for draw in range(2):
             rainy = Rain()(clean, np.random.default_rng([index, draw]))

@@ -58,7 +58,14 @@ def stop(process: subprocess.Popen) -> None:
 
 def test_a_second_run_is_refused_and_a_dead_ones_lock_is_taken_over(photographs, tmp_path):
     workdir = tmp_path / "run"
-    run = command(photographs, workdir, tmp_path, "--config.steps=100000", "--config.log.every=1", checkpoint={"every": 5})
+    run = command(
+        photographs,
+        workdir,
+        tmp_path,
+        "--config.steps=100000",
+        "--config.log.every=1",
+        checkpoint={"every": 5},
+    )
     process = start(run)
     try:
         wait_for_step(workdir, 7, process)
@@ -68,7 +75,8 @@ def test_a_second_run_is_refused_and_a_dead_ones_lock_is_taken_over(photographs,
         assert process.poll() is None
     finally:
         stop(process)
-    assert (workdir / "lock").exists()  # it had no time to remove it
+    # It had no time to remove it
+    assert (workdir / "lock").exists()
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         saved = checkpoints.latest()
     assert pretrain(config(photographs, steps=saved + 1), str(workdir)).step == saved + 1
@@ -85,8 +93,16 @@ def make_pipes(folder: pathlib.Path) -> None:
 def stall(photographs: pathlib.Path, tmp_path: pathlib.Path, limit: int, **data) -> None:
     """The pictures of a run under way become pipes."""
     folder, workdir = shutil.copytree(photographs, tmp_path / "pictures"), tmp_path / "run"
-    run = command(folder, workdir, tmp_path, "--config.steps=100000", "--config.log.every=1", f"--config.data.stalled={limit}",
-                  f"--config.log.stacks_after={limit / 2}", data=data)  # fmt: skip
+    run = command(
+        folder,
+        workdir,
+        tmp_path,
+        "--config.steps=100000",
+        "--config.log.every=1",
+        f"--config.data.stalled={limit}",
+        f"--config.log.stacks_after={limit / 2}",
+        data=data,
+    )
     with open(tmp_path / "stderr", "w") as stderr:
         process = subprocess.Popen(run, stderr=stderr, start_new_session=True)
     try:
@@ -106,22 +122,36 @@ def test_storage_that_stalls_is_named_and_the_stacks_are_written(photographs, tm
     stall(photographs, tmp_path, limit=6, workers=0, threads=2)
 
 
-@pytest.mark.soak  # the limit has to be longer than a worker takes to start on a busy machine
+# The limit has to be longer than a worker takes to start on a busy machine
+@pytest.mark.soak
 def test_storage_that_stalls_under_worker_processes(photographs, tmp_path):
     stall(photographs, tmp_path, limit=60, workers=1)
 
 
 @pytest.mark.parametrize(
     ("number", "codes"),
-    [(signal.SIGTERM, (-signal.SIGTERM, 128 + signal.SIGTERM)), pytest.param(signal.SIGINT, (1,), marks=pytest.mark.slow)],
+    [
+        (signal.SIGTERM, (-signal.SIGTERM, 128 + signal.SIGTERM)),
+        pytest.param(signal.SIGINT, (1,), marks=pytest.mark.slow),
+    ],
 )
-def test_a_second_signal_leaves_at_once_with_the_last_checkpoint_whole(photographs, tmp_path, number, codes):
+def test_a_second_signal_leaves_at_once_with_the_last_checkpoint_whole(
+    photographs, tmp_path, number, codes
+):
     folder, workdir = shutil.copytree(photographs, tmp_path / "pictures"), tmp_path / "run"
-    changes = {"checkpoint": {"every": 2, "keep": 2, "keep_every": 0}, "data": {"workers": 0, "threads": 2}}
-    process = start(command(folder, workdir, tmp_path, "--config.steps=100000", "--config.log.every=1", **changes))
+    changes = {
+        "checkpoint": {"every": 2, "keep": 2, "keep_every": 0},
+        "data": {"workers": 0, "threads": 2},
+    }
+    process = start(
+        command(
+            folder, workdir, tmp_path, "--config.steps=100000", "--config.log.every=1", **changes
+        )
+    )
     try:
         wait_for_step(workdir, 5, process)
-        make_pipes(folder)  # so that the step does not end, which the first signal waits for
+        # So that the step does not end, which the first signal waits for
+        make_pipes(folder)
         before = -1
         while before != (before := (workdir / "metrics.jsonl").stat().st_size):
             time.sleep(0.5)
@@ -129,7 +159,8 @@ def test_a_second_signal_leaves_at_once_with_the_last_checkpoint_whole(photograp
         time.sleep(0.5)
         assert process.poll() is None
         process.send_signal(number)
-        assert process.wait(60) in codes  # 0 would be the orderly end that the first asked for
+        # 0 would be the orderly end that the first asked for
+        assert process.wait(60) in codes
     finally:
         stop(process)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
@@ -139,8 +170,15 @@ def test_a_second_signal_leaves_at_once_with_the_last_checkpoint_whole(photograp
 
 def test_a_signal_while_data_do_not_come_saves_all_the_same(photographs, tmp_path):
     folder, workdir = shutil.copytree(photographs, tmp_path / "pictures"), tmp_path / "run"
-    changes = {"checkpoint": {"every": 100_000, "keep": 2, "keep_every": 0}, "data": {"workers": 0, "threads": 2}}
-    process = start(command(folder, workdir, tmp_path, "--config.steps=100000", "--config.log.every=1", **changes))
+    changes = {
+        "checkpoint": {"every": 100_000, "keep": 2, "keep_every": 0},
+        "data": {"workers": 0, "threads": 2},
+    }
+    process = start(
+        command(
+            folder, workdir, tmp_path, "--config.steps=100000", "--config.log.every=1", **changes
+        )
+    )
     try:
         wait_for_step(workdir, 5, process)
         make_pipes(folder)
@@ -176,24 +214,37 @@ def poison(monkeypatch, where, factor: float) -> None:
     ],
     ids=["nan", "spike"],
 )
-def test_a_poisoned_batch_changes_nothing_but_counters(monkeypatch, photographs, tmp_path, caplog, factor, optim, said):
+def test_a_poisoned_batch_changes_nothing_but_counters(
+    monkeypatch, photographs, tmp_path, caplog, factor, optim, said
+):
     poison(monkeypatch, lambda step: step in (4, 5), factor)
-    changes = {"steps": 6, "checkpoint": {"every": 1, "keep": 9}, "optim": {**optim, "max_skipped": 3}}
+    changes = {
+        "steps": 6,
+        "checkpoint": {"every": 1, "keep": 9},
+        "optim": {**optim, "max_skipped": 3},
+    }
     with caplog.at_level(logging.WARNING):
         assert pretrain(config(photographs, **changes), str(tmp_path)).finished
     before, after, last = (arrays(tmp_path, step) for step in (3, 5, 6))
     assert_same(before, after)
     assert any((before[key] != last[key]).any() for key in before)
     warned = [record.getMessage() for record in caplog.records if said in record.getMessage()]
-    assert len(warned) == 2 and warned[0].startswith("step 4: ") and warned[1].endswith("(2 in a row)")
+    assert (
+        len(warned) == 2 and warned[0].startswith("step 4: ") and warned[1].endswith("(2 in a row)")
+    )
     assert ".png" in warned[0]
     assert metrics_log.read_lines(epath.Path(tmp_path / "metrics.jsonl"))[-1]["skipped"] == 2
 
 
-def test_poison_without_end_stops_the_run_which_keeps_what_was_good(monkeypatch, photographs, tmp_path):
+def test_poison_without_end_stops_the_run_which_keeps_what_was_good(
+    monkeypatch, photographs, tmp_path
+):
     poison(monkeypatch, lambda step: step > 3, np.nan)
     changes = {"checkpoint": {"every": 1, "keep": 9}, "optim": {"max_skipped": 3}}
-    with pytest.raises(RunError, match=r"3 steps in a row changed nothing, up to step 6: .*tasks: denoise50; pictures: \d.png"):
+    with pytest.raises(
+        RunError,
+        match=r"3 steps in a row changed nothing, up to step 6: .*tasks: denoise50; pictures: \d.png",
+    ):
         pretrain(config(photographs, **changes), str(tmp_path))
     assert_same(arrays(tmp_path, 3), arrays(tmp_path, 5))
 
@@ -201,7 +252,9 @@ def test_poison_without_end_stops_the_run_which_keeps_what_was_good(monkeypatch,
 def test_the_guard_against_spikes_follows_the_loss():
     usual, taken = jnp.inf, []
     for loss in [9.0, 8.0, 30.0, 7.0, np.nan, np.inf, 24.0, 20.0]:
-        good, usual = optim.spike_guard(jnp.float32(loss), jnp.isfinite(loss), jnp.float32(usual), 2.5)
+        good, usual = optim.spike_guard(
+            jnp.float32(loss), jnp.isfinite(loss), jnp.float32(usual), 2.5
+        )
         taken.append(bool(good))
     assert taken == [True, True, False, True, False, False, False, True]
     assert float(usual) == pytest.approx(((9 * 0.99 + 0.08) * 0.99 + 0.07) * 0.99 + 0.2, rel=1e-6)
@@ -211,21 +264,30 @@ OTHERS = [
     ("tasks", ["sr2", "denoise30"], r"tasks: .*denoise50.* -> .*denoise30"),
     ("tasks", ["denoise50", "sr2"], r"tasks: .*sr2.*denoise50.* -> .*denoise50.*sr2"),
     ("fewer", None, r"the data's pictures: 6 -> 5"),
-    ("version", pipeline.DATA_VERSION + 1, rf"the data's version: {pipeline.DATA_VERSION} -> {pipeline.DATA_VERSION + 1}"),
+    (
+        "version",
+        pipeline.DATA_VERSION + 1,
+        rf"the data's version: {pipeline.DATA_VERSION} -> {pipeline.DATA_VERSION + 1}",
+    ),
 ]
 
 
 def test_another_config_is_refused_unless_forced(photographs, tmp_path, caplog):
     pretrain(config(photographs, steps=2), str(tmp_path))
     for key, other, said in OTHERS:
-        with pytest.raises(ConfigError, match=rf"--force-config:(\n  .*)*\n  {said}"), pytest.MonkeyPatch.context() as patch:
+        with (
+            pytest.raises(ConfigError, match=rf"--force-config:(\n  .*)*\n  {said}"),
+            pytest.MonkeyPatch.context() as patch,
+        ):
             if key == "fewer":
                 other = shutil.copytree(photographs, tmp_path / "fewer")
                 (other / "0.png").unlink()
             elif key == "version":
                 patch.setattr(pipeline, "DATA_VERSION", other)
             changes = {key: other} if key == "tasks" else {}
-            pretrain(config(other if key == "fewer" else photographs, steps=3, **changes), str(tmp_path))
+            pretrain(
+                config(other if key == "fewer" else photographs, steps=3, **changes), str(tmp_path)
+            )
     changed = config(photographs, steps=3, seed=5)
     with pytest.raises(ConfigError, match=r"--force-config:\n  seed: 0 -> 5$"):
         pretrain(changed, str(tmp_path))
@@ -245,8 +307,15 @@ def test_a_torn_line_of_the_log_is_mended(photographs, tmp_path):
 
 def test_the_step_is_compiled_once_in_a_run(monkeypatch, photographs, tmp_path):
     made, compile_step = [], train.compile_step
-    monkeypatch.setattr(train, "compile_step", lambda *args: made.append(compile_step(*args)) or made[-1])
-    pretrain(config(photographs, steps=4, evaluate={"every": 2, "pictures": 1, "batch": 4, "overlap": 4}), str(tmp_path))
+    monkeypatch.setattr(
+        train, "compile_step", lambda *args: made.append(compile_step(*args)) or made[-1]
+    )
+    pretrain(
+        config(
+            photographs, steps=4, evaluate={"every": 2, "pictures": 1, "batch": 4, "overlap": 4}
+        ),
+        str(tmp_path),
+    )
     pretrain(config(photographs, steps=6), str(tmp_path))
     assert [step._cache_size() for step in made] == [1, 1]
 
@@ -255,7 +324,9 @@ def test_the_step_is_compiled_once_in_a_run(monkeypatch, photographs, tmp_path):
 def disk(folder: pathlib.Path, *options: str) -> Iterator[pathlib.Path]:
     """A small file system of its own."""
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)], capture_output=True, timeout=60).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)], capture_output=True, timeout=60
+    ).returncode:
         pytest.skip("needs permission to mount a tmpfs")
     try:
         yield folder
@@ -290,27 +361,54 @@ def make_writable(workdir: pathlib.Path) -> None:
     subprocess.run(["umount", "-l", workdir], check=True, timeout=60)
 
 
-FAULTS = ((fill, make_room, "No space left"), (make_read_only, make_writable, "Read-only file system"))
+FAULTS = (
+    (fill, make_room, "No space left"),
+    (make_read_only, make_writable, "Read-only file system"),
+)
 
 
 def test_a_disk_that_fails_in_the_middle_of_a_run(photographs, tmp_path):
     """Said within a save's interval; the run goes on, saves again when it can, and what was saved stays whole."""
-    with disk(tmp_path / "disk", "-o", "size=24m") as there, open(tmp_path / "stderr", "w") as stderr:
+    with (
+        disk(tmp_path / "disk", "-o", "size=24m") as there,
+        open(tmp_path / "stderr", "w") as stderr,
+    ):
         workdir = there / "run"
         # None is kept for ever: the disk would fill up by itself.
-        changes = {"checkpoint": {"every": 5, "keep": 2, "keep_every": 0},
-                   "evaluate": {"every": 10, "pictures": 1, "batch": 4, "overlap": 4}}  # fmt: skip
-        run = command(photographs, workdir, tmp_path, "--config.steps=100000", "--config.log.every=1", **changes)
-        process = subprocess.Popen(run, stderr=stderr, stdout=subprocess.DEVNULL, start_new_session=True)
+        changes = {
+            "checkpoint": {"every": 5, "keep": 2, "keep_every": 0},
+            "evaluate": {"every": 10, "pictures": 1, "batch": 4, "overlap": 4},
+        }
+        run = command(
+            photographs,
+            workdir,
+            tmp_path,
+            "--config.steps=100000",
+            "--config.log.every=1",
+            **changes,
+        )
+        process = subprocess.Popen(
+            run, stderr=stderr, stdout=subprocess.DEVNULL, start_new_session=True
+        )
         try:
-            wait_for_step(workdir, 11, process)  # the save at 10 begins when that at 5 has ended
+            # The save at 10 begins when that at 5 has ended
+            wait_for_step(workdir, 11, process)
             for break_it, mend_it, why in FAULTS:
                 begun = len((tmp_path / "stderr").read_text())
                 break_it(workdir)
-                kept = {int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()}
+                kept = {
+                    int(path.name)
+                    for path in (workdir / "checkpoints").iterdir()
+                    if path.name.isdigit()
+                }
                 whole = {step: arrays(workdir, step) for step in kept}
                 since = functools.partial(said_since, tmp_path / "stderr", begun)
-                wait_until(lambda: since().count("; going on") > 3 and ".png could not be written: " in since(), process)  # noqa: B023
+                wait_until(
+                    lambda: (
+                        since().count("; going on") > 3 and ".png could not be written: " in since()
+                    ),
+                    process,
+                )  # noqa: B023
                 for step in kept:
                     assert_same(arrays(workdir, step), whole[step])
                 mend_it(workdir)
@@ -318,8 +416,15 @@ def test_a_disk_that_fails_in_the_middle_of_a_run(photographs, tmp_path):
                 failed = [int(step) for step, _ in told]
                 assert failed == list(range(max(kept) + 5, failed[-1] + 5, 5))
                 # Or a thread of the save before still writes into the folder that this one removes.
-                assert why in told[0][1] and all(why in cause or "Directory not empty" in cause for _, cause in told)
-                wait_until(lambda: not kept & {int(p.name) for p in (workdir / "checkpoints").glob("*[0-9]")}, process)  # noqa: B023
+                assert why in told[0][1] and all(
+                    why in cause or "Directory not empty" in cause for _, cause in told
+                )
+                wait_until(
+                    lambda: (
+                        not kept & {int(p.name) for p in (workdir / "checkpoints").glob("*[0-9]")}
+                    ),
+                    process,
+                )  # noqa: B023
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0, "it does not end"
         finally:
@@ -337,18 +442,37 @@ def test_tensorboards_events_outlive_a_full_disk(tmp_path, caplog):
     which.add(5, {"loss": 1.5, "lr": 0.25})
     with test_checkpoint.small_files():
         for step in (6, 7):
-            which.add(step, {"before_after": 0}, np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8))
-    assert caplog.text.count("TensorBoard's events of step 6 are not in ") == 1 and "step 7" not in caplog.text
+            which.add(
+                step,
+                {"before_after": 0},
+                np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8),
+            )
+    assert (
+        caplog.text.count("TensorBoard's events of step 6 are not in ") == 1
+        and "step 7" not in caplog.text
+    )
     which.add(8, {"loss": 0.5})
     which.close()
-    first, *_, last = sorted((tmp_path / "tensorboard").iterdir(), key=lambda path: (len(path.name), path.name))
-    whole = itertools.islice(read(first), 4)  # the fifth is torn
-    assert [told(event) for event in whole] == [(0, 0), (4, 1), (5, 0, ("loss", 1.5)), (5, 0, ("lr", 0.25))]
+    first, *_, last = sorted(
+        (tmp_path / "tensorboard").iterdir(), key=lambda path: (len(path.name), path.name)
+    )
+    # The fifth is torn
+    whole = itertools.islice(read(first), 4)
+    assert [told(event) for event in whole] == [
+        (0, 0),
+        (4, 1),
+        (5, 0, ("loss", 1.5)),
+        (5, 0, ("lr", 0.25)),
+    ]
     assert [told(event) for event in read(last)] == [(0, 0), (4, 1), (8, 0, ("loss", 0.5))]
 
 
 def told(event: Any) -> tuple[Any, ...]:
-    return event.step, event.session_log.status, *((value.tag, value.simple_value) for value in event.summary.value)
+    return (
+        event.step,
+        event.session_log.status,
+        *((value.tag, value.simple_value) for value in event.summary.value),
+    )
 
 
 def read(file: pathlib.Path) -> Iterator[Any]:
@@ -374,7 +498,11 @@ def wait_until(so: Callable[[], bool], process: subprocess.Popen, limit: float =
 
 def kill_often(photographs: pathlib.Path, folder: pathlib.Path, kills: int, seed: int) -> None:
     """A run killed so many times at random moments, many of them in a save, ends as one that was never stopped."""
-    changes = {"steps": 800, "optim": {"schedule_steps": 800}, "checkpoint": {"every": 2, "keep": 2, "keep_every": 0}}
+    changes = {
+        "steps": 800,
+        "optim": {"schedule_steps": 800},
+        "checkpoint": {"every": 2, "keep": 2, "keep_every": 0},
+    }
     whole = folder / "whole"
     assert pretrain(config(photographs, **changes), str(whole)).finished
     rng, workdir, in_a_save = random.Random(seed), folder / "run", 0
@@ -455,7 +583,8 @@ def test_a_second_sigterm_ends_a_process_whose_main_thread_runs_no_python():
     process = subprocess.Popen([sys.executable, "-c", IN_C], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline() == "ready\n"
-        time.sleep(2)  # to be in the call
+        # To be in the call
+        time.sleep(2)
         process.terminate()
         time.sleep(1)
         assert process.poll() is None

@@ -54,23 +54,33 @@ def test_blend_weights_leave_no_pixel_out_and_are_smooth(size, overlap):
         assert np.abs(np.diff(weight)).max() < np.pi / 2 / max(overlap, 1) + 1e-9
         total[start : start + 48] += weight
     assert total.min() > 0
-    if len(starts) == 1 or np.diff(starts).min() >= 24:  # no pixel under three tiles: two ramps are sin^2 and cos^2
+    # No pixel under three tiles: two ramps are sin^2 and cos^2
+    if len(starts) == 1 or np.diff(starts).min() >= 24:
         np.testing.assert_allclose(total, 1, atol=1e-9)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("scale", [1, 2, 3])
-@pytest.mark.parametrize("size", [(48, 48), (101, 75), (60, 96), (30, 20), (1, 7), (49, 84), (120, 48)])
+@pytest.mark.parametrize(
+    "size", [(48, 48), (101, 75), (60, 96), (30, 20), (1, 7), (49, 84), (120, 48)]
+)
 def test_a_network_that_commutes_with_cutting_gives_the_picture(protocol, scale, size):
     image = picture(*size)
     for ensemble in (False, True) if scale == 2 else (False,):
-        (out,) = restore_pictures(nearest_neighbour(scale), [image], scale=scale, protocol=protocol, ensemble=ensemble)
+        (out,) = restore_pictures(
+            nearest_neighbour(scale), [image], scale=scale, protocol=protocol, ensemble=ensemble
+        )
         assert out.dtype == np.float32
         np.testing.assert_allclose(out, image.repeat(scale, 0).repeat(scale, 1), rtol=0, atol=1e-4)
 
 
 @settings(max_examples=30, deadline=None)
-@given(height=st.integers(48, 170), width=st.integers(48, 170), protocol=st.sampled_from(PROTOCOLS), scale=st.integers(1, 3))
+@given(
+    height=st.integers(48, 170),
+    width=st.integers(48, 170),
+    protocol=st.sampled_from(PROTOCOLS),
+    scale=st.integers(1, 3),
+)
 def test_every_protocol_covers_every_size(height, width, protocol, scale):
     made = stitcher(protocol, height, width, tile=48, scale=scale)
     assert len(set(made.corners)) == len(made.corners)
@@ -83,7 +93,10 @@ def test_every_protocol_covers_every_size(height, width, protocol, scale):
 
 
 def test_tiles_of_several_pictures_share_calls_and_the_order_is_kept():
-    images = [picture(h, w, i) for i, (h, w) in enumerate([(50, 100), (20, 20), (48, 48), (97, 60), (130, 49)])]
+    images = [
+        picture(h, w, i)
+        for i, (h, w) in enumerate([(50, 100), (20, 20), (48, 48), (97, 60), (130, 49)])
+    ]
     calls = []
 
     def apply(tiles):
@@ -108,14 +121,16 @@ def test_pictures_are_asked_for_only_when_they_are_needed():
 
     outs = restore_pictures(lambda tiles: tiles, images(), scale=1, batch=4)
     next(outs)
-    assert given_out <= 8  # two calls: one read while the next one runs
+    # Two calls: one read while the next one runs
+    assert given_out <= 8
 
 
 def test_no_seams_where_the_network_is_wrong_at_its_borders():
     """Blending turns a jump between neighbouring tiles into a ramp."""
     level = iter(range(0, 1000, 40))
 
-    def apply(tiles):  # each tile is off by a constant of its own
+    # Each tile is off by a constant of its own
+    def apply(tiles):
         return np.stack([np.full((48, 48, 3), next(level), np.float32) for _ in tiles])
 
     (out,) = restore_pictures(apply, [picture(48, 84)], scale=1, batch=2)
@@ -125,19 +140,24 @@ def test_no_seams_where_the_network_is_wrong_at_its_borders():
 
 def test_eight_transforms_are_different_and_undone_exactly():
     image = picture(5, 7)
-    views = {transformed(image, how).tobytes() + bytes(transformed(image, how).shape) for how in EIGHT}
+    views = {
+        transformed(image, how).tobytes() + bytes(transformed(image, how).shape) for how in EIGHT
+    }
     assert len(views) == 8
     for how in EIGHT:
         np.testing.assert_array_equal(undone(transformed(image, how), how), image)
 
 
 def test_the_ensemble_is_the_mean_of_what_the_network_makes_of_each_view():
-    slope = np.linspace(-10, 10, 48, dtype=np.float32)[None, :, None, None] * np.ones((1, 48, 48, 3), np.float32)
+    slope = np.linspace(-10, 10, 48, dtype=np.float32)[None, :, None, None] * np.ones(
+        (1, 48, 48, 3), np.float32
+    )
     image = np.full((48, 48, 3), 100, np.uint8)
     (plain,) = restore_pictures(lambda tiles: tiles + slope, [image], scale=1)
     (mean,) = restore_pictures(lambda tiles: tiles + slope, [image], scale=1, ensemble=True)
     assert np.abs(plain - 100).max() == pytest.approx(10, abs=1e-4)
-    np.testing.assert_allclose(mean, 100, atol=1e-4)  # up and down, left and right cancel
+    # Up and down, left and right cancel
+    np.testing.assert_allclose(mean, 100, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +170,9 @@ def test_the_ensemble_is_the_mean_of_what_the_network_makes_of_each_view():
     ],
 )
 def test_tile_counts(size, tiles):
-    counts = tuple(count_tiles(*size, tile=48, protocol=p) for p in ("blend", "paper", "official", "mindspore"))
+    counts = tuple(
+        count_tiles(*size, tile=48, protocol=p) for p in ("blend", "paper", "official", "mindspore")
+    )
     assert counts == tiles
     assert count_tiles(*size, tile=48, ensemble=True) == 8 * tiles[0]
 
@@ -181,15 +203,26 @@ def golden_tiles() -> tuple[CompiledNetwork, dict]:
 
 @pytest.mark.parametrize(
     "name, ensemble",
-    [("chop_101x75/sr2", False), ("chop_101x75/denoise30", False), ("chop_60x96/derain", False), ("ensemble_48x60/sr2", True)],
+    [
+        ("chop_101x75/sr2", False),
+        ("chop_101x75/denoise30", False),
+        ("chop_60x96/derain", False),
+        ("ensemble_48x60/sr2", True),
+    ],
 )
 def test_official_protocol_is_the_authors(name, ensemble):
     apply, params = golden_tiles()
     stored = np.load(CHOP)
     folder, task = name.split("/")
     scale = dict(golden.SCALES)[task]
-    (out,) = restore_pictures(apply.bind(params, task), [stored[f"{folder}/image"]], scale=scale, protocol="official",
-                              ensemble=ensemble, batch=24)  # fmt: skip
+    (out,) = restore_pictures(
+        apply.bind(params, task),
+        [stored[f"{folder}/image"]],
+        scale=scale,
+        protocol="official",
+        ensemble=ensemble,
+        batch=24,
+    )
     assert golden.difference(out, stored, name) < 2e-6
 
 
@@ -221,7 +254,10 @@ def by_definition(image: np.ndarray, network, stride: int, margin: int) -> np.nd
         strip[:q], strip[big_h - q :] = tile(0, j)[:q], tile(rows[-1], j)[48 - q :]
         return strip
 
-    centre = averaged((big_h, big_w, 3), [(i + q, j + q, tile(i, j)[q : 48 - q, q : 48 - q]) for i in rows for j in columns])
+    centre = averaged(
+        (big_h, big_w, 3),
+        [(i + q, j + q, tile(i, j)[q : 48 - q, q : 48 - q]) for i in rows for j in columns],
+    )
     main = np.zeros((big_h, big_w, 3))
     main[:48], main[:, :48] = row(0), col(0)
     main[q : big_h - q, q : big_w - q] = centre[q : big_h - q, q : big_w - q]
@@ -229,7 +265,11 @@ def by_definition(image: np.ndarray, network, stride: int, margin: int) -> np.nd
     def joined(a, b, rest, axis):
         v = (48 - rest) / 2
         return np.concatenate(
-            [a.take(range(a.shape[axis] - int(np.floor(v))), axis), b.take(range(int(np.ceil(v)), 48), axis)], axis
+            [
+                a.take(range(a.shape[axis] - int(np.floor(v))), axis),
+                b.take(range(int(np.ceil(v)), 48), axis),
+            ],
+            axis,
         )
 
     left = joined(main, row(h - 48), hc, 0)
@@ -237,17 +277,22 @@ def by_definition(image: np.ndarray, network, stride: int, margin: int) -> np.nd
     return joined(left, right, wc, 1)
 
 
-@pytest.mark.parametrize("protocol, stride, margin", [("official", 12, 12), ("mindspore", 36, 6), ("paper", 38, 5)])
+@pytest.mark.parametrize(
+    "protocol, stride, margin", [("official", 12, 12), ("mindspore", 36, 6), ("paper", 38, 5)]
+)
 @pytest.mark.parametrize("size", [(101, 75), (84, 124), (133, 171)])
 def test_published_protocols_are_what_is_described(protocol, stride, margin, size):
     position = np.random.default_rng(1).normal(0, 9, (1, 48, 48, 3)).astype(np.float32)
 
-    def network(tiles):  # depends on where in the tile a pixel is, so that it matters which tile it is taken from
+    # Depends on where in the tile a pixel is, so that it matters which tile it is taken from
+    def network(tiles):
         return tiles * (1 + position / 50) + position
 
     image = picture(*size)
     (out,) = restore_pictures(network, [image], scale=1, protocol=protocol, batch=5)
-    np.testing.assert_allclose(out, by_definition(image, network, stride, margin), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(
+        out, by_definition(image, network, stride, margin), rtol=0, atol=1e-3
+    )
 
 
 def test_one_program_a_task_whatever_the_pictures():
@@ -257,9 +302,16 @@ def test_one_program_a_task_whatever_the_pictures():
     for sizes in ([(16, 16)], [(60, 50), (9, 7)]):
         images = [picture(*size) for size in sizes]
         for out, image in zip(
-            restore_pictures(apply.bind(params, "sr2"), images, scale=2, tile=16, overlap=4, batch=8), images
+            restore_pictures(
+                apply.bind(params, "sr2"), images, scale=2, tile=16, overlap=4, batch=8
+            ),
+            images,
         ):
             assert out.shape == (2 * image.shape[0], 2 * image.shape[1], 3)
     assert apply.programs() == 1
-    list(restore_pictures(apply.bind(params, "denoise50"), images, scale=1, tile=16, overlap=4, batch=8))
+    list(
+        restore_pictures(
+            apply.bind(params, "denoise50"), images, scale=1, tile=16, overlap=4, batch=8
+        )
+    )
     assert apply.programs() == 2

@@ -52,14 +52,31 @@ def folder(tmp_path_factory) -> tuple[pathlib.Path, list[mixed.Case]]:
 
 
 def digests(folder: pathlib.Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in folder.rglob("*")
+        if p.is_file()
+    }
 
 
 @pytest.mark.parametrize("form, suffix", [("png", ".png"), ("tiff", ".tif")])
 def test_thirty_mixed_pictures_keep_what_is_theirs(folder, copies, tmp_path, form, suffix, capsys):
     source, cases = folder
     assert len(cases) == 30
-    assert restore(source, "--task", "denoise50", "--weights", copies, "-o", tmp_path / "a", "--format", form) == 0
+    assert (
+        restore(
+            source,
+            "--task",
+            "denoise50",
+            "--weights",
+            copies,
+            "-o",
+            tmp_path / "a",
+            "--format",
+            form,
+        )
+        == 0
+    )
     said = capsys.readouterr()
     assert "30 restored" in said.out and "moving.gif: the first of 3 frames" in said.err
     assert len(digests(tmp_path / "a")) == 30
@@ -67,20 +84,44 @@ def test_thirty_mixed_pictures_keep_what_is_theirs(folder, copies, tmp_path, for
         out = read((tmp_path / "a" / case.name).with_suffix(suffix))
         pixels = case.pixels
         if form == "tiff" and (pixels.shape[2], pixels.dtype) == (2, np.uint16):
-            pixels = pixels[..., [0, 0, 0, 1]]  # which few readers know
+            # Which few readers know
+            pixels = pixels[..., [0, 0, 0, 1]]
         assert out.pixels.dtype == pixels.dtype and out.pixels.shape == pixels.shape, case.name
         difference = np.abs(out.pixels.astype(int) - pixels.astype(int))
         assert difference.max() <= (12 if case.lossy else 0), case.name
-        assert (out.profile is not None) == case.profile and (not case.profile or out.profile == mixed.PROFILE), case.name
+        assert (out.profile is not None) == case.profile and (
+            not case.profile or out.profile == mixed.PROFILE
+        ), case.name
         assert bool(out.exif) == case.exif, case.name
-        with Image.open((tmp_path / "a" / case.name).with_suffix(suffix)) as opened:  # by Pillow too, metadata and all
+        # By Pillow too, metadata and all
+        with Image.open((tmp_path / "a" / case.name).with_suffix(suffix)) as opened:
             opened.load()
             if case.exif:
                 block = opened.getexif()
                 inner = block.get_ifd(0x8769)
-                assert block[0x010F] == "A maker" and block.get(0x0112, 1) == 1 and block.get_ifd(0x8825)[1] == "N"
-                assert inner[0x9003].startswith("2020:01:02") and (inner[0xA002], inner[0xA003]) == (70, 50)
-    assert restore(source, "--task", "denoise50", "--weights", copies, "-o", tmp_path / "b", "--format", form) == 0
+                assert (
+                    block[0x010F] == "A maker"
+                    and block.get(0x0112, 1) == 1
+                    and block.get_ifd(0x8825)[1] == "N"
+                )
+                assert inner[0x9003].startswith("2020:01:02") and (
+                    inner[0xA002],
+                    inner[0xA003],
+                ) == (70, 50)
+    assert (
+        restore(
+            source,
+            "--task",
+            "denoise50",
+            "--weights",
+            copies,
+            "-o",
+            tmp_path / "b",
+            "--format",
+            form,
+        )
+        == 0
+    )
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
 
 
@@ -90,10 +131,14 @@ def test_super_resolution_enlarges_pixels_alpha_and_what_exif_says(folder, copie
     for case in cases:
         out = read((tmp_path / case.name).with_suffix(".png"))
         height, width, channels = case.pixels.shape
-        assert out.pixels.shape == (2 * height, 2 * width, channels) and out.pixels.dtype == case.pixels.dtype
+        assert (
+            out.pixels.shape == (2 * height, 2 * width, channels)
+            and out.pixels.dtype == case.pixels.dtype
+        )
         if channels in (2, 4) and case.pixels.dtype == np.uint8:
             np.testing.assert_array_equal(out.pixels[..., -1], bicubic_up(case.pixels[..., -1], 2))
-        if channels in (2, 4) and case.pixels.dtype == np.uint16:  # to sixteen bits, where eight give them to 128
+        # To sixteen bits, where eight give them to 128
+        if channels in (2, 4) and case.pixels.dtype == np.uint16:
             exact = bicubic_up((case.pixels[..., -1] >> 8).astype(np.uint8), 2).astype(int) * 257
             assert np.abs(out.pixels[..., -1] - exact).max() < 700
             assert len(np.unique(out.pixels[..., -1])) > 256
@@ -102,34 +147,61 @@ def test_super_resolution_enlarges_pixels_alpha_and_what_exif_says(folder, copie
         assert (inner[0xA002], inner[0xA003]) == (140, 100)
 
 
-@pytest.mark.parametrize("form, suffix, kept", [("jpeg", ".jpg", 3), ("webp", ".webp", 4), ("bmp", ".bmp", 3)])
-def test_other_formats_hold_what_they_can_and_say_what_they_cannot(folder, copies, tmp_path, form, suffix, kept, capsys):
+@pytest.mark.parametrize(
+    "form, suffix, kept", [("jpeg", ".jpg", 3), ("webp", ".webp", 4), ("bmp", ".bmp", 3)]
+)
+def test_other_formats_hold_what_they_can_and_say_what_they_cannot(
+    folder, copies, tmp_path, form, suffix, kept, capsys
+):
     source, _ = folder
-    words = ("--task", "denoise50", "--weights", copies, "-o", tmp_path, "--format", form, "--quality", 100)
+    words = (
+        "--task",
+        "denoise50",
+        "--weights",
+        copies,
+        "-o",
+        tmp_path,
+        "--format",
+        form,
+        "--quality",
+        100,
+    )
     names = ("png/rgba16.png", "webp/lossless.webp", "png/grey_alpha.png")
     assert restore(*(source / name for name in names), *words) == 0
     said = capsys.readouterr().err
     assert f"{form} cannot hold 16 bits (rounded to 8)" in said
     deep = read(tmp_path / f"rgba16{suffix}").pixels
     expected = read(source / "png/rgba16.png").pixels[..., :kept] / 257
-    assert deep.dtype == np.uint8 and deep.shape[2] == kept and np.abs(deep - expected).max() <= (4 if form == "jpeg" else 0.51)
+    assert (
+        deep.dtype == np.uint8
+        and deep.shape[2] == kept
+        and np.abs(deep - expected).max() <= (4 if form == "jpeg" else 0.51)
+    )
     other = read(tmp_path / f"lossless{suffix}")
     assert bool(other.exif) == bool(other.profile) == (form != "bmp")
     assert read(tmp_path / f"grey_alpha{suffix}").pixels.shape[2] == (4 if form == "webp" else 1)
-    assert ("alpha" in said) == (form != "webp") and ("colour profile and EXIF" in said) == (form == "bmp")
+    assert ("alpha" in said) == (form != "webp") and ("colour profile and EXIF" in said) == (
+        form == "bmp"
+    )
 
 
-def test_files_are_what_model_restore_gives_also_for_one_task_after_another(weights, folder, tmp_path):
+def test_files_are_what_model_restore_gives_also_for_one_task_after_another(
+    weights, folder, tmp_path
+):
     source, _ = folder
     model = ipt_jax.load(weights)
     for task in ("sr2", "denoise50,sr2"):
         out = tmp_path / f"{task}.png"
-        assert restore(source / "png" / "rgba.png", "--task", task, "--weights", weights, "-o", out) == 0
+        assert (
+            restore(source / "png" / "rgba.png", "--task", task, "--weights", weights, "-o", out)
+            == 0
+        )
         with Image.open(source / "png" / "rgba.png") as image:
             expected = model.restore(image, task, overlap=4, batch=2)
         np.testing.assert_array_equal(read(out).pixels, np.asarray(expected))
         np.testing.assert_array_equal(
-            np.asarray(expected), model.restore(np.asarray(image), task.split(","), overlap=4, batch=2)
+            np.asarray(expected),
+            model.restore(np.asarray(image), task.split(","), overlap=4, batch=2),
         )
         assert expected.info["icc_profile"] == mixed.PROFILE
 
@@ -143,7 +215,8 @@ def test_names_of_results(folder, copies, tmp_path, capsys, monkeypatch):
     assert restore("x.jpg", *words) == 0 and (tmp_path / "restored" / "x.png").is_file()
     assert restore("x.*", *words, "-o", "globbed") == 0
     assert sorted(p.name for p in (tmp_path / "globbed").iterdir()) == ["x.jpg.png", "x.png.png"]
-    assert restore(".", *words, "-o", "restored") == 0  # the output folder inside the input folder is no input
+    # The output folder inside the input folder is no input
+    assert restore(".", *words, "-o", "restored") == 0
     assert sorted(digests(tmp_path / "restored")) == [
         "globbed/x.jpg.png",
         "globbed/x.png.png",
@@ -155,7 +228,10 @@ def test_names_of_results(folder, copies, tmp_path, capsys, monkeypatch):
     before = (tmp_path / "y.webp").read_bytes()
     assert restore("x.png", *words, "-o", "y.webp") == 1
     assert "y.webp" in capsys.readouterr().out and (tmp_path / "y.webp").read_bytes() == before
-    assert restore("x.png", *words, "-o", "y.webp", "--overwrite") == 0 and (tmp_path / "y.webp").read_bytes() != before
+    assert (
+        restore("x.png", *words, "-o", "y.webp", "--overwrite") == 0
+        and (tmp_path / "y.webp").read_bytes() != before
+    )
     assert not [p for p in tmp_path.rglob("*") if ".part" in p.name]
 
 
@@ -170,7 +246,10 @@ BAD = {
     "a missing file": (["nothing.png"], "there is no such file"),
     "a folder without pictures": (["empty"], "no pictures"),
     "a glob without hits": (["*.xyz"], "nothing matches"),
-    "an unknown task": (["good.png", "--task", "sr3"], "no task 'sr3' (did you mean 'sr2'?); it has sr2, denoise50"),
+    "an unknown task": (
+        ["good.png", "--task", "sr3"],
+        "no task 'sr3' (did you mean 'sr2'?); it has sr2, denoise50",
+    ),
     "a folder that cannot be made": (["good.png", "-o", "good.png/out"], "cannot be made"),
     "one file for two results": (["good.png", "good2.png", "-o", "x.png"], "names one file"),
     "its own input": (["good.png", "-o", "good.png", "--overwrite"], "an input, would be replaced"),
@@ -183,7 +262,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_wrong_input_is_one_line_and_nothing_is_written(what, weights, folder, tmp_path, monkeypatch, capsys):
+def test_wrong_input_is_one_line_and_nothing_is_written(
+    what, weights, folder, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     for name in ("good.png", "good2.png", "inner/good.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -195,7 +276,12 @@ def test_wrong_input_is_one_line_and_nothing_is_written(what, weights, folder, t
     given = [] if "--weights" in words else ["--weights", weights]
     code = main(["restore", *task, *given, *words])
     said = capsys.readouterr()
-    assert code == 2 and message in said.err and len(said.err.strip().splitlines()) == 1 and digests(tmp_path) == before
+    assert (
+        code == 2
+        and message in said.err
+        and len(said.err.strip().splitlines()) == 1
+        and digests(tmp_path) == before
+    )
 
 
 def test_a_bad_file_does_not_stop_the_others(folder, copies, tmp_path, capsys):
@@ -209,8 +295,14 @@ def test_a_bad_file_does_not_stop_the_others(folder, copies, tmp_path, capsys):
     import zlib
 
     bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
-    bad = {"a.png": whole[:-60], "b.jpg": jpeg[: len(jpeg) // 2], "c.png": b"", "d.png": b"hello" * 9, "e.png": bytes(bomb),
-           "f.tif": tiff[: len(tiff) // 2]}  # fmt: skip
+    bad = {
+        "a.png": whole[:-60],
+        "b.jpg": jpeg[: len(jpeg) // 2],
+        "c.png": b"",
+        "d.png": b"hello" * 9,
+        "e.png": bytes(bomb),
+        "f.tif": tiff[: len(tiff) // 2],
+    }
     for name, data in bad.items():
         (source / name).write_bytes(data)
     (source / "z.png").write_bytes(whole)
@@ -218,24 +310,45 @@ def test_a_bad_file_does_not_stop_the_others(folder, copies, tmp_path, capsys):
     assert restore(*words) == 1
     said = capsys.readouterr()
     assert "1 restored" in said.out and "6 could not be restored" in said.err
-    assert "e.png: 30000x30000 pixels are more than the limit of 500,000,000; --max-megapixels raises it" in said.err
-    assert "a.png: the PNG is truncated" in said.err and "c.png: an empty file" in said.err and "d.png: not a JPEG" in said.err
+    assert (
+        "e.png: 30000x30000 pixels are more than the limit of 500,000,000; --max-megapixels raises it"
+        in said.err
+    )
+    assert (
+        "a.png: the PNG is truncated" in said.err
+        and "c.png: an empty file" in said.err
+        and "d.png: not a JPEG" in said.err
+    )
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["z.png"]
     assert restore(source / "z.png", *words[1:], "--overwrite", "--max-megapixels", "0.001") == 1
     assert "70x50" not in said.err and "--max-megapixels raises it" in capsys.readouterr().err
 
 
-def test_protocols_that_hold_the_whole_picture_refuse_what_is_too_large(folder, copies, tmp_path, capsys, monkeypatch):
-    words = ("--task", "denoise50", "--weights", copies, "-o", tmp_path / "x.png", "--protocol", "official")
+def test_protocols_that_hold_the_whole_picture_refuse_what_is_too_large(
+    folder, copies, tmp_path, capsys, monkeypatch
+):
+    words = (
+        "--task",
+        "denoise50",
+        "--weights",
+        copies,
+        "-o",
+        tmp_path / "x.png",
+        "--protocol",
+        "official",
+    )
     assert restore(folder[0] / "png" / "rgb.png", *words) == 0
     monkeypatch.setattr(restore_files, "WHOLE", 1000)
     assert restore(folder[0] / "png" / "rgb.png", *words, "--overwrite") == 1
     assert "holds the whole picture" in capsys.readouterr().err
 
 
-def test_weights_are_found_or_it_is_said_how_to_get_some(folder, weights, tmp_path, monkeypatch, capsys):
+def test_weights_are_found_or_it_is_said_how_to_get_some(
+    folder, weights, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(defaults, "SHIPPED", tmp_path / "none")  # as a package without weights
+    # As a package without weights
+    monkeypatch.setattr(defaults, "SHIPPED", tmp_path / "none")
     words = (folder[0] / "one.png", "--task", "sr2", "-o", tmp_path / "x.png")
     assert restore(*words) == 2
     assert "ipt pretrain --config=configs/demo.py" in capsys.readouterr().err
@@ -256,21 +369,45 @@ def test_a_video_through_ffmpeg(copies, tmp_path, capsys):
         pytest.skip("needs ffmpeg")
     source = tmp_path / "in.mp4"
     sound = ["-f", "lavfi", "-i", "sine=duration=1"]
-    subprocess.run(["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc=size=64x48:rate=5:duration=1", *sound,
-                    "-pix_fmt", "yuv420p", str(source)], check=True, timeout=60)  # fmt: skip
+    subprocess.run(
+        [
+            "ffmpeg",
+            "-v",
+            "error",
+            "-f",
+            "lavfi",
+            "-i",
+            "testsrc=size=64x48:rate=5:duration=1",
+            *sound,
+            "-pix_fmt",
+            "yuv420p",
+            str(source),
+        ],
+        check=True,
+        timeout=60,
+    )
     assert restore(source, "--task", "sr2", "--weights", copies, "-o", tmp_path / "out.mp4") == 0
     from ipt_jax.restore import video
 
     assert video.measure(tmp_path / "out.mp4") == (96, 128, 5)
     probe = ["ffprobe", "-v", "error", "-show_streams", str(tmp_path / "out.mp4")]
-    assert "codec_type=audio" in subprocess.run(probe, capture_output=True, text=True, timeout=60).stdout
+    assert (
+        "codec_type=audio"
+        in subprocess.run(probe, capture_output=True, text=True, timeout=60).stdout
+    )
     (tmp_path / "broken.mp4").write_bytes(source.read_bytes()[:500])
-    assert restore(tmp_path / "broken.mp4", "--task", "sr2", "--weights", copies, "-o", tmp_path / "o") == 1
+    assert (
+        restore(tmp_path / "broken.mp4", "--task", "sr2", "--weights", copies, "-o", tmp_path / "o")
+        == 1
+    )
     assert "not a video" in capsys.readouterr().err and not list((tmp_path / "o").iterdir())
 
 
 def test_a_video_without_ffmpeg_says_so(copies, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     (tmp_path / "in.mp4").write_bytes(b"x")
-    assert restore(tmp_path / "in.mp4", "--task", "sr2", "--weights", copies, "-o", tmp_path / "o") == 1
+    assert (
+        restore(tmp_path / "in.mp4", "--task", "sr2", "--weights", copies, "-o", tmp_path / "o")
+        == 1
+    )
     assert "which is not installed" in capsys.readouterr().err

@@ -34,7 +34,10 @@ def test_the_page_listens_on_this_machine_only_unless_told():
 
 def test_without_gradio_it_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    assert main(["serve", "--weights", "x"]) == 2 and "pip install 'ipt_jax[serve]'" in capsys.readouterr().err
+    assert (
+        main(["serve", "--weights", "x"]) == 2
+        and "pip install 'ipt_jax[serve]'" in capsys.readouterr().err
+    )
 
 
 def test_before_and_after_are_of_one_size_and_errors_name_no_file(model, tmp_path):
@@ -43,7 +46,10 @@ def test_before_and_after_are_of_one_size_and_errors_name_no_file(model, tmp_pat
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
     Image.fromarray(image).save(tmp_path / "in.png")
     before, after, said = serve.restored(model, tmp_path / "in.png", "sr2", tmp_path, 10_000)
-    assert said == "30x20 to 60x40" and Image.open(before).size == Image.open(after).size == (60, 40)
+    assert said == "30x20 to 60x40" and Image.open(before).size == Image.open(after).size == (
+        60,
+        40,
+    )
     np.testing.assert_array_equal(np.asarray(Image.open(after)), model.restore(image, "sr2"))
     (tmp_path / "bad.png").write_bytes(b"no picture")
     for name, limit in (("in.png", 500), ("bad.png", 10_000)):
@@ -77,15 +83,30 @@ def test_no_file_of_the_machine_can_be_read(address, tmp_path):
     secret = tmp_path / "secret.png"
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(secret)
     here = pathlib.Path("README.md").resolve()
-    for path in ("/etc/passwd", secret, here, "README.md", "../../../etc/passwd", f"file://{secret}", "http://127.0.0.1:1/"):
+    for path in (
+        "/etc/passwd",
+        secret,
+        here,
+        "README.md",
+        "../../../etc/passwd",
+        f"file://{secret}",
+        "http://127.0.0.1:1/",
+    ):
         for prefix in ("/gradio_api/file=", "/file=", "/gradio_api/file/"):
             assert fetch(f"{address}{prefix}{path}")[0] in (403, 404, 405), path
     # Named as if it had been uploaded.
     given = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
-    code, _ = fetch(f"{address}/gradio_api/queue/join?", {"data": [given, "sr2"], "fn_index": 0, "session_hash": "s"})
+    code, _ = fetch(
+        f"{address}/gradio_api/queue/join?",
+        {"data": [given, "sr2"], "fn_index": 0, "session_hash": "s"},
+    )
     assert code == 200
     _, said = fetch(f"{address}/gradio_api/queue/data?session_hash=s")
-    assert b'"success":false' in said.replace(b" ", b"") and b"passwd" not in said and str(tmp_path).encode() not in said
+    assert (
+        b'"success":false' in said.replace(b" ", b"")
+        and b"passwd" not in said
+        and str(tmp_path).encode() not in said
+    )
     assert str(tmp_path).encode() not in fetch(f"{address}/config")[1]
 
 
@@ -98,22 +119,37 @@ def test_a_picture_goes_through_the_page(address, model, tmp_path):
     Image.fromarray(np.zeros((400, 400, 3), np.uint8)).save(tmp_path / "large.png")
     with chromium.opened(tmp_path / "profile") as page:
         page.go(address)
-        page.wait("!!document.querySelector('#upload input[type=file]') && !!document.querySelector('#restore')")
+        page.wait(
+            "!!document.querySelector('#upload input[type=file]') && !!document.querySelector('#restore')"
+        )
         page.upload("#upload input[type=file]", tmp_path / "photo.png")
         page.wait("document.querySelector('#upload').innerText.includes('photo')")
         page.run("document.querySelector('#restore').click()")
-        page.wait("(document.querySelector('#said')?.innerText || '').includes('50x40 to 100x80')", 120)
-        sources = page.wait("(x => x.length >= 2 && x)([...document.querySelectorAll('#slider img')].map(i => i.src))")
+        page.wait(
+            "(document.querySelector('#said')?.innerText || '').includes('50x40 to 100x80')", 120
+        )
+        sources = page.wait(
+            "(x => x.length >= 2 && x)([...document.querySelectorAll('#slider img')].map(i => i.src))"
+        )
         assert len(set(sources)) >= 2
-        link = page.wait("[...document.querySelectorAll('a')].map(a => a.href).find(href => href.includes('photo_sr2.png'))")
+        link = page.wait(
+            "[...document.querySelectorAll('a')].map(a => a.href).find(href => href.includes('photo_sr2.png'))"
+        )
         page.screenshot(tmp_path / "page.png")
         status, data = fetch(link)
         assert status == 200
-        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), model.restore(image, "sr2"))
-        for name, message in (("bad.png", "Not a JPEG"), ("large.png", "more than the limit of 100,000")):
+        np.testing.assert_array_equal(
+            np.asarray(Image.open(io.BytesIO(data))), model.restore(image, "sr2")
+        )
+        for name, message in (
+            ("bad.png", "Not a JPEG"),
+            ("large.png", "more than the limit of 100,000"),
+        ):
             page.go(address)
             page.wait("!!document.querySelector('#upload input[type=file]')")
             page.upload("#upload input[type=file]", tmp_path / name)
-            page.wait(f"document.querySelector('#upload').innerText.includes('{name.split('.')[0]}')")
+            page.wait(
+                f"document.querySelector('#upload').innerText.includes('{name.split('.')[0]}')"
+            )
             page.run("document.querySelector('#restore').click()")
             page.wait(f"document.body.innerText.includes({message!r})", 60)

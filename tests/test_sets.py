@@ -19,7 +19,13 @@ SR2, SR3, DERAIN, DENOISE = (TASKS[name] for name in ("sr2", "sr3", "derain", "d
 DEBLUR = named_task("deblur", 1)
 
 
-def put(path: pathlib.Path, height: int = 20, width: int = 24, seed: int = 0, image: np.ndarray | None = None) -> np.ndarray:
+def put(
+    path: pathlib.Path,
+    height: int = 20,
+    width: int = 24,
+    seed: int = 0,
+    image: np.ndarray | None = None,
+) -> np.ndarray:
     if image is None:
         image = np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +50,8 @@ def test_the_edsr_layout_with_low_resolution_files(tmp_path):
     assert first.name == "baby"
     np.testing.assert_array_equal(first.hq, hq)
     np.testing.assert_array_equal(first.lq, small)
-    assert next(found.pictures(TASKS["photo2"])).lq is None  # the files hold plain bicubic reductions
+    # The files hold plain bicubic reductions
+    assert next(found.pictures(TASKS["photo2"])).lq is None
     assert next(found.pictures(SR3)).lq is None and next(found.pictures(DENOISE)).lq is None
     assert found.kinds() == {"sr"} and found.suits(DENOISE) and not found.suits(DEBLUR)
 
@@ -56,18 +63,23 @@ def test_the_basicsr_layout(tmp_path):
     np.testing.assert_array_equal(next(found.pictures(SR2)).lq, bicubic(hq, 2))
 
 
-@pytest.mark.parametrize("degraded, clean", [("rainy", "clean"), ("input", "target"), ("input", "gt"), ("blur", "sharp")])
+@pytest.mark.parametrize(
+    "degraded, clean", [("rainy", "clean"), ("input", "target"), ("input", "gt"), ("blur", "sharp")]
+)
 def test_pairs_of_folders(tmp_path, degraded, clean):
     hq = put(tmp_path / "S" / clean / "2.png")
     put(tmp_path / "S" / clean / "10.png", seed=5)
     lq = put(tmp_path / "S" / degraded / "2.png", seed=1)
     put(tmp_path / "S" / degraded / "10.png", seed=6)
     found = only(tmp_path, "S")
-    assert [p.name for p in found.pictures(DERAIN)] == ["2", "10"]  # numbers in their order
+    # Numbers in their order
+    assert [p.name for p in found.pictures(DERAIN)] == ["2", "10"]
     first = next(found.pictures(DERAIN))
     np.testing.assert_array_equal(first.hq, hq)
     np.testing.assert_array_equal(first.lq, lq)
-    assert found.paired and found.suits(DEBLUR) and not found.suits(DENOISE) and not found.suits(SR2)
+    assert (
+        found.paired and found.suits(DEBLUR) and not found.suits(DENOISE) and not found.suits(SR2)
+    )
 
 
 def test_the_authors_rain_layout(tmp_path):
@@ -76,8 +88,14 @@ def test_the_authors_rain_layout(tmp_path):
         put(folder / f"norain-{number}.png", seed=int(number))
         put(folder / "rainy" / f"rain-{number}.png", seed=int(number) + 10)
     found = only(tmp_path, "Rain100L")
-    assert found.layout == "pairs rainy/rain-x + norain-x" and [*found.hq] == ["rain-001", "rain-002"]
-    assert found.hq["rain-002"].name == "norain-002.png" and found.lq[1]["rain-002"].name == "rain-002.png"
+    assert found.layout == "pairs rainy/rain-x + norain-x" and [*found.hq] == [
+        "rain-001",
+        "rain-002",
+    ]
+    assert (
+        found.hq["rain-002"].name == "norain-002.png"
+        and found.lq[1]["rain-002"].name == "rain-002.png"
+    )
 
 
 def test_rain_in_one_folder(tmp_path):
@@ -99,8 +117,12 @@ def test_a_flat_folder_is_a_set_by_itself(tmp_path):
     put(tmp_path / "a.png", image=np.full((9, 9), 7, np.uint8))
     (tmp_path / "notes.txt").write_text("x")
     (found,) = find_sets(tmp_path)
-    assert [p.name for p in found.pictures(DENOISE)] == ["a", "b"] and found.layout == "a flat folder of clean pictures"
-    assert next(found.pictures(DENOISE)).hq.tolist() == np.full((9, 9, 3), 7).tolist()  # grey is R = G = B
+    assert [p.name for p in found.pictures(DENOISE)] == [
+        "a",
+        "b",
+    ] and found.layout == "a flat folder of clean pictures"
+    # Grey is R = G = B
+    assert next(found.pictures(DENOISE)).hq.tolist() == np.full((9, 9, 3), 7).tolist()
 
 
 def test_all_sets_of_a_folder_are_found_and_named_ones_by_any_usual_name(tmp_path):
@@ -127,9 +149,13 @@ def test_wrong_folders_say_what_was_looked_for_and_what_is_there(tmp_path):
         find_sets(tmp_path)
     put(tmp_path / "Set5" / "HR" / "a.png")
     (tmp_path / "Set14").mkdir()
-    with pytest.raises(DataError, match=r"no set 'Set55'.*did you mean 'Set5'.*there is: Set14/, Set5/, file\.txt"):
+    with pytest.raises(
+        DataError, match=r"no set 'Set55'.*did you mean 'Set5'.*there is: Set14/, Set5/, file\.txt"
+    ):
         find_sets(tmp_path, ["Set55"])
-    with pytest.raises(DataError, match=r"Set14: no pictures in a layout that is known.*There is: nothing"):
+    with pytest.raises(
+        DataError, match=r"Set14: no pictures in a layout that is known.*There is: nothing"
+    ):
         find_sets(tmp_path, ["Set14"])
 
 
@@ -152,7 +178,9 @@ def test_incomplete_sets_name_what_is_missing(tmp_path):
 def test_sizes_of_a_pair_that_do_not_match(tmp_path):
     put(tmp_path / "P" / "clean" / "a.png", 20, 24)
     put(tmp_path / "P" / "rainy" / "a.png", 20, 23)
-    with pytest.raises(DataError, match=r"the sizes of the pair a\.png \(23x20\) and a\.png \(24x20\) do not match"):
+    with pytest.raises(
+        DataError, match=r"the sizes of the pair a\.png \(23x20\) and a\.png \(24x20\) do not match"
+    ):
         find_sets(tmp_path, ["P"])
 
 
@@ -169,10 +197,17 @@ def test_names_that_begin_alike_are_kept_apart(tmp_path):
         put(tmp_path / "S" / "HR" / f"{name}.png")
         put(tmp_path / "S" / "LR_bicubic" / "X2" / f"{name}x2.png", 10, 12)
     found = only(tmp_path, "S")
-    assert {name: path.name for name, path in found.lq[2].items()} == {n: f"{n}x2.png" for n in ("img_1", "img_10", "img_100")}
+    assert {name: path.name for name, path in found.lq[2].items()} == {
+        n: f"{n}x2.png" for n in ("img_1", "img_10", "img_100")
+    }
 
 
 def test_the_benchmarks_at_hand(benchmarks):
     found = {one.name: one for one in find_sets(benchmarks)}
-    assert {name: len(one.hq) for name, one in found.items()} == {"CBSD68": 68, "Rain100L": 46, "Set14": 14, "Set5": 5}
+    assert {name: len(one.hq) for name, one in found.items()} == {
+        "CBSD68": 68,
+        "Rain100L": 46,
+        "Set14": 14,
+        "Set5": 5,
+    }
     assert found["Rain100L"].paired and found["Set5"].lq.keys() == {2, 3, 4}

@@ -33,11 +33,15 @@ def test_it_restores_a_photograph(model, task):
     pytest.importorskip("skimage", reason="needs scikit-image's photographs")
     from ipt_jax.data.sources.embedded import embedded
 
-    hq = embedded("all")[0][96:240, 120:264]  # a face
+    # A face
+    hq = embedded("all")[0][96:240, 120:264]
     lq, clean = make_lq(Picture("astronaut", hq), TASKS[task], seed=0)
     restored = model.restore(lq, task=task)
     restored = np.clip(np.round(restored), 0, 255).astype(np.uint8)
-    scores = [psnr(x, clean, channel="y", border=TASKS[task].border) for x in (baseline(lq, TASKS[task]), restored)]
+    scores = [
+        psnr(x, clean, channel="y", border=TASKS[task].border)
+        for x in (baseline(lq, TASKS[task]), restored)
+    ]
     assert scores[1] - scores[0] > GAINS[task]
 
 
@@ -46,8 +50,13 @@ def test_it_is_small_and_says_what_it_is():
     assert all(file.stat().st_size < 5_000_000 for file in files)
     described = json.loads((FOLDER / "model.json").read_text())
     card = json.loads((FOLDER.parent / "ipt_small.card.json").read_text())
-    assert "CC BY-SA 4.0" in described["provenance"]["licence"] and "CC0" in described["provenance"]["licence"]
+    assert (
+        "CC BY-SA 4.0" in described["provenance"]["licence"]
+        and "CC0" in described["provenance"]["licence"]
+    )
     assert card["sha256"] == described["sha256"]
-    assert {f"Set5/sr{s}/psnr_y" for s in (2, 3, 4)} | {"CBSD68/denoise50/psnr_rgb"} <= card["scores"].keys()
+    assert {f"Set5/sr{s}/psnr_y" for s in (2, 3, 4)} | {"CBSD68/denoise50/psnr_rgb"} <= card[
+        "scores"
+    ].keys()
     text = json.dumps([described, card])
     assert "/work" not in text and "/home" not in text and "/root" not in text

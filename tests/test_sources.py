@@ -35,10 +35,15 @@ def test_embedded_splits_are_disjoint_and_complete():
     assert [len(n) for n in names] == [3, 1, 4]
     assert set(names[0]) | set(names[1]) == set(names[2]) and not set(names[0]) & set(names[1])
     for i in range(4):
-        assert everything[i].dtype == np.uint8 and everything[i].ndim == 3 and everything[i].shape[2] == 3
+        assert (
+            everything[i].dtype == np.uint8
+            and everything[i].ndim == 3
+            and everything[i].shape[2] == 3
+        )
     assert len({s.fingerprint() for s in (train, held_out, everything)}) == 3
     with pytest.raises(ValueError):
-        train[0][0, 0, 0] = 1  # Shared by all readers, so not to be changed by one.
+        # Shared by all readers, so not to be changed by one.
+        train[0][0, 0, 0] = 1
 
 
 def test_embedded_pictures_are_those_of_skimage():
@@ -47,7 +52,9 @@ def test_embedded_pictures_are_those_of_skimage():
     for i in range(len(source)):
         reference = getattr(skimage_data, pathlib.PurePosixPath(source.name(i)).stem)()
         assert source[i].shape == reference.shape
-        assert np.abs(source[i].astype(int) - reference).max() <= (3 if source.name(i).endswith("jpg") else 0)
+        assert np.abs(source[i].astype(int) - reference).max() <= (
+            3 if source.name(i).endswith("jpg") else 0
+        )
 
 
 def test_embedded_without_skimage_says_what_to_install(monkeypatch):
@@ -66,7 +73,15 @@ def test_embedded_without_skimage_says_what_to_install(monkeypatch):
 @pytest.fixture
 def folder(tmp_path) -> pathlib.Path:
     root = tmp_path / "pictures"
-    files = ["b.png", "a.PNG", "sub/c.png", "sub/deep/d.png", ".hidden.png", ".cache/e.png", "readme.txt"]
+    files = [
+        "b.png",
+        "a.PNG",
+        "sub/c.png",
+        "sub/deep/d.png",
+        ".hidden.png",
+        ".cache/e.png",
+        "readme.txt",
+    ]
     for seed, name in enumerate(files):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(_png(_picture(seed)))
@@ -75,7 +90,12 @@ def folder(tmp_path) -> pathlib.Path:
 
 def test_folder_is_recursive_sorted_and_skips_what_is_hidden(folder):
     source = Folder(folder)
-    assert [source.name(i) for i in range(len(source))] == ["a.PNG", "b.png", "sub/c.png", "sub/deep/d.png"]
+    assert [source.name(i) for i in range(len(source))] == [
+        "a.PNG",
+        "b.png",
+        "sub/c.png",
+        "sub/deep/d.png",
+    ]
     assert isinstance(source, Source)
     np.testing.assert_array_equal(decode(source[1]), _picture(0))
     with pytest.raises(IndexError):
@@ -192,14 +212,19 @@ def test_open_source_opens_what_the_config_names(folder):
 
 
 def test_open_source_takes_a_config_dict(folder):
-    config_dict = pytest.importorskip("ml_collections").ConfigDict({"source": "folder", "dir": str(folder)})
+    config_dict = pytest.importorskip("ml_collections").ConfigDict(
+        {"source": "folder", "dir": str(folder)}
+    )
     assert len(open_source(config_dict)) == 4
 
 
 @pytest.mark.parametrize(
     ("source", "match"),
     [
-        ("foldr", "unknown source 'foldr'; did you mean 'folder'.*known: embedded, folder, pairs, packed, tfds"),
+        (
+            "foldr",
+            "unknown source 'foldr'; did you mean 'folder'.*known: embedded, folder, pairs, packed, tfds",
+        ),
         ("", "unknown source ''"),
     ],
 )
@@ -219,7 +244,10 @@ def test_sources_survive_pickling(folder):
 
 def test_gs_paths_without_their_package_say_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    for config in ({"source": "tfds", "dir": "gs://bucket/sets"}, {"source": "packed", "dir": "gs://bucket/set.packed"}):
+    for config in (
+        {"source": "tfds", "dir": "gs://bucket/sets"},
+        {"source": "packed", "dir": "gs://bucket/set.packed"},
+    ):
         with pytest.raises(DataError, match=r"^data\.dir=gs://bucket/set.*: pip install gcsfs$"):
             open_source(config)
     with pytest.raises(DataError, match=r"^workdir=gs://bucket/run: .*: pip install gcsfs$"):

@@ -29,7 +29,9 @@ def assert_same(a, b):
 
 
 def distance(a, b) -> float:
-    return float(optax.global_norm(jax.tree.map(lambda x, y: jnp.asarray(x) - jnp.asarray(y), a, b)))
+    return float(
+        optax.global_norm(jax.tree.map(lambda x, y: jnp.asarray(x) - jnp.asarray(y), a, b))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,10 @@ def test_first_gradients_do_not_depend_on_the_devices(plain, batches):
             lambda p, b: step.gradients(network, p, b, plain, devices),
             in_shardings=(partition.replicated(mesh), partition.split(mesh)),
         )
-        grads, metrics = function(jax.device_put(params, partition.replicated(mesh)), partition.put_batch(batches[0], mesh))
+        grads, metrics = function(
+            jax.device_put(params, partition.replicated(mesh)),
+            partition.put_batch(batches[0], mesh),
+        )
         return jax.device_get(grads), float(metrics["loss"])
 
     one, loss_one = of(1)
@@ -93,7 +98,9 @@ def test_the_step_compiles_once(on_one, on_eight):
 @pytest.mark.parametrize("draw, names", [("all", NAMES), ("one", ("sr2",))])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_nothing_but_reductions_between_devices(draw, names, accumulate):
-    plain = small.config(f"data.draw={draw}", f"optim.accumulate={accumulate}", "batch_size=128", "optim.ema=0.9")
+    plain = small.config(
+        f"data.draw={draw}", f"optim.accumulate={accumulate}", "batch_size=128", "optim.ema=0.9"
+    )
     mesh, state, train_step = small.start(plain, 8)
     batch = partition.put_batch(small.batch(names, 128 // len(names)), mesh)
     text = train_step.lower(state, batch).compile().as_text()
@@ -105,7 +112,8 @@ def test_what_was_not_drawn_stays_bit_for_bit(plain):
     _, before, train_step = small.start(plain, 1)
     mesh = devices_module.make_mesh(1)
     put = lambda names, seed: partition.put_batch(small.batch(names, 8, seed), mesh)  # noqa: E731
-    state, _ = train_step(before, put(NAMES, 0))  # moments that would go on moving it
+    # Moments that would go on moving it
+    state, _ = train_step(before, put(NAMES, 0))
     kept = jax.device_get(state)
     for seed in range(1, 4):
         state, _ = train_step(state, put(("sr2",), seed))
@@ -116,9 +124,12 @@ def test_what_was_not_drawn_stays_bit_for_bit(plain):
     assert int(after.moments["task_sr2"].count) == int(after.moments["body"].count) == 4
     for group in ("body", "task_sr2"):
         for part in ("params", "ema"):
-            for (path, a), b in zip(leaves(getattr(after, part)[group]), jax.tree.leaves(getattr(kept, part)[group])):
+            for (path, a), b in zip(
+                leaves(getattr(after, part)[group]), jax.tree.leaves(getattr(kept, part)[group])
+            ):
                 assert np.any(a != b), (group, part, jax.tree_util.keystr(path))
-    assert train_step._cache_size() == 2  # one program for each layout of a batch
+    # One program for each layout of a batch
+    assert train_step._cache_size() == 2
 
 
 def test_accumulation_is_the_mean_over_micro_batches(plain, batches):
@@ -130,24 +141,36 @@ def test_accumulation_is_the_mean_over_micro_batches(plain, batches):
     accumulated = small.config("optim.accumulate=2")
     got = jax.jit(lambda p, b: step.gradients(network, p, b, accumulated))(params, batches[0])
     whole = gradient(params, batches[0])
-    for (path, a), b, c in zip(leaves(got), jax.tree.leaves(expected), jax.tree.leaves(whole), strict=True):
-        for other in (b, c):  # rounding: the sums are made in another order
-            np.testing.assert_allclose(a, other, rtol=0, atol=1e-5 * np.abs(b).max() + 1e-12, err_msg=str(path))
+    for (path, a), b, c in zip(
+        leaves(got), jax.tree.leaves(expected), jax.tree.leaves(whole), strict=True
+    ):
+        # Rounding: the sums are made in another order
+        for other in (b, c):
+            np.testing.assert_allclose(
+                a, other, rtol=0, atol=1e-5 * np.abs(b).max() + 1e-12, err_msg=str(path)
+            )
 
 
 def test_accumulation_on_devices_keeps_rows_in_place(batches):
     parts = step.micro_batches(jax.tree.map(jnp.asarray, batches[0]), 2, shards=4)
     rows = np.asarray(parts["sr2"]["lq"])
-    whole = batches[0]["sr2"]["lq"]  # 16 rows, 4 a device: each device's first two are in the first micro-batch
-    np.testing.assert_array_equal(rows[0], whole.reshape(4, 2, 2, 16, 16, 3)[:, 0].reshape(8, 16, 16, 3))
-    np.testing.assert_array_equal(rows[1], whole.reshape(4, 2, 2, 16, 16, 3)[:, 1].reshape(8, 16, 16, 3))
+    # 16 rows, 4 a device: each device's first two are in the first micro-batch
+    whole = batches[0]["sr2"]["lq"]
+    np.testing.assert_array_equal(
+        rows[0], whole.reshape(4, 2, 2, 16, 16, 3)[:, 0].reshape(8, 16, 16, 3)
+    )
+    np.testing.assert_array_equal(
+        rows[1], whole.reshape(4, 2, 2, 16, 16, 3)[:, 1].reshape(8, 16, 16, 3)
+    )
 
 
 def test_the_update_is_adams(plain, batches):
     plain = small.config("optim.clip_norm=0.5", "optim.ema=0.9")
     network = small.model(plain)
     params = network.init_params(plain["seed"])
-    reference = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(optim.schedule(plain["optim"])))
+    reference = optax.chain(
+        optax.clip_by_global_norm(0.5), optax.adam(optim.schedule(plain["optim"]))
+    )
     moments = reference.init(params)
     average = params
     for i, batch in enumerate(batches[:3]):
@@ -160,7 +183,8 @@ def test_the_update_is_adams(plain, batches):
     first = network.init_params(plain["seed"])
     assert distance(state.params, params) < 1e-4 * distance(params, first)
     assert distance(state.ema, average) < 1e-4 * distance(average, first)
-    assert metrics[0]["grad_norm"] > 0.5  # the clip was at work
+    # The clip was at work
+    assert metrics[0]["grad_norm"] > 0.5
     assert metrics[2]["lr"] == pytest.approx(float(optim.schedule(plain["optim"])(2)))
 
 
@@ -174,17 +198,30 @@ def test_muon_moves_matrices_by_orthogonal_steps_and_the_rest_as_adam(plain, bat
     grads, _ = jax.jit(lambda p, b: step.gradients(network, p, b, muon))(before, batches[0])
     nadam = optax.nadam(rate, eps=muon["optim"]["eps"])
     expected = dict(leaves(nadam.update(grads, nadam.init(before))[0]))
-    moved = {path: np.asarray(b - a) for (path, a), b in zip(leaves(before), jax.tree.leaves(after.params))}
+    moved = {
+        path: np.asarray(b - a)
+        for (path, a), b in zip(leaves(before), jax.tree.leaves(after.params))
+    }
     matrices = 0
     for path, change in moved.items():
         key = jax.tree_util.keystr(path, simple=True, separator="/")
         if not key.endswith(("kernel", "qkv")) or (change.ndim == 4 and 3 in change.shape[2:]):
-            np.testing.assert_allclose(change, expected[path], rtol=0, atol=1e-3 * rate, err_msg=key)  # 1e-6 of a parameter
+            # 1e-6 of a parameter
+            np.testing.assert_allclose(
+                change, expected[path], rtol=0, atol=1e-3 * rate, err_msg=key
+            )
             continue
         size = change.shape[-1]
-        for matrix in change.reshape(-1, size)[None] if change.ndim == 4 else change.reshape(-1, *change.shape[-2:]):
-            values = np.linalg.svd(matrix, compute_uv=False) / (0.2 * rate * max(matrix.shape) ** 0.5)
-            assert np.median(values) > 0.5 and values[0] < 1.3, (key, values)  # five iterations come that near to 1
+        for matrix in (
+            change.reshape(-1, size)[None]
+            if change.ndim == 4
+            else change.reshape(-1, *change.shape[-2:])
+        ):
+            values = np.linalg.svd(matrix, compute_uv=False) / (
+                0.2 * rate * max(matrix.shape) ** 0.5
+            )
+            # Five iterations come that near to 1
+            assert np.median(values) > 0.5 and values[0] < 1.3, (key, values)
             matrices += 1
     assert matrices > 20
 
@@ -221,42 +258,70 @@ def test_it_learns(plain):
     flat = np.broadcast_to(rng.integers(60, 200, (16, 1, 1, 3)), (16, 16, 16, 3)).astype(np.uint8)
     noisy = np.clip(flat + 40 * rng.standard_normal(flat.shape), 0, 255).astype(np.float32)
     batch = {"denoise50": {"lq": noisy, "hq": flat}}
-    quick = small.config("tasks=('denoise50',)", "batch_size=16", "optim.learning_rate=3e-3", "optim.schedule_steps=60")
+    quick = small.config(
+        "tasks=('denoise50',)",
+        "batch_size=16",
+        "optim.learning_rate=3e-3",
+        "optim.schedule_steps=60",
+    )
     _, metrics, _ = small.run(quick, 1, [batch] * 60)
     assert metrics[-1]["l1/denoise50"] < 0.5 * metrics[0]["l1/denoise50"]
 
 
 def test_bfloat16_trains_with_a_finite_float32_loss(batches):
-    state, metrics, _ = small.run(small.config("model.dtype=bfloat16", "model.remat=layer"), 1, batches[:2])
+    state, metrics, _ = small.run(
+        small.config("model.dtype=bfloat16", "model.remat=layer"), 1, batches[:2]
+    )
     exact = small.run(small.config(), 1, batches[:2])[1]
     assert metrics[0]["loss"] == pytest.approx(exact[0]["loss"], rel=1e-2)
     assert all(x.dtype == np.float32 for x in jax.tree.leaves(state.params))
 
 
 def test_schedules():
-    base = dict(small.config()["optim"], schedule_steps=300, warmup_steps=0, learning_rate=5e-5, final_learning_rate=2e-5)
+    base = dict(
+        small.config()["optim"],
+        schedule_steps=300,
+        warmup_steps=0,
+        learning_rate=5e-5,
+        final_learning_rate=2e-5,
+    )
     paper = optim.schedule({**base, "schedule": "step", "drop_at": 2 / 3})
     assert [float(paper(i)) for i in (0, 199, 200, 299)] == pytest.approx([5e-5, 5e-5, 2e-5, 2e-5])
     warm = optim.schedule({**base, "schedule": "step", "drop_at": 2 / 3, "warmup_steps": 10})
-    assert [float(warm(i)) for i in (0, 9, 10, 199, 200)] == pytest.approx([5e-5 / 11, 5e-5 * 10 / 11, 5e-5, 5e-5, 2e-5])
+    assert [float(warm(i)) for i in (0, 9, 10, 199, 200)] == pytest.approx(
+        [5e-5 / 11, 5e-5 * 10 / 11, 5e-5, 5e-5, 2e-5]
+    )
     cosine = optim.schedule({**base, "schedule": "cosine", "warmup_steps": 100})
-    assert [float(cosine(i)) for i in (100, 200, 300, 400)] == pytest.approx([5e-5, 3.5e-5, 2e-5, 2e-5])
+    assert [float(cosine(i)) for i in (100, 200, 300, 400)] == pytest.approx(
+        [5e-5, 3.5e-5, 2e-5, 2e-5]
+    )
     assert float(optim.schedule({**base, "schedule": "constant"})(10_000)) == pytest.approx(5e-5)
 
 
 def test_warm_up_stable_decay():
-    base = dict(small.config()["optim"], schedule="wsd", warmup_steps=4, learning_rate=5e-5, final_learning_rate=1e-5)
+    base = dict(
+        small.config()["optim"],
+        schedule="wsd",
+        warmup_steps=4,
+        learning_rate=5e-5,
+        final_learning_rate=1e-5,
+    )
     endless = optim.schedule(base)
     assert [float(endless(i)) for i in (0, 3, 4, 10**6)] == pytest.approx([1e-5, 4e-5, 5e-5, 5e-5])
     rate = optim.schedule({**base, "decay_start": 100, "decay_steps": 64})
-    assert [float(rate(i)) for i in (99, 100, 104, 116, 164, 999)] == pytest.approx([5e-5, 5e-5, 4e-5, 3e-5, 1e-5, 1e-5])
+    assert [float(rate(i)) for i in (99, 100, 104, 116, 164, 999)] == pytest.approx(
+        [5e-5, 5e-5, 4e-5, 3e-5, 1e-5, 1e-5]
+    )
 
 
 def test_groups_never_cross_devices(batches):
     plain = small.config()
     with pytest.raises(ValueError, match="8 rows a task on 8 device"):
         jax.eval_shape(
-            lambda b: step.gradients(small.model(plain), small.model(plain).init_params(0), b, plain, 8), small.batch(NAMES, 8)
+            lambda b: step.gradients(
+                small.model(plain), small.model(plain).init_params(0), b, plain, 8
+            ),
+            small.batch(NAMES, 8),
         )
 
 
@@ -273,5 +338,7 @@ def test_what_is_computed_again_is_the_same(batches):
         found[remat] = jax.jit(lambda p, b, m=network, c=plain: step.gradients(m, p, b, c)[0])(
             network.init_params(0), batches[0]
         )
-    for (path, a), b in zip(leaves(found["none"]), jax.tree.leaves(found["elementwise"]), strict=True):
+    for (path, a), b in zip(
+        leaves(found["none"]), jax.tree.leaves(found["elementwise"]), strict=True
+    ):
         assert np.abs(a - b).max() <= 1e-5 * np.abs(a).max(), jax.tree_util.keystr(path)

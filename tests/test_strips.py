@@ -23,14 +23,23 @@ def network(scale: int):
 
 
 @settings(deadline=None, max_examples=60)
-@given(height=st.integers(1, 120), width=st.integers(1, 90), scale=st.integers(1, 3), overlap=st.integers(0, 15),
-       batch=st.integers(1, 9))  # fmt: skip
+@given(
+    height=st.integers(1, 120),
+    width=st.integers(1, 90),
+    scale=st.integers(1, 3),
+    overlap=st.integers(0, 15),
+    batch=st.integers(1, 9),
+)
 def test_strips_are_the_whole_picture_bit_for_bit(height, width, scale, overlap, batch):
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
     cut = dict(scale=scale, tile=16, overlap=overlap, batch=batch)
     (whole,) = restore_pictures(network(scale), [image], **cut)
     done = []
-    strips = list(restore_strips(network(scale), lambda a, b: image[a:b], height, width, **cut, done=done.append))
+    strips = list(
+        restore_strips(
+            network(scale), lambda a, b: image[a:b], height, width, **cut, done=done.append
+        )
+    )
     np.testing.assert_array_equal(np.concatenate(strips), whole)
     assert max(len(strip) for strip in strips) <= 16 * scale
     assert sum(done) == count_tiles(height, width, tile=16, overlap=overlap)
@@ -45,7 +54,11 @@ def test_rows_are_read_from_top_to_bottom_and_no_more_than_a_row_of_tiles():
 
     for _ in restore_strips(network(1), read, 200, 40, scale=1, tile=16, overlap=4, batch=4):
         pass
-    assert asked == sorted(asked) and all(last - first == 16 for first, last in asked) and asked[-1][1] == 200
+    assert (
+        asked == sorted(asked)
+        and all(last - first == 16 for first, last in asked)
+        and asked[-1][1] == 200
+    )
 
 
 def test_ensemble_is_the_mean_over_the_turned_tiles():
@@ -65,11 +78,17 @@ def test_rows_of_strips():
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 6])
 def test_alpha_of_16_bits_is_enlarged_as_bytes_are(scale):
-    alpha = np.random.default_rng(2).integers(64, 192, (13, 9)).astype(np.uint8)  # nothing is clipped on the way
+    # Nothing is clipped on the way
+    alpha = np.random.default_rng(2).integers(64, 192, (13, 9)).astype(np.uint8)
     big = channels.enlarged(alpha.astype(np.uint16) * 257, scale) / 257
     # The exact one rounds to bytes between height and width, too.
     assert np.abs(big - bicubic_up(alpha, scale)).max() < 1.2
     np.testing.assert_array_equal(
-        np.concatenate([channels.enlarged_rows(alpha, scale, r, min(r + 5, 13 * scale)) for r in range(0, 13 * scale, 5)]),
+        np.concatenate(
+            [
+                channels.enlarged_rows(alpha, scale, r, min(r + 5, 13 * scale))
+                for r in range(0, 13 * scale, 5)
+            ]
+        ),
         bicubic_up(alpha, scale),
     )

@@ -34,7 +34,10 @@ def test_networks_of_the_studies(part, tmp_path):
     """Parts left out or added: all that is there is trained, and weights folders keep it; the authors' form cannot."""
     tasks = [TASKS["sr2"], TASKS["denoise50"]]
     model = build({**preset("tiny"), **small.MODEL, **PARTS[part]}, tasks)
-    lq = {task.name: np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 3)).astype(np.float32) for task in tasks}
+    lq = {
+        task.name: np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 3)).astype(np.float32)
+        for task in tasks
+    }
     params = model.init_params(0)
 
     def loss(params):
@@ -42,8 +45,14 @@ def test_networks_of_the_studies(part, tmp_path):
         return sum(jnp.mean(jnp.abs(outputs[name])) for name in outputs), outputs
 
     (_, outputs), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-    silent = {jax.tree_util.keystr(path) for path, g in jax.tree_util.tree_leaves_with_path(grads) if not np.any(g)}
-    assert silent == ({f"['task_{t.name}']['embedding']" for t in tasks} if model.decoder_layers == 0 else set())
+    silent = {
+        jax.tree_util.keystr(path)
+        for path, g in jax.tree_util.tree_leaves_with_path(grads)
+        if not np.any(g)
+    }
+    assert silent == (
+        {f"['task_{t.name}']['embedding']" for t in tasks} if model.decoder_layers == 0 else set()
+    )
     assert ("norm_memory" in grads["body"].get("decoder", {})) == model.memory_norm
 
     restorer = Restorer(model, params, {task.name: task for task in tasks}, {})
@@ -52,7 +61,8 @@ def test_networks_of_the_studies(part, tmp_path):
     assert again.model.memory_norm == model.memory_norm
     same, _ = jax.jit(lambda p, x: again.model.apply({"params": p}, x))(again.params, lq)
     for name in outputs:
-        np.testing.assert_allclose(same[name], outputs[name], rtol=1e-5, atol=1e-3)  # of 255
+        # Of 255
+        np.testing.assert_allclose(same[name], outputs[name], rtol=1e-5, atol=1e-3)
     with pytest.raises(WeightsError, match="the authors' code has no network"):
         authors.write(restorer, tmp_path / "x.safetensors", "safetensors")
 
@@ -62,20 +72,33 @@ def result(variant: str, *scores: float, seed: int = 0, tasks: str = "ab") -> st
 
 
 def test_only_variants_that_are_near_another_on_the_same_tasks_are_trained_again():
-    results = [result("a", 30.0, 20.0), result("b", 30.4, 20.4), result("c", 30.05, 20.05), result("other", 25.0, tasks="a")]
+    results = [
+        result("a", 30.0, 20.0),
+        result("b", 30.4, 20.4),
+        result("c", 30.05, 20.05),
+        result("other", 25.0, tasks="a"),
+    ]
     assert study.close(results) == {"a", "c"}
     assert study.close(results[:2]) == set()
 
 
 def test_the_table_has_means_and_half_the_spread_over_seeds():
-    text = study.table([result("a", 30.0, 20.0), result("a", 30.2, 20.4, seed=1), result("alone", 31.5, tasks="a")])
+    text = study.table(
+        [result("a", 30.0, 20.0), result("a", 30.2, 20.4, seed=1), result("alone", 31.5, tasks="a")]
+    )
     assert text.splitlines()[0] == "| PSNR-Y, dB | a | b | mean | seeds |"
-    assert text.splitlines()[2:] == ["| a | 30.10 | 20.20 | 25.15 +- 0.15 | 2 |", "| alone | 31.50 |  | 31.50 | 1 |"]
+    assert text.splitlines()[2:] == [
+        "| a | 30.10 | 20.20 | 25.15 +- 0.15 | 2 |",
+        "| alone | 31.50 |  | 31.50 | 1 |",
+    ]
 
 
 def test_curves_of_two_logs(tmp_path, capsys):
     for name, factor in (("a", 1.0), ("b", 2.0)):
-        lines = [{"step": step, "loss": 9.0, "l1/sr2": factor * 100 / step, "l1/derain": None} for step in range(10, 110, 10)]
+        lines = [
+            {"step": step, "loss": 9.0, "l1/sr2": factor * 100 / step, "l1/derain": None}
+            for step in range(10, 110, 10)
+        ]
         lines.append({"step": 100, "sr2/psnr_y": 30.0})
         (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
     out = tmp_path / "c.png"
@@ -99,7 +122,9 @@ def test_a_study_trains_scores_draws_and_does_not_repeat_itself(tmp_path, capsys
     photos.parent.mkdir()
     photos.symlink_to(tmp_path / "elsewhere")
     for i, picture in enumerate(embedded("all") * 3):
-        cv2.imwrite(str(photos / f"{i}.png"), picture[20 * (i // 4) :][:160, 20 * (i // 4) :][:, :160, ::-1])
+        cv2.imwrite(
+            str(photos / f"{i}.png"), picture[20 * (i // 4) :][:160, 20 * (i // 4) :][:, :160, ::-1]
+        )
     arguments = ["--photos", str(photos.parent), "--out", str(tmp_path / "out"), "--steps", "20"]
     assert study.main(pretraining.STUDY, [*arguments, "--seeds", "0"]) == 0
     first = (tmp_path / "out/pretraining.json").read_text()

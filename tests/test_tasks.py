@@ -31,12 +31,15 @@ def test_every_task_of_the_table_goes_through_a_weights_folders_json_and_back():
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 def test_a_task_keeps_what_it_promises(task):
     tile = 10
-    hq = np.random.default_rng(0).integers(0, 256, (tile * task.scale, tile * task.scale, 3), dtype=np.uint8)
+    hq = np.random.default_rng(0).integers(
+        0, 256, (tile * task.scale, tile * task.scale, 3), dtype=np.uint8
+    )
     before = hq.copy()
     lq, again = (task.degrade(hq, np.random.default_rng(1)) for _ in range(2))
     assert lq.shape == (tile, tile, 3)
     assert lq.dtype == (np.uint8 if task.degrade.rounded else np.float32)
-    if task.name != "denoise":  # half of its noise is not clipped
+    # Half of its noise is not clipped
+    if task.name != "denoise":
         assert lq.min() >= 0 and lq.max() <= 255
     np.testing.assert_array_equal(lq, again)
     np.testing.assert_array_equal(hq, before)
@@ -50,13 +53,28 @@ def test_sr_is_scored_without_a_border_of_its_scale():
 
 
 def test_a_config_makes_new_tasks(tmp_path):
-    assert make_task({"name": "denoise70", "degradation": "noise", "sigma": 70}) == Task("denoise70", 1, Noise(70))
-    assert make_task({"name": "x3", "degradation": "bicubic", "scale": 3}) == Task("x3", 3, Bicubic(3))
+    assert make_task({"name": "denoise70", "degradation": "noise", "sigma": 70}) == Task(
+        "denoise70", 1, Noise(70)
+    )
+    assert make_task({"name": "x3", "degradation": "bicubic", "scale": 3}) == Task(
+        "x3", 3, Bicubic(3)
+    )
     rain = make_task({"name": "drizzle", "degradation": "rain", "density": (10, 20)})
     assert rain.scale == 1 and rain.degrade == Rain(density=(10, 20))
-    folder = make_task({"name": "streaks", "degradation": "rain_folder", "directory": str(tmp_path)})
+    folder = make_task(
+        {"name": "streaks", "degradation": "rain_folder", "directory": str(tmp_path)}
+    )
     assert folder.degrade == RainFolder(str(tmp_path))
-    assert {"bicubic", "noise", "rain", "rain_folder", "jpeg", "motion_blur", "chain", "pairs"} <= set(DEGRADATIONS)
+    assert {
+        "bicubic",
+        "noise",
+        "rain",
+        "rain_folder",
+        "jpeg",
+        "motion_blur",
+        "chain",
+        "pairs",
+    } <= set(DEGRADATIONS)
 
 
 @pytest.mark.parametrize(
@@ -65,12 +83,24 @@ def test_a_config_makes_new_tasks(tmp_path):
         ("sr22", r"unknown task 'sr22' \(did you mean 'sr2'\?\); known: sr2, sr3"),
         ({"name": "a b", "degradation": "noise", "sigma": 1}, "must be a word .* not 'a b'"),
         ({"degradation": "noise", "sigma": 1}, "must be a word .* not None"),
-        ({"name": "n", "degradation": "nose", "sigma": 1}, r"task 'n': unknown degradation 'nose' \(did you mean 'noise'"),
-        ({"name": "n", "degradation": "noise", "sgma": 1}, r"'noise' has no field 'sgma' \(did you mean 'sigma'\?\)"),
+        (
+            {"name": "n", "degradation": "nose", "sigma": 1},
+            r"task 'n': unknown degradation 'nose' \(did you mean 'noise'",
+        ),
+        (
+            {"name": "n", "degradation": "noise", "sgma": 1},
+            r"'noise' has no field 'sgma' \(did you mean 'sigma'\?\)",
+        ),
         ({"name": "n", "degradation": "noise"}, "task 'n': .*sigma"),
         ({"name": "n", "degradation": "noise", "sigma": -1}, "task 'n': Noise: sigma"),
-        ({"name": "s", "degradation": "bicubic", "scale": 1}, "task 's': .*scale must be an integer, 2 or more"),
-        ({"name": "r", "degradation": "rain", "width": (2, 1)}, "task 'r': Rain: width must be a range"),
+        (
+            {"name": "s", "degradation": "bicubic", "scale": 1},
+            "task 's': .*scale must be an integer, 2 or more",
+        ),
+        (
+            {"name": "r", "degradation": "rain", "width": (2, 1)},
+            "task 'r': Rain: width must be a range",
+        ),
     ],
 )
 def test_entries_that_are_no_task_are_refused_by_name(entry, message):

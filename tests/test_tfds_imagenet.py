@@ -37,7 +37,10 @@ def _photographs() -> dict[str, bytes]:
     source = Embedded("all")
     names = ["n01440764_0.JPEG", "n01440764_1.JPEG", "n01494475_0.JPEG", "n01514859_0.JPEG"]
     images = [np.ascontiguousarray(source[i][:, :, ::-1]) for i in range(4)]
-    return {name: cv2.imencode(".jpg", image)[1].tobytes() for name, image in zip(names, images, strict=True)}
+    return {
+        name: cv2.imencode(".jpg", image)[1].tobytes()
+        for name, image in zip(names, images, strict=True)
+    }
 
 
 def _tar(files: dict[str, bytes]) -> bytes:
@@ -53,7 +56,9 @@ def _tar(files: dict[str, bytes]) -> bytes:
 def _run(*arguments: str) -> None:
     command = [sys.executable, *arguments]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
+    result = subprocess.run(
+        command, capture_output=True, text=True, env=environment, check=False, timeout=300
+    )
     assert result.returncode == 0, result.stderr[-4000:]
 
 
@@ -70,7 +75,9 @@ def archives(photographs, tmp_path_factory) -> pathlib.Path:
     for name, data in photographs.items():
         synsets.setdefault(name.split("_")[0], {})[name] = data
     train = {f"{synset}.tar": _tar(files) for synset, files in synsets.items()}
-    validation = {f"ILSVRC2012_val_{i:08}.JPEG": data for i, data in enumerate(photographs.values(), 1)}
+    validation = {
+        f"ILSVRC2012_val_{i:08}.JPEG": data for i, data in enumerate(photographs.values(), 1)
+    }
     (folder / "ILSVRC2012_img_train.tar").write_bytes(_tar(train))
     (folder / "ILSVRC2012_img_val.tar").write_bytes(_tar(validation))
     return folder
@@ -111,14 +118,18 @@ def test_train_split_holds_the_files_of_the_archives(array_record, photographs):
 def test_validation_split_holds_the_files_of_the_archives(array_record, photographs):
     source = Tfds("imagenet2012", "validation", array_record)
     read = {_file_name(source, i): source[i] for i in range(len(source))}
-    assert read == {f"ILSVRC2012_val_{i:08}.JPEG": data for i, data in enumerate(photographs.values(), 1)}
+    assert read == {
+        f"ILSVRC2012_val_{i:08}.JPEG": data for i, data in enumerate(photographs.values(), 1)
+    }
 
 
 def test_held_out_pictures_are_not_trained_on(array_record, photographs):
     config = {"source": "tfds", "dir": str(array_record), "held_out": 2}
     train, held_out = open_source(config, "train"), open_source(config, "eval")
     names = [{_file_name(source, i) for i in range(len(source))} for source in (train, held_out)]
-    assert len(names[1]) == 2 and not names[0] & names[1] and names[0] | names[1] == set(photographs)
+    assert (
+        len(names[1]) == 2 and not names[0] & names[1] and names[0] | names[1] == set(photographs)
+    )
 
 
 def test_reading_does_not_import_tensorflow(array_record):
@@ -129,11 +140,20 @@ def test_reading_does_not_import_tensorflow(array_record):
         "assert 'tensorflow' not in sys.modules\n"
     )
     root = pathlib.Path(__file__).parent.parent
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=False, timeout=300)
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        check=False,
+        timeout=300,
+    )
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("apache_beam") is None, reason="apache-beam is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("apache_beam") is None, reason="apache-beam is not installed"
+)
 def test_the_advice_for_a_tfrecord_set_works(archives, array_record, tmp_path):
     data_dir = _build(archives, tmp_path / "tfrecord", "tfrecord")
     with pytest.raises(DataError, match="is in tfrecord format") as error:
@@ -141,5 +161,7 @@ def test_the_advice_for_a_tfrecord_set_works(archives, array_record, tmp_path):
     command = shlex.split(str(error.value).rsplit(": ", 1)[1])
     assert command[0] == "python"
     _run(*command[1:])
-    converted, direct = (Tfds("imagenet2012", "train", folder) for folder in (data_dir, array_record))
+    converted, direct = (
+        Tfds("imagenet2012", "train", folder) for folder in (data_dir, array_record)
+    )
     assert [converted[i] for i in range(len(converted))] == [direct[i] for i in range(len(direct))]

@@ -48,7 +48,12 @@ def _write_set(
         "numBytes": str(sum(map(len, PICTURES))),
         "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
     }
-    info = {"name": name.split("/")[0], "version": version, "fileFormat": file_format, "splits": [split]}
+    info = {
+        "name": name.split("/")[0],
+        "version": version,
+        "fileFormat": file_format,
+        "splits": [split],
+    }
     (directory / "dataset_info.json").write_text(json.dumps(info))
     number = 0
     for i, length in enumerate(SHARDS):
@@ -97,9 +102,11 @@ def test_threads_and_processes_read_the_same(tmp_path):
     source = Tfds("tiny", "train", tmp_path)
     unread = pickle.dumps(source)
     order = list(np.random.default_rng(0).integers(0, 10, 300))
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:  # Their first reads race for opening the files.
+    # Their first reads race for opening the files.
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda i: source[i], order)) == [PICTURES[i] for i in order]
-    assert pickle.dumps(source) == unread  # Nothing open goes along.
+    # Nothing open goes along.
+    assert pickle.dumps(source) == unread
     assert pickle.loads(unread)[4] == PICTURES[4]
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.starmap(_read, [(source, i) for i in range(10)]) == PICTURES
@@ -162,9 +169,14 @@ def test_missing_sets_say_what_is_there_and_how_to_prepare_them(tmp_path):
 def test_unusable_sets_say_why(tmp_path):
     directory = _write_set(tmp_path / "1", file_format="tfrecord")
     message = _error("tiny", "train", tmp_path / "1")
-    assert f"convert_format --dataset_version_dir={directory} --out_file_format=array_record" in message
+    assert (
+        f"convert_format --dataset_version_dir={directory} --out_file_format=array_record"
+        in message
+    )
     _write_set(tmp_path / "2", image="picture")
-    assert 'no image feature "image"; its features: file_name, label, picture' in _error("tiny", "train", tmp_path / "2")
+    assert 'no image feature "image"; its features: file_name, label, picture' in _error(
+        "tiny", "train", tmp_path / "2"
+    )
     _write_set(tmp_path / "3", feature=tfds.features.Text())
     assert 'no image feature "image"' in _error("tiny", "train", tmp_path / "3")
     directory = _write_set(tmp_path / "4")
@@ -192,7 +204,10 @@ def test_records_of_something_else_name_the_missing_feature(tmp_path, features):
         writer.close()
     source = Tfds("tiny", "train", tmp_path)
     for read in (lambda: source[5], source.fingerprint):
-        with pytest.raises(DataError, match=r'^tiny/train\[\d\] in .* has no feature "image".* written by something else$'):
+        with pytest.raises(
+            DataError,
+            match=r'^tiny/train\[\d\] in .* has no feature "image".* written by something else$',
+        ):
             read()
     assert source.name(5) == "tiny/train[5]"
 
@@ -219,7 +234,9 @@ def test_needs_no_tensorflow_and_is_quiet(tmp_path):
         "assert source[3].startswith(b'encoded picture 3 ')\n"
         "assert 'tensorflow' not in sys.modules\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 

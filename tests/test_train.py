@@ -78,7 +78,9 @@ def arrays(workdir: pathlib.Path, step: int) -> dict[str, bytes]:
 
 def flat(tree, prefix=""):
     for key, value in tree.items():
-        yield from flat(value, f"{prefix}{key}/") if isinstance(value, dict) else [(prefix + key, value)]
+        yield from (
+            flat(value, f"{prefix}{key}/") if isinstance(value, dict) else [(prefix + key, value)]
+        )
 
 
 def assert_same(a: dict, b: dict) -> None:
@@ -91,7 +93,10 @@ def assert_same(a: dict, b: dict) -> None:
 def straight(photographs, tmp_path_factory):
     """40 steps without a stop, evaluated."""
     workdir = tmp_path_factory.mktemp("straight")
-    outcome = pretrain(config(photographs, evaluate={"every": 20, "pictures": 2, "batch": 4, "overlap": 4}), str(workdir))
+    outcome = pretrain(
+        config(photographs, evaluate={"every": 20, "pictures": 2, "batch": 4, "overlap": 4}),
+        str(workdir),
+    )
     return workdir, outcome
 
 
@@ -101,16 +106,35 @@ def test_a_run_leaves_what_the_readme_says(straight):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     training = [line for line in lines if "loss" in line]
     assert [line["step"] for line in training] == [5, 10, 15, 20, 25, 30, 35, 40]
-    keys = {"step", "loss", "l1/sr2", "l1/denoise50", "contrastive", "lr", "grad_norm", "samples_per_s", "wait"}
+    keys = {
+        "step",
+        "loss",
+        "l1/sr2",
+        "l1/denoise50",
+        "contrastive",
+        "lr",
+        "grad_norm",
+        "samples_per_s",
+        "wait",
+    }
     assert keys <= set(training[0])
     scores = [line for line in lines if "held_out/sr2/psnr_y" in line]
     assert [line["step"] for line in scores] == [20, 40]
-    assert {"held_out/denoise50/psnr_y", "held_out/denoise50/psnr_rgb", "held_out/denoise50/ssim_y"} <= set(scores[0])
-    assert outcome.scores["denoise50"]["psnr_y"] == pytest.approx(scores[1]["held_out/denoise50/psnr_y"])
+    assert {
+        "held_out/denoise50/psnr_y",
+        "held_out/denoise50/psnr_rgb",
+        "held_out/denoise50/ssim_y",
+    } <= set(scores[0])
+    assert outcome.scores["denoise50"]["psnr_y"] == pytest.approx(
+        scores[1]["held_out/denoise50/psnr_y"]
+    )
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        assert checkpoints.steps() == [20, 30, 40]  # the last two, and each 20th
+        # The last two, and each 20th
+        assert checkpoints.steps() == [20, 30, 40]
         meta = checkpoints.read_meta()
-    assert meta["config"]["model"]["features"] == 4 and {"jax", "flax", "ipt_jax"} <= set(meta["versions"])
+    assert meta["config"]["model"]["features"] == 4 and {"jax", "flax", "ipt_jax"} <= set(
+        meta["versions"]
+    )
     assert json.loads((workdir / "config.json").read_text())["fingerprint"] == meta["fingerprint"]
     picture = cv2.imread(str(workdir / "evaluation" / "00000040.png"))
     assert picture is not None and picture.shape[0] > 2 * 90
@@ -123,7 +147,10 @@ def test_the_loss_of_a_run_falls(straight):
     lines = metrics_log.read_lines(epath.Path(straight[0] / "metrics.jsonl"))
     noise = [line["l1/denoise50"] for line in lines if "loss" in line]
     assert np.mean(noise[-2:]) < 0.8 * noise[0]
-    assert straight[1].scores["denoise50"]["psnr_y"] > straight[1].scores["denoise50"]["input_psnr_y"] + 1
+    assert (
+        straight[1].scores["denoise50"]["psnr_y"]
+        > straight[1].scores["denoise50"]["input_psnr_y"] + 1
+    )
 
 
 def test_stopped_and_resumed_is_bit_identical(straight, photographs, tmp_path):
@@ -133,10 +160,15 @@ def test_stopped_and_resumed_is_bit_identical(straight, photographs, tmp_path):
     second = pretrain(config(photographs), str(tmp_path))
     assert second.step == 40
     assert_same(arrays(tmp_path, 40), arrays(straight[0], 40))
-    logged = [line["step"] for line in metrics_log.read_lines(epath.Path(tmp_path / "metrics.jsonl")) if "loss" in line]
+    logged = [
+        line["step"]
+        for line in metrics_log.read_lines(epath.Path(tmp_path / "metrics.jsonl"))
+        if "loss" in line
+    ]
     assert logged == sorted(set(logged)) and logged[-1] == 40
     again = pretrain(config(photographs), str(tmp_path))
-    assert again.step == 40 and again.finished  # nothing left to do is no error
+    # Nothing left to do is no error
+    assert again.step == 40 and again.finished
 
 
 def test_muon_stopped_and_resumed_is_bit_identical(photographs, tmp_path):
@@ -148,19 +180,34 @@ def test_muon_stopped_and_resumed_is_bit_identical(photographs, tmp_path):
     assert_same(arrays(tmp_path / "stopped", 12), arrays(tmp_path / "straight", 12))
 
 
-def command(folder: pathlib.Path, workdir: pathlib.Path, tmp_path: pathlib.Path, *more: str, **changes) -> list[str]:
+def command(
+    folder: pathlib.Path, workdir: pathlib.Path, tmp_path: pathlib.Path, *more: str, **changes
+) -> list[str]:
     file = tmp_path / "config.py"
     file.write_text(
         f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({settings(folder, **changes)!r})\n"
     )
-    return [sys.executable, "-m", "ipt_jax", "pretrain", f"--config={file}", f"--workdir={workdir}", *more]
+    return [
+        sys.executable,
+        "-m",
+        "ipt_jax",
+        "pretrain",
+        f"--config={file}",
+        f"--workdir={workdir}",
+        *more,
+    ]
 
 
-def wait_for_step(workdir: pathlib.Path, step: int, process: subprocess.Popen, limit: float = 240) -> None:
+def wait_for_step(
+    workdir: pathlib.Path, step: int, process: subprocess.Popen, limit: float = 240
+) -> None:
     end = time.monotonic() + limit
     while time.monotonic() < end and process.poll() is None:
         if (workdir / "metrics.jsonl").exists():
-            steps = [line["step"] for line in metrics_log.read_lines(epath.Path(workdir / "metrics.jsonl"))]
+            steps = [
+                line["step"]
+                for line in metrics_log.read_lines(epath.Path(workdir / "metrics.jsonl"))
+            ]
             if steps and steps[-1] >= step:
                 return
         time.sleep(0.05)
@@ -179,7 +226,11 @@ def test_a_signal_saves_and_the_run_goes_on_bit_identical(number, straight, phot
     finally:
         process.kill()
     assert process.returncode == 0, said
-    stopped = int(re.search(r"stopped by SIG\w+ at step (\d+) of 100000, saved; start the same command again", said).group(1))
+    stopped = int(
+        re.search(
+            r"stopped by SIG\w+ at step (\d+) of 100000, saved; start the same command again", said
+        ).group(1)
+    )
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         assert checkpoints.latest() == stopped >= 3
     assert "Traceback" not in said
@@ -216,11 +267,16 @@ def test_a_branch_takes_the_whole_state_and_may_change_the_schedule_alone(photog
     decay = {"decay_start": 10, "decay_steps": 6, "final_learning_rate": 1e-6}
     branch = wsd(photographs, steps=16, branch_from=f"{whole}@10", optim=decay, log={"every": 1})
     assert pretrain(branch, str(tmp_path / "decayed")).step == 16
-    lines = [line for line in metrics_log.read_lines(epath.Path(tmp_path / "decayed" / "metrics.jsonl")) if "lr" in line]
+    lines = [
+        line
+        for line in metrics_log.read_lines(epath.Path(tmp_path / "decayed" / "metrics.jsonl"))
+        if "lr" in line
+    ]
     assert [line["step"] for line in lines] == [11, 12, 13, 14, 15, 16]
     expected = [1e-6 + (1e-3 - 1e-6) * (1 - (done / 6) ** 0.5) for done in range(6)]
     assert [line["lr"] for line in lines] == pytest.approx(expected)
-    assert pretrain(branch, str(tmp_path / "decayed")).step == 16  # the same command again goes on by itself
+    # The same command again goes on by itself
+    assert pretrain(branch, str(tmp_path / "decayed")).step == 16
     for changes, message in (
         ({"seed": 5}, r"these differ:\n  seed: 0 -> 5"),
         ({"optim": {"ema": 0.5}}, r"optim.ema: 0.9 -> 0.5"),
@@ -229,13 +285,19 @@ def test_a_branch_takes_the_whole_state_and_may_change_the_schedule_alone(photog
         ({"branch_from": str(tmp_path / "none")}, "is not the folder of a run"),
     ):
         with pytest.raises(ConfigError, match=message):
-            pretrain(wsd(photographs, **{"steps": 20, "branch_from": f"{whole}@10", **changes}), str(tmp_path / "refused"))
+            pretrain(
+                wsd(photographs, **{"steps": 20, "branch_from": f"{whole}@10", **changes}),
+                str(tmp_path / "refused"),
+            )
 
 
 def test_a_folder_with_another_run_is_refused_and_untouched(straight, photographs):
     workdir, _ = straight
     before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*")}
-    with pytest.raises(ConfigError, match=r"another config.*\n  optim.learning_rate: 0.001 -> 0.002\n  seed: 0 -> 5"):
+    with pytest.raises(
+        ConfigError,
+        match=r"another config.*\n  optim.learning_rate: 0.001 -> 0.002\n  seed: 0 -> 5",
+    ):
         pretrain(config(photographs, seed=5, optim={"learning_rate": 2e-3}), str(workdir))
     assert {p: p.stat().st_mtime_ns for p in workdir.rglob("*")} == before
 
@@ -255,9 +317,13 @@ def test_a_moved_data_folder_is_the_same_data(straight, photographs, tmp_path):
     for file in photographs.iterdir():
         (moved / file.name).write_bytes(file.read_bytes())
     before = (straight[0] / "metrics.jsonl").read_text()
-    again = pretrain(config(moved, evaluate={"every": 20, "pictures": 2, "batch": 4, "overlap": 4}), str(straight[0]))
+    again = pretrain(
+        config(moved, evaluate={"every": 20, "pictures": 2, "batch": 4, "overlap": 4}),
+        str(straight[0]),
+    )
     assert again.finished and again.scores == straight[1].scores
-    assert (straight[0] / "metrics.jsonl").read_text() == before  # evaluated again, not logged twice
+    # Evaluated again, not logged twice
+    assert (straight[0] / "metrics.jsonl").read_text() == before
 
 
 def test_a_truncated_picture_is_named_replaced_and_counted(photographs, tmp_path, caplog):
@@ -266,20 +332,33 @@ def test_a_truncated_picture_is_named_replaced_and_counted(photographs, tmp_path
     for file in photographs.iterdir():
         picture = cv2.imread(str(file))
         data = cv2.imencode(".jpg", picture)[1].tobytes()
-        (folder / f"{file.stem}.jpg").write_bytes(data[: len(data) // 2] if file.stem == "3" else data)
+        (folder / f"{file.stem}.jpg").write_bytes(
+            data[: len(data) // 2] if file.stem == "3" else data
+        )
     with caplog.at_level(logging.WARNING):
-        done = pretrain(config(folder, steps=12, data={"max_bad": 0.3, "held_out": 0}), str(tmp_path / "run"))
+        done = pretrain(
+            config(folder, steps=12, data={"max_bad": 0.3, "held_out": 0}), str(tmp_path / "run")
+        )
     assert done.finished
     named = [r.getMessage() for r in caplog.records if "replaced a picture" in r.getMessage()]
     assert len(named) == 1 and "3.jpg" in named[0] and "truncated" in named[0]
     last = metrics_log.read_lines(epath.Path(tmp_path / "run" / "metrics.jsonl"))[-1]
     assert last["bad_pictures"] == 1
     with pytest.raises(RunError, match=r"more than data.max_bad=0.05; the last: 3.jpg"):
-        pretrain(config(folder, steps=12, data={"max_bad": 0.05, "held_out": 0}), str(tmp_path / "strict"))
+        pretrain(
+            config(folder, steps=12, data={"max_bad": 0.05, "held_out": 0}),
+            str(tmp_path / "strict"),
+        )
 
 
 def test_bad_numbers_stop_the_run_with_the_last_good_checkpoint(photographs, tmp_path):
-    wild = {"learning_rate": 1e30, "final_learning_rate": 1e30, "schedule": "constant", "warmup_steps": 0, "max_skipped": 3}
+    wild = {
+        "learning_rate": 1e30,
+        "final_learning_rate": 1e30,
+        "schedule": "constant",
+        "warmup_steps": 0,
+        "max_skipped": 3,
+    }
     with pytest.raises(RunError, match="3 steps in a row changed nothing, up to step"):
         pretrain(config(photographs, optim=wild, checkpoint={"every": 1}), str(tmp_path))
 
@@ -287,22 +366,40 @@ def test_bad_numbers_stop_the_run_with_the_last_good_checkpoint(photographs, tmp
 def test_init_from_takes_another_runs_average(straight, photographs, tmp_path):
     workdir, _ = straight
     started = pretrain(
-        config(photographs, steps=1, optim={"learning_rate": 1e-12, "final_learning_rate": 1e-12}, init_from=str(workdir)),
+        config(
+            photographs,
+            steps=1,
+            optim={"learning_rate": 1e-12, "final_learning_rate": 1e-12},
+            init_from=str(workdir),
+        ),
         str(tmp_path / "a"),
     )
     assert started.finished
-    with Checkpoints(workdir / "checkpoints") as old, Checkpoints(tmp_path / "a" / "checkpoints") as new:
-        for (key, a), (_, b) in zip(flat(old.restore_params("ema")[0]), flat(new.restore_params("params")[0]), strict=True):
+    with (
+        Checkpoints(workdir / "checkpoints") as old,
+        Checkpoints(tmp_path / "a" / "checkpoints") as new,
+    ):
+        for (key, a), (_, b) in zip(
+            flat(old.restore_params("ema")[0]), flat(new.restore_params("params")[0]), strict=True
+        ):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-9, err_msg=key)
-    with pytest.raises(ConfigError, match=r"holds another model:\n  model.hidden: 32 in the weights, 16 asked for$"):
-        pretrain(config(photographs, model={**small.MODEL, "hidden": 16}, init_from=str(workdir)), str(tmp_path / "b"))
+    with pytest.raises(
+        ConfigError, match=r"holds another model:\n  model.hidden: 32 in the weights, 16 asked for$"
+    ):
+        pretrain(
+            config(photographs, model={**small.MODEL, "hidden": 16}, init_from=str(workdir)),
+            str(tmp_path / "b"),
+        )
     with pytest.raises(WeightsError, match="there is no"):
         pretrain(config(photographs, init_from=str(tmp_path / "none")), str(tmp_path / "c"))
 
 
 def test_eight_devices_and_one_task_a_step(photographs, tmp_path):
     done = pretrain(
-        config(photographs, devices=8, batch_size=16, steps=6, data={"draw": "one"}, log={"every": 2}), str(tmp_path)
+        config(
+            photographs, devices=8, batch_size=16, steps=6, data={"draw": "one"}, log={"every": 2}
+        ),
+        str(tmp_path),
     )
     assert done.finished
     with pytest.raises(ConfigError, match="batch_size=8 must be a multiple of"):
@@ -315,10 +412,16 @@ def test_eight_devices_and_one_task_a_step(photographs, tmp_path):
         ({"data": {"dir": "/nowhere"}}, DataError, "/nowhere"),
         ({"data": {"held_out": 8}}, DataError, "held_out"),
         ({"devices": 99, "batch_size": 396}, ConfigError, "devices=99 asked for, but there are 8"),
-        ({"batch_size": 12, "loss": {"contrastive": "eq5", "group": 3}, "data": {"held_out": 6}}, DataError, "groups of 3"),
+        (
+            {"batch_size": 12, "loss": {"contrastive": "eq5", "group": 3}, "data": {"held_out": 6}},
+            DataError,
+            "groups of 3",
+        ),
     ],
 )
-def test_wrong_input_is_refused_before_anything_is_written(changes, error, message, photographs, tmp_path):
+def test_wrong_input_is_refused_before_anything_is_written(
+    changes, error, message, photographs, tmp_path
+):
     base = settings(photographs)
     for key, value in changes.items():
         base[key] = {**base.get(key, {}), **value} if isinstance(value, dict) else value

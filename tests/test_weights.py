@@ -79,19 +79,26 @@ def test_a_single_sr_task_is_known_by_its_tail(tmp_path, name, scale):
 
 def test_a_x1_task_must_be_named(tmp_path):
     path = str(saved(tmp_path / "a.safetensors", state_of(micro(("x", 1)))))
-    with pytest.raises(WeightsError, match=r"do not tell the tasks: tails for x1.*--task denoise50"):
+    with pytest.raises(
+        WeightsError, match=r"do not tell the tasks: tails for x1.*--task denoise50"
+    ):
         ipt_jax.load(path, heads=2)
     assert ipt_jax.load(path, task="derain", heads=2).tasks == {"derain": TASKS["derain"]}
     assert ipt_jax.load(path, task="denoise70", heads=2).tasks["denoise70"].degrade.sigma == 70
     blur = ipt_jax.load(path, task="deblur", heads=2).tasks["deblur"]
     with pytest.raises(ValueError, match="it needs pairs"):
         blur.degrade(np.zeros((8, 8, 3), np.uint8), np.random.default_rng())
-    for task, message in (("sr2", "'sr2' is for x2; the tail in the file is for x1"), ("derain,denoise30", "names 2 tasks")):
+    for task, message in (
+        ("sr2", "'sr2' is for x2; the tail in the file is for x1"),
+        ("derain,denoise30", "names 2 tasks"),
+    ):
         with pytest.raises(WeightsError, match=message):
             ipt_jax.load(path, task=task, heads=2)
 
 
-@pytest.mark.parametrize("heads, message", [(None, "heads=12 does not divide.*--heads"), (3, "heads=3"), (0, "heads=0")])
+@pytest.mark.parametrize(
+    "heads, message", [(None, "heads=12 does not divide.*--heads"), (3, "heads=3"), (0, "heads=0")]
+)
 def test_heads_must_divide(tmp_path, heads, message):
     path = str(saved(tmp_path / "a.safetensors", state_of(micro())))
     with pytest.raises(WeightsError, match=message):
@@ -101,7 +108,9 @@ def test_heads_must_divide(tmp_path, heads, message):
 @pytest.mark.parametrize("prefix", ["module.", "model.", "module.model."])
 def test_prefixes_are_taken_off(tmp_path, prefix):
     one = micro(("sr2", 2))
-    path = saved(tmp_path / "a.safetensors", {prefix + name: value for name, value in state_of(one).items()})
+    path = saved(
+        tmp_path / "a.safetensors", {prefix + name: value for name, value in state_of(one).items()}
+    )
     same(ipt_jax.load(str(path), heads=2).params, one.params)
 
 
@@ -109,9 +118,13 @@ def test_fixed_tensors_may_be_missing_but_not_different(tmp_path):
     one = micro(("sr2", 2))
     state = state_of(one)
     fixed = weights.fixed_tensors(one.model.tokens)
-    path = saved(tmp_path / "a.safetensors", {name: value for name, value in state.items() if name not in fixed})
+    path = saved(
+        tmp_path / "a.safetensors",
+        {name: value for name, value in state.items() if name not in fixed},
+    )
     same(ipt_jax.load(str(path), heads=2).params, one.params)
-    state["sub_mean.bias"] = state["sub_mean.bias"] / 255  # a file for pictures in 0..1
+    # A file for pictures in 0..1
+    state["sub_mean.bias"] = state["sub_mean.bias"] / 255
     with pytest.raises(WeightsError, match=r"sub_mean\.bias: not the published value"):
         ipt_jax.load(str(saved(tmp_path / "b.safetensors", state)), heads=2)
 
@@ -119,7 +132,10 @@ def test_fixed_tensors_may_be_missing_but_not_different(tmp_path):
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, ml_dtypes.bfloat16])
 def test_other_floats_become_float32(tmp_path, dtype):
     one = micro(("sr2", 2))
-    state = {name: value.astype(dtype) if value.dtype == np.float32 else value for name, value in state_of(one).items()}
+    state = {
+        name: value.astype(dtype) if value.dtype == np.float32 else value
+        for name, value in state_of(one).items()
+    }
     for name in ("sub_mean.bias", "add_mean.bias"):
         state[name] = state_of(one)[name]
     loaded = ipt_jax.load(str(saved(tmp_path / "a.safetensors", state)), heads=2)
@@ -139,24 +155,43 @@ def test_all_that_is_wrong_is_listed_and_nothing_loads(tmp_path):
         ipt_jax.load(str(path), heads=2)
     text = str(caught.value)
     assert str(path) in text
-    for line in ("body.encoder.layers.1.linear2.bias: missing, [16]", "head.2.1.body.0.weight: missing, [4, 4, 5, 5]",
-                 "body.decoder.layers.0.norm4.weight: unexpected, [16]", "tail.3.1.weight: [3, 4, 5, 5], not [3, 4, 3, 3]",
-                 "body.linear_encoding.bias: holds values that are not finite"):  # fmt: skip
+    for line in (
+        "body.encoder.layers.1.linear2.bias: missing, [16]",
+        "head.2.1.body.0.weight: missing, [4, 4, 5, 5]",
+        "body.decoder.layers.0.norm4.weight: unexpected, [16]",
+        "tail.3.1.weight: [3, 4, 5, 5], not [3, 4, 3, 3]",
+        "body.linear_encoding.bias: holds values that are not finite",
+    ):
         assert line in text
     with pytest.raises(WeightsError):
         command("import", str(path), "--heads", "2", "--out", str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"head.0.0.weight": None}, "not IPT's weights: no head.0.0.weight; it holds"),
-    ({"body.linear_encoding.weight": np.zeros((15, 15), np.float32)}, "do not fit 4 features"),
-    ({"body.query_embed.weight": np.zeros((2, 256), np.float32)}, "6 heads, 6 tails and 2 task embeddings"),
-    ({"head.999999.0.weight": np.zeros(1, np.float32)}, "stands for"),
-    ({"tail.0.0.0.weight": np.zeros((20, 4, 3, 3), np.float32)}, r"tail.0.0.0.weight: \[20, 4, 3, 3\], not \[16, 4, 3, 3\]"),
-    ({"tail.0.0.0.weight": np.zeros((100, 4, 3, 3), np.float32)}, "do not tell the tasks: tails for x5, x3, x4"),
-    ({"tail.0.1.weight": np.zeros((3, 4, 3, 3), np.int8)}, r"tail.0.1.weight: int8, not floating point"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"head.0.0.weight": None}, "not IPT's weights: no head.0.0.weight; it holds"),
+        ({"body.linear_encoding.weight": np.zeros((15, 15), np.float32)}, "do not fit 4 features"),
+        (
+            {"body.query_embed.weight": np.zeros((2, 256), np.float32)},
+            "6 heads, 6 tails and 2 task embeddings",
+        ),
+        ({"head.999999.0.weight": np.zeros(1, np.float32)}, "stands for"),
+        (
+            {"tail.0.0.0.weight": np.zeros((20, 4, 3, 3), np.float32)},
+            r"tail.0.0.0.weight: \[20, 4, 3, 3\], not \[16, 4, 3, 3\]",
+        ),
+        (
+            {"tail.0.0.0.weight": np.zeros((100, 4, 3, 3), np.float32)},
+            "do not tell the tasks: tails for x5, x3, x4",
+        ),
+        (
+            {"tail.0.1.weight": np.zeros((3, 4, 3, 3), np.int8)},
+            r"tail.0.1.weight: int8, not floating point",
+        ),
+    ],
+)
 def test_other_architectures_are_refused(tmp_path, change, message):
     state = {**state_of(micro()), **change}
     path = saved(tmp_path / "a.safetensors", {k: v for k, v in state.items() if v is not None})
@@ -168,12 +203,18 @@ def test_export_folds_the_input_scale_and_computes_the_same(tmp_path):
     one = restorer_of(small.model(small.config(tasks=("sr2", "denoise50"))))
     assert one.model.input_scale == 127.5
     authors.write(one, tmp_path / "a.safetensors", "safetensors")
-    back = ipt_jax.load(str(tmp_path / "a.safetensors"))  # heads and tasks: our exports say them
-    assert back.model == one.model.clone(input_scale=1.0, start="torch") and list(back.tasks) == ["sr2", "denoise50"]
+    # Heads and tasks: our exports say them
+    back = ipt_jax.load(str(tmp_path / "a.safetensors"))
+    assert back.model == one.model.clone(input_scale=1.0, start="torch") and list(back.tasks) == [
+        "sr2",
+        "denoise50",
+    ]
     patches = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
     for task in one.tasks:
         expected = one.apply(patches, task)
-        np.testing.assert_allclose(back.apply(patches, task), expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+        np.testing.assert_allclose(
+            back.apply(patches, task), expected, rtol=0, atol=2e-6 * np.abs(expected).max()
+        )
     authors.write(back, tmp_path / "b.safetensors", "safetensors")
     same(load_file(tmp_path / "b.safetensors"), load_file(tmp_path / "a.safetensors"))
 
@@ -181,17 +222,45 @@ def test_export_folds_the_input_scale_and_computes_the_same(tmp_path):
 def test_one_task_is_cut_out_in_the_single_task_form(tmp_path):
     whole = micro()
     saved(tmp_path / "whole.safetensors", state_of(whole))
-    assert command("export", "--weights", str(tmp_path / "whole.safetensors"), "--heads", "2", "--format", "safetensors",
-                   "--task", "sr3", "--out", str(tmp_path / "sr3.safetensors")) == 0  # fmt: skip
+    assert (
+        command(
+            "export",
+            "--weights",
+            str(tmp_path / "whole.safetensors"),
+            "--heads",
+            "2",
+            "--format",
+            "safetensors",
+            "--task",
+            "sr3",
+            "--out",
+            str(tmp_path / "sr3.safetensors"),
+        )
+        == 0
+    )
     one, all_of_them = load_file(tmp_path / "sr3.safetensors"), state_of(whole)
-    expected = {k.replace("head.1.", "head.0.").replace("tail.1.", "tail.0."): v for k, v in all_of_them.items()
-                if not k.startswith(("head.", "tail.")) or k.startswith(("head.1.", "tail.1."))}  # fmt: skip
+    expected = {
+        k.replace("head.1.", "head.0.").replace("tail.1.", "tail.0."): v
+        for k, v in all_of_them.items()
+        if not k.startswith(("head.", "tail.")) or k.startswith(("head.1.", "tail.1."))
+    }
     expected["body.query_embed.weight"] = all_of_them["body.query_embed.weight"][1:2]
     assert one.keys() == expected.keys()
     same(one, expected)
     with pytest.raises(WeightsError, match="--task sr5: this model has no task 'sr5'"):
-        command("export", "--weights", str(tmp_path / "whole.safetensors"), "--heads", "2", "--format", "npz", "--task", "sr5",
-                "--out", str(tmp_path / "x"))  # fmt: skip
+        command(
+            "export",
+            "--weights",
+            str(tmp_path / "whole.safetensors"),
+            "--heads",
+            "2",
+            "--format",
+            "npz",
+            "--task",
+            "sr5",
+            "--out",
+            str(tmp_path / "x"),
+        )
 
 
 @pytest.mark.parametrize("kind", ["folder", "npz"])
@@ -200,7 +269,9 @@ def test_our_own_forms_are_read_as_they_were_written(tmp_path, kind):
     plain = small.config(tasks=("sr2", {"name": "denoise7", "degradation": "noise", "sigma": 7.5}))
     model = small.model(plain)
     params = runs.random_params(model, 0)
-    one = Restorer(model, params, {"sr2": TASKS["sr2"], "denoise7": odd}, {"from": "a test", "step": 7})
+    one = Restorer(
+        model, params, {"sr2": TASKS["sr2"], "denoise7": odd}, {"from": "a test", "step": 7}
+    )
     out = tmp_path / "weights"
     (weights_folder.write if kind == "folder" else weights_folder.write_npz)(one, out)
     back = ipt_jax.load(str(out))
@@ -216,16 +287,29 @@ def test_a_folder_of_format_1_is_read(tmp_path):
     weights_folder.write(one, tmp_path / "w")
     described = json.loads((tmp_path / "w" / "model.json").read_text())
     assert described["format"] == 1 and described["tasks"] == [{"name": "sr2", "scale": 2}]
-    assert described["model"] == {"features": 4, "patch": 2, "heads": 2, "encoder_layers": 2, "decoder_layers": 1, "hidden": 8,
-                                  "tile": 8, "input_scale": 1.0, "out_bias": False, "norm_eps": 1e-5,
-                                  "memory_norm": False}  # fmt: skip
-    del described["model"]["memory_norm"]  # the first files had none
+    assert described["model"] == {
+        "features": 4,
+        "patch": 2,
+        "heads": 2,
+        "encoder_layers": 2,
+        "decoder_layers": 1,
+        "hidden": 8,
+        "tile": 8,
+        "input_scale": 1.0,
+        "out_bias": False,
+        "norm_eps": 1e-5,
+        "memory_norm": False,
+    }
+    # The first files had none
+    del described["model"]["memory_norm"]
     (tmp_path / "w" / "model.json").write_text(json.dumps(described))
     back = weights_folder.read(tmp_path / "w")
     same(back.params, one.params)
     assert not back.model.memory_norm
-    assert sorted(load_file(tmp_path / "w" / "weights.safetensors"))[:2] == ["body/decoder/cross_attention/out/kernel",
-                                                                            "body/decoder/cross_attention/qkv"]  # fmt: skip
+    assert sorted(load_file(tmp_path / "w" / "weights.safetensors"))[:2] == [
+        "body/decoder/cross_attention/out/kernel",
+        "body/decoder/cross_attention/qkv",
+    ]
 
 
 def broken_folder(tmp_path: pathlib.Path, change) -> str:
@@ -236,17 +320,23 @@ def broken_folder(tmp_path: pathlib.Path, change) -> str:
     return str(tmp_path / "w")
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda d: d.update(format=2), "format 2; this version of ipt_jax reads 1 to 1"),
-    (lambda d: d.update(format="1"), "format '1'"),
-    (lambda d: d.pop("model"), "does not describe a model"),
-    (lambda d: d["tasks"][0].pop("name"), "does not describe a model"),
-    (lambda d: d["model"].update(patch=0), "model.patch is 0"),
-    (lambda d: d["model"].update(heads=5), "the heads the token width"),
-    (lambda d: d["model"].update(input_scale=float("nan")), "model.input_scale is nan"),
-    (lambda d: d.update(sha256="0" * 64), "its checksum differs"),
-    (lambda d: d["model"].update(hidden=9), r"body\.encoder\.feed_forward\.in\.kernel: \[2, 16, 8\], not \[2, 16, 9\]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda d: d.update(format=2), "format 2; this version of ipt_jax reads 1 to 1"),
+        (lambda d: d.update(format="1"), "format '1'"),
+        (lambda d: d.pop("model"), "does not describe a model"),
+        (lambda d: d["tasks"][0].pop("name"), "does not describe a model"),
+        (lambda d: d["model"].update(patch=0), "model.patch is 0"),
+        (lambda d: d["model"].update(heads=5), "the heads the token width"),
+        (lambda d: d["model"].update(input_scale=float("nan")), "model.input_scale is nan"),
+        (lambda d: d.update(sha256="0" * 64), "its checksum differs"),
+        (
+            lambda d: d["model"].update(hidden=9),
+            r"body\.encoder\.feed_forward\.in\.kernel: \[2, 16, 8\], not \[2, 16, 9\]",
+        ),
+    ],
+)
 def test_a_folder_that_does_not_fit_is_refused(tmp_path, change, message):
     with pytest.raises(WeightsError, match=message):
         ipt_jax.load(broken_folder(tmp_path, change))
@@ -281,12 +371,23 @@ def test_import_writes_a_folder_with_provenance(tmp_path, capsys):
     assert "tasks sr2, sr3, sr4, derain, denoise30, denoise50" in capsys.readouterr().out
     back = ipt_jax.load(str(tmp_path / "w"))
     same(back.params, one.params)
-    assert back.provenance["from"] == "IPT_pretrain.safetensors" and len(back.provenance["sha256"]) == 64
+    assert (
+        back.provenance["from"] == "IPT_pretrain.safetensors"
+        and len(back.provenance["sha256"]) == 64
+    )
 
 
 def test_a_run_is_exported_with_its_average(tmp_path):
     runs.make_run(tmp_path / "run")
-    command("export", "--weights", str(tmp_path / "run"), "--format", "folder", "--out", str(tmp_path / "w"))
+    command(
+        "export",
+        "--weights",
+        str(tmp_path / "run"),
+        "--format",
+        "folder",
+        "--out",
+        str(tmp_path / "w"),
+    )
     back, run = ipt_jax.load(str(tmp_path / "w")), ipt_jax.load(str(tmp_path / "run"))
     same(back.params, run.params)
     assert back.provenance["part"] == "ema" and back.provenance["step"] == 20
@@ -304,15 +405,29 @@ BAD = {
     "empty": (b"", "an empty file"),
     "text": (b"hello, these are no weights at all", "not a MindSpore checkpoint"),
     "absurd header length": (header('{"a": 1}', 2**60), "not a whole safetensors file"),
-    "header cut short": (header('{"a": {"dtype": "F32", "shape": [2]', 5000), "not a whole safetensors file"),
-    "absurd shape": (header('{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,16]}}') + bytes(16),
-                     "not a whole safetensors file"),
-    "data cut short": (header('{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}') + bytes(8), "not a whole safetensors"),
-    "other tensors": (header('{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}') + bytes(16),
-                      "not IPT's weights: no head"),
+    "header cut short": (
+        header('{"a": {"dtype": "F32", "shape": [2]', 5000),
+        "not a whole safetensors file",
+    ),
+    "absurd shape": (
+        header('{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,16]}}')
+        + bytes(16),
+        "not a whole safetensors file",
+    ),
+    "data cut short": (
+        header('{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}') + bytes(8),
+        "not a whole safetensors",
+    ),
+    "other tensors": (
+        header('{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}') + bytes(16),
+        "not IPT's weights: no head",
+    ),
     "no tensors": (header("{}"), "not IPT's weights"),
-    "not a zip": (b"PK\x03\x04 and then nothing of the kind", "cut short or damaged: File is not a zip file"),
-}  # fmt: skip
+    "not a zip": (
+        b"PK\x03\x04 and then nothing of the kind",
+        "cut short or damaged: File is not a zip file",
+    ),
+}
 
 
 @pytest.mark.parametrize("data, message", BAD.values(), ids=BAD.keys())
@@ -341,7 +456,11 @@ def test_an_npz_with_objects_or_an_absurd_header_is_refused(tmp_path):
     with pytest.raises(WeightsError, match=r"x: its header announces \[1\] of object"):
         ipt_jax.load(str(tmp_path / "a.npz"))
     np.savez(tmp_path / "b.npz", x=np.zeros(3, np.float32))
-    data = (tmp_path / "b.npz").read_bytes().replace(b"(3,), }" + b" " * 13, b"(3333333333333,), }" + b" ")
+    data = (
+        (tmp_path / "b.npz")
+        .read_bytes()
+        .replace(b"(3,), }" + b" " * 13, b"(3333333333333,), }" + b" ")
+    )
     (tmp_path / "b.npz").write_bytes(data)
     with pytest.raises(WeightsError):
         ipt_jax.load(str(tmp_path / "b.npz"))
@@ -364,7 +483,9 @@ def field(number: int, value: int | bytes) -> bytes:
 
 
 def mindspore_name(name: str) -> str:
-    name = name.replace("query_embed.weight", "query_embed.embedding_table").replace("pe.weight", "pe.embedding_table")
+    name = name.replace("query_embed.weight", "query_embed.embedding_table").replace(
+        "pe.weight", "pe.embedding_table"
+    )
     name = name.replace("_attn.in_proj_weight", "_attn.weight")
     if ".norm" in name:
         name = name.replace(".weight", ".layernorm.gamma").replace(".bias", ".layernorm.beta")
@@ -381,7 +502,11 @@ def mindspore_file(state: dict[str, np.ndarray], pieces: int = 2) -> bytes:
         size = -(-len(data) // pieces // 4) * 4 or 4
         for at in range(0, len(data), size):
             kind = {"float32": b"Float32", "int32": b"Int32"}[value.dtype.name]
-            tensor = b"".join(field(1, d) for d in value.shape) + field(2, kind) + field(3, data[at : at + size])
+            tensor = (
+                b"".join(field(1, d) for d in value.shape)
+                + field(2, kind)
+                + field(3, data[at : at + size])
+            )
             out += field(1, field(1, name.encode()) + field(2, tensor))
     return out
 
@@ -391,8 +516,14 @@ def test_a_mindspore_checkpoint_is_read_without_mindspore(tmp_path):
     fixed = weights.fixed_tensors(one.model.tokens)
     trained = {name: value for name, value in state_of(one).items() if name not in fixed}
     state = {mindspore_name(name): value for name, value in trained.items()}
-    state["moment1.head.0.0.weight"], state["global_step"] = np.zeros(3, np.float32), np.zeros(1, np.int32)
-    assert "tail.2.0.net.1.conv.weight" in state and "body.decoder.layers.0.multihead_attn.weight" in state
+    state["moment1.head.0.0.weight"], state["global_step"] = (
+        np.zeros(3, np.float32),
+        np.zeros(1, np.int32),
+    )
+    assert (
+        "tail.2.0.net.1.conv.weight" in state
+        and "body.decoder.layers.0.multihead_attn.weight" in state
+    )
     (tmp_path / "a.ckpt").write_bytes(mindspore_file(state))
     loaded = ipt_jax.load(str(tmp_path / "a.ckpt"), heads=2)
     same(loaded.params, one.params)
@@ -403,15 +534,29 @@ def test_a_mindspore_checkpoint_is_read_without_mindspore(tmp_path):
     assert ipt_jax.load(str(tmp_path / "folder")).model.norm_eps == 1e-7
 
 
-@pytest.mark.parametrize("data, message", [
-    (field(1, field(1, b"a") + field(2, field(1, 2**62) + field(1, 4) + field(2, b"Float32") + field(3, bytes(16)))),
-     "16 bytes for"),
-    (field(1, field(1, b"a") + field(2, field(2, b"Float33") + field(3, bytes(4)))), "type 'Float33'"),
-    (field(1, field(1, b"a")), "without a name or a tensor"),
-    (b"\x0a\xff\xff\xff\xff\xff\xff\xff\x7f" + bytes(40), "cut short"),
-    (b"\x0a" + b"\xff" * 40, "cut short"),
-    (b"\x10\x01" * 10, "no tensors in it"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (
+            field(
+                1,
+                field(1, b"a")
+                + field(
+                    2, field(1, 2**62) + field(1, 4) + field(2, b"Float32") + field(3, bytes(16))
+                ),
+            ),
+            "16 bytes for",
+        ),
+        (
+            field(1, field(1, b"a") + field(2, field(2, b"Float33") + field(3, bytes(4)))),
+            "type 'Float33'",
+        ),
+        (field(1, field(1, b"a")), "without a name or a tensor"),
+        (b"\x0a\xff\xff\xff\xff\xff\xff\xff\x7f" + bytes(40), "cut short"),
+        (b"\x0a" + b"\xff" * 40, "cut short"),
+        (b"\x10\x01" * 10, "no tensors in it"),
+    ],
+)
 def test_a_damaged_mindspore_checkpoint_is_refused(tmp_path, data, message):
     (tmp_path / "a.ckpt").write_bytes(data)
     with pytest.raises(WeightsError, match=message):

@@ -37,10 +37,21 @@ def tensors(state):
 
 def imported(tmp_path: pathlib.Path, model: IPT, seed: int) -> Restorer:
     """The golden weights, written as a .pt, through `ipt import`."""
-    torch.save(tensors(weights.params_to_torch(golden.params(model, seed), model)), tmp_path / "a.pt")
+    torch.save(
+        tensors(weights.params_to_torch(golden.params(model, seed), model)), tmp_path / "a.pt"
+    )
     parser = argparse.ArgumentParser()
     commands_weights.add_parser(parser.add_subparsers())
-    options = parser.parse_args(["import", str(tmp_path / "a.pt"), "--heads", str(model.heads), "--out", str(tmp_path / "w")])
+    options = parser.parse_args(
+        [
+            "import",
+            str(tmp_path / "a.pt"),
+            "--heads",
+            str(model.heads),
+            "--out",
+            str(tmp_path / "w"),
+        ]
+    )
     assert options.run(options) == 0
     return ipt_jax.load(str(tmp_path / "w"))
 
@@ -54,9 +65,16 @@ def test_imported_tiny_weights_compute_the_authors_numbers(tmp_path, file, seed)
         assert golden.difference(out[0], stored, f"{file}/{task}/output") < BOUND
     if file == "tiny":
         chop = np.load(pathlib.Path(__file__).with_name("golden_chop.npz"))
-        for name in ("chop_101x75/sr2", "chop_101x75/denoise30", "chop_60x96/derain", "ensemble_48x60/sr2"):
+        for name in (
+            "chop_101x75/sr2",
+            "chop_101x75/denoise30",
+            "chop_60x96/derain",
+            "ensemble_48x60/sr2",
+        ):
             folder, task = name.split("/")
-            (out,) = loaded.restore_all([chop[f"{folder}/image"]], task, protocol="official", ensemble="ensemble" in name)
+            (out,) = loaded.restore_all(
+                [chop[f"{folder}/image"]], task, protocol="official", ensemble="ensemble" in name
+            )
             assert golden.difference(out, chop, name) < BOUND
 
 
@@ -85,10 +103,16 @@ def test_exports_load_strictly_in_pytorch_and_give_the_same_pictures(tmp_path, o
     path = tmp_path / "weights"
     authors.write(one, path, kind)
     net = TorchIPT(one.model).eval()
-    net.load_state_dict(torch.load(path, weights_only=True) if kind == "torch" else load_file(path), strict=True)
+    net.load_state_dict(
+        torch.load(path, weights_only=True) if kind == "torch" else load_file(path), strict=True
+    )
     patches = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.float32)
     for index, task in enumerate(one.tasks):
-        theirs = net(torch.from_numpy(patches.transpose(0, 3, 1, 2)), index).numpy().transpose(0, 2, 3, 1)
+        theirs = (
+            net(torch.from_numpy(patches.transpose(0, 3, 1, 2)), index)
+            .numpy()
+            .transpose(0, 2, 3, 1)
+        )
         ours = one.apply(patches, task)
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=BOUND * np.abs(theirs).max())
 
@@ -103,8 +127,14 @@ def test_a_state_dict_that_pytorch_saved_is_read(tmp_path):
     loaded = ipt_jax.load(str(tmp_path / "a.pt"), task=NAMES, heads=2)
     patches = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.float32)
     for index, task in enumerate(loaded.tasks):
-        theirs = net(torch.from_numpy(patches.transpose(0, 3, 1, 2)), index).numpy().transpose(0, 2, 3, 1)
-        np.testing.assert_allclose(loaded.apply(patches, task), theirs, rtol=0, atol=BOUND * np.abs(theirs).max())
+        theirs = (
+            net(torch.from_numpy(patches.transpose(0, 3, 1, 2)), index)
+            .numpy()
+            .transpose(0, 2, 3, 1)
+        )
+        np.testing.assert_allclose(
+            loaded.apply(patches, task), theirs, rtol=0, atol=BOUND * np.abs(theirs).max()
+        )
 
 
 def test_round_trips_are_bit_identical(tmp_path):
@@ -121,15 +151,23 @@ def test_round_trips_are_bit_identical(tmp_path):
         assert value.dtype == back[name].dtype and torch.equal(value, back[name]), name
 
 
-@pytest.mark.parametrize("wrap", [
-    lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"params": {}, "params_ema": s}, lambda s: {"params": s},
-    lambda s: {"model": {"module." + k: v for k, v in s.items()}}, lambda s: {k: v.double() for k, v in s.items()},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: {"state_dict": s, "epoch": 3},
+        lambda s: {"params": {}, "params_ema": s},
+        lambda s: {"params": s},
+        lambda s: {"model": {"module." + k: v for k, v in s.items()}},
+        lambda s: {k: v.double() for k, v in s.items()},
+    ],
+)
 def test_wrapped_files_are_read(tmp_path, wrap):
     one = exported().only(["sr2"])
     torch.save(wrap(tensors(weights.params_to_torch(one.params, one.model))), tmp_path / "a.pt")
     loaded = ipt_jax.load(str(tmp_path / "a.pt"), heads=2)
-    plain = weights.params_from_torch(weights.params_to_torch(one.params, one.model), one.model.clone(input_scale=1.0))
+    plain = weights.params_from_torch(
+        weights.params_to_torch(one.params, one.model), one.model.clone(input_scale=1.0)
+    )
     jax.tree.map(np.testing.assert_array_equal, loaded.params, plain)
 
 
@@ -152,8 +190,15 @@ class Code:
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_code_is_refused_and_not_run(tmp_path, legacy):
-    torch.save({"head.0.0.weight": Code(tmp_path / "ran")}, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(WeightsError, match=r"a\.pt: refused: it holds something else than tensors.*\(posix\.system\);"):
+    torch.save(
+        {"head.0.0.weight": Code(tmp_path / "ran")},
+        tmp_path / "a.pt",
+        _use_new_zipfile_serialization=not legacy,
+    )
+    with pytest.raises(
+        WeightsError,
+        match=r"a\.pt: refused: it holds something else than tensors.*\(posix\.system\);",
+    ):
         ipt_jax.load(str(tmp_path / "a.pt"))
     (tmp_path / "b.pt").write_bytes(pickle.dumps(Code(tmp_path / "ran")))
     with warnings.catch_warnings(), pytest.raises(WeightsError):
@@ -162,11 +207,17 @@ def test_code_is_refused_and_not_run(tmp_path, legacy):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("content, message", [
-    ([1, 2], "it holds list"), ({}, "it holds dict"), ({"epoch": 3}, r"not only named tensors in it: epoch \(int\)"),
-    ({"state_dict": {"a": 1.5}}, "not only named tensors"), (torch.zeros(3), "it holds ndarray"),
-    ({"a": torch.zeros(3)}, "not IPT's weights: no head.0.0.weight; it holds a"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ([1, 2], "it holds list"),
+        ({}, "it holds dict"),
+        ({"epoch": 3}, r"not only named tensors in it: epoch \(int\)"),
+        ({"state_dict": {"a": 1.5}}, "not only named tensors"),
+        (torch.zeros(3), "it holds ndarray"),
+        ({"a": torch.zeros(3)}, "not IPT's weights: no head.0.0.weight; it holds a"),
+    ],
+)
 def test_other_contents_are_refused(tmp_path, content, message):
     torch.save(content, tmp_path / "a.pt")
     with pytest.raises(WeightsError, match=message):

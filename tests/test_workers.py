@@ -45,12 +45,16 @@ def children() -> list[int]:
 
 def test_a_killed_worker_is_an_error_and_takes_the_others_along():
     before = set(children())
-    with contextlib.closing(stream(batches(Noisy(9)), 0, 1_000_000, dict(workers=2, threads=0, prefetch=1))) as items:
+    with contextlib.closing(
+        stream(batches(Noisy(9)), 0, 1_000_000, dict(workers=2, threads=0, prefetch=1))
+    ) as items:
         next(items)
         mine = [pid for pid in children() if pid not in before]
         assert len(mine) == 2
         os.kill(mine[0], signal.SIGKILL)
-        with pytest.raises(errors.WorkerError, match=r"died with exit code -9 \(killed, often for lack of memory"):
+        with pytest.raises(
+            errors.WorkerError, match=r"died with exit code -9 \(killed, often for lack of memory"
+        ):
             for _ in range(100):
                 next(items)
     assert not set(children()) & set(mine)
@@ -85,16 +89,34 @@ print("left", len(kept))
 """
 
 
-@pytest.mark.parametrize(("kind", "count", "how"), [("-c", 0, "abandon"), ("-c", 2, "close"), ("-c", 2, "abandon"),
-                                                    ("file", 2, "abandon")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "count", "how"),
+    [("-c", 0, "abandon"), ("-c", 2, "close"), ("-c", 2, "abandon"), ("file", 2, "abandon")],
+)
 def test_programs_end_quietly_whatever_they_leave_open(tmp_path, kind, count, how):
     for i in range(3):
         (tmp_path / f"{i}.jpg").write_bytes(jpeg(i))
-    (tmp_path / "script.py").write_text(SCRIPT)  # without a guard, as in a notebook
+    # Without a guard, as in a notebook
+    (tmp_path / "script.py").write_text(SCRIPT)
     program = ["-c", SCRIPT] if kind == "-c" else [str(tmp_path / "script.py")]
-    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parent.parent), "TMPDIR": str(tmp_path)}
-    command = [sys.executable, "-W", "default", "-W", "ignore::DeprecationWarning", *program, str(tmp_path), str(count), how]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
+    environment = os.environ | {
+        "PYTHONPATH": str(pathlib.Path(__file__).parent.parent),
+        "TMPDIR": str(tmp_path),
+    }
+    command = [
+        sys.executable,
+        "-W",
+        "default",
+        "-W",
+        "ignore::DeprecationWarning",
+        *program,
+        str(tmp_path),
+        str(count),
+        how,
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as run:
         try:
             said = run.communicate(timeout=120)
         finally:
@@ -118,7 +140,9 @@ def test_a_slow_source_is_said_and_one_that_stalls_is_given_up(caplog, monkeypat
     assert "no batch for" in caplog.text
     monkeypatch.setattr(workers, "_PARTING", 0.01)
     items = workers.run(batches(Slow(9)), range(9), 0, threads, 1, stalled=0.1, what="the old disk")
-    with pytest.raises(errors.Stalled, match=r"no batch for 0 s \(data.stalled\): the old disk does not answer"):
+    with pytest.raises(
+        errors.Stalled, match=r"no batch for 0 s \(data.stalled\): the old disk does not answer"
+    ):
         next(items)
     assert workers.hang()
     end = time.monotonic() + 60
@@ -132,7 +156,8 @@ def test_batches_of_workers_can_be_kept_and_written_to():
     with contextlib.closing(stream(which, 0, 6, dict(workers=1, threads=0, prefetch=1))) as items:
         kept = list(items)
     for step, item in enumerate(kept):
-        assert list(item.batch) == list(which(step).batch)  # tasks in the config's order, too
+        # Tasks in the config's order, too
+        assert list(item.batch) == list(which(step).batch)
         assert digest(item.batch) == digest(which(step).batch)
         for pair in item.batch.values():
             for array in pair.values():
@@ -145,7 +170,8 @@ def test_without_room_in_shared_memory_batches_go_by_the_disk(tmp_path):
     room = shared.Room()
     try:
         memory, disk = room.folders[0], room.folders[-1]
-        room.folders[:] = ["/dev/full/no-folder", memory, disk]  # the first cannot be written to
+        # The first cannot be written to
+        room.folders[:] = ["/dev/full/no-folder", memory, disk]
         parcel = shared.Sender(which, room)(3)
         assert parcel.path.startswith(memory)
         assert digest(shared.receive(parcel).batch) == digest(which(3).batch)
@@ -163,7 +189,9 @@ def test_items_without_arrays_pass_too():
     room = shared.Room()
     try:
         for value in ({"a": 1, "b": [2]}, np.zeros((0, 3)), (np.arange(3), np.zeros(0), "x")):
-            np.testing.assert_equal(shared.receive(shared.Sender(lambda step, value=value: value, room)(0)), value)
+            np.testing.assert_equal(
+                shared.receive(shared.Sender(lambda step, value=value: value, room)(0)), value
+            )
         assert not any(os.listdir(folder) for folder in room.folders)
     finally:
         room.remove()
@@ -184,9 +212,17 @@ time.sleep(600)
 def test_workers_do_not_outlive_a_killed_run_and_outlive_the_schedulers_sigterm(tmp_path):
     for i in range(3):
         (tmp_path / f"{i}.jpg").write_bytes(jpeg(i))
-    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parent.parent), "TMPDIR": str(tmp_path)}
-    with subprocess.Popen([sys.executable, "-c", ORPHAN, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                          text=True, env=environment) as run:  # fmt: skip
+    environment = os.environ | {
+        "PYTHONPATH": str(pathlib.Path(__file__).parent.parent),
+        "TMPDIR": str(tmp_path),
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", ORPHAN, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    ) as run:
         try:
             pids = [int(pid) for pid in run.stdout.readline().split()]
             assert len(pids) == 2
@@ -209,7 +245,8 @@ def alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    state = pathlib.Path(f"/proc/{pid}/stat")  # one that nobody has waited for is dead, too
+    # One that nobody has waited for is dead, too
+    state = pathlib.Path(f"/proc/{pid}/stat")
     return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
@@ -224,9 +261,14 @@ def memory() -> float:
 
 
 @pytest.mark.soak
-@pytest.mark.skipif(not pathlib.Path("/proc/self/smaps_rollup").exists(), reason="measures memory as Linux tells it")
-@pytest.mark.parametrize("loader", [dict(workers=2, threads=0, prefetch=2), dict(workers=0, threads=2, prefetch=2)],
-                         ids=["workers", "threads"])  # fmt: skip
+@pytest.mark.skipif(
+    not pathlib.Path("/proc/self/smaps_rollup").exists(), reason="measures memory as Linux tells it"
+)
+@pytest.mark.parametrize(
+    "loader",
+    [dict(workers=2, threads=0, prefetch=2), dict(workers=0, threads=2, prefetch=2)],
+    ids=["workers", "threads"],
+)
 def test_memory_stays_flat_over_20000_batches(tmp_path, loader):
     for i in range(20):
         (tmp_path / f"{i}.jpg").write_bytes(jpeg(i)[: 2000 if i == 7 else None])

@@ -23,7 +23,9 @@ class MeanShift(nn.Conv2d):
 class Residual(nn.Module):
     def __init__(self, features: int):
         super().__init__()
-        self.body = nn.Sequential(conv(features, features, 5), nn.ReLU(), conv(features, features, 5))
+        self.body = nn.Sequential(
+            conv(features, features, 5), nn.ReLU(), conv(features, features, 5)
+        )
 
     def forward(self, x):
         return x + self.body(x)
@@ -38,7 +40,10 @@ class Attention(nn.Module):
 
     def forward(self, q, k, v):
         parts = self.in_proj_weight.chunk(3)
-        q, k, v = (F.linear(x, w).unflatten(-1, (self.heads, -1)).transpose(1, 2) for x, w in zip((q, k, v), parts))
+        q, k, v = (
+            F.linear(x, w).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for x, w in zip((q, k, v), parts)
+        )
         weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
         return self.out_proj((weights @ v).transpose(1, 2).flatten(2))
 
@@ -89,7 +94,9 @@ class Body(nn.Module):
         super().__init__()
         self.patch, self.tile, width, hidden = model.patch, model.tile, model.width, model.hidden
         self.linear_encoding = nn.Linear(width, width)
-        self.mlp_head = nn.Sequential(nn.Linear(width, 4 * width), nn.Identity(), nn.ReLU(), nn.Linear(4 * width, width))
+        self.mlp_head = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.Identity(), nn.ReLU(), nn.Linear(4 * width, width)
+        )
         self.query_embed = nn.Embedding(len(model.scales), model.tokens * width)
         self.encoder = Stack(model.encoder_layers, width, model.heads, hidden, decoder=False)
         self.decoder = Stack(model.decoder_layers, width, model.heads, hidden, decoder=True)
@@ -98,7 +105,9 @@ class Body(nn.Module):
     def forward(self, x, task: int):
         tokens = F.unfold(x, self.patch, stride=self.patch).transpose(1, 2)
         tokens = self.linear_encoding(tokens) + tokens
-        memory = self.encoder(tokens + self.position_encoding.pe(self.position_encoding.position_ids))
+        memory = self.encoder(
+            tokens + self.position_encoding.pe(self.position_encoding.position_ids)
+        )
         query = self.query_embed.weight[task].reshape(1, *tokens.shape[1:])
         tokens = self.decoder(memory, memory, query)
         tokens = self.mlp_head(tokens) + tokens
@@ -118,7 +127,9 @@ class TorchIPT(nn.Module):
         super().__init__()
         n = model.features
         self.sub_mean, self.add_mean = MeanShift(-1), MeanShift(1)
-        self.head = nn.ModuleList(nn.Sequential(conv(3, n, 3), Residual(n), Residual(n)) for _ in model.scales)
+        self.head = nn.ModuleList(
+            nn.Sequential(conv(3, n, 3), Residual(n), Residual(n)) for _ in model.scales
+        )
         self.body = Body(model)
         self.tail = nn.ModuleList(tail(n, scale) for _, scale in model.scales)
 

@@ -21,15 +21,26 @@ STAGES = ("read", "decode", "crop", "degrade", "batch", "copy")
 def add_parser(commands: Any) -> None:
     """`ipt bench data`."""
     command = commands.add_parser(
-        "data", allow_abbrev=False, help="samples a second of the input pipeline",
+        "data",
+        allow_abbrev=False,
+        help="samples a second of the input pipeline",
         description="Measures the input pipeline of a config: samples for each CPU second of one core, in how many "
         "milliseconds a picture is read, decoded, cropped, degraded, put into a batch and handed over, and samples a second "
         "with different numbers of worker processes. Prints one JSON object last.",
-    )  # fmt: skip
+    )
     command.add_argument("--config", required=True, metavar="FILE", help="a config file")
-    command.add_argument("--workers", default="0,1,2", metavar="N,N", help="numbers of worker processes (default: 0,1,2)")
-    command.add_argument("--crops", default="1,4", metavar="N,N", help="crops of each task a picture (default: 1,4)")
-    command.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of each measurement (default: 5)")
+    command.add_argument(
+        "--workers",
+        default="0,1,2",
+        metavar="N,N",
+        help="numbers of worker processes (default: 0,1,2)",
+    )
+    command.add_argument(
+        "--crops", default="1,4", metavar="N,N", help="crops of each task a picture (default: 1,4)"
+    )
+    command.add_argument(
+        "--seconds", type=float, default=5.0, metavar="S", help="of each measurement (default: 5)"
+    )
     command.add_argument("--json", metavar="FILE", help="also write the JSON object there")
     command.set_defaults(run=run)
 
@@ -44,13 +55,20 @@ def run(options: argparse.Namespace) -> int:
     config = configs.load(options.config, getattr(options, "overrides", ()))
     source, tasks = open_source(config.data), make_tasks(config.tasks)
     drawn = len(tasks) if config.data.draw == "all" else 1
-    found: dict[str, Any] = {"pictures": len(source), "tasks": [task.name for task in tasks], "machine": machine(), "crops": {}}
+    found: dict[str, Any] = {
+        "pictures": len(source),
+        "tasks": [task.name for task in tasks],
+        "machine": machine(),
+        "crops": {},
+    }
     for crops in numbers(options.crops, "--crops"):
         unit = drawn * config.loss.group * crops
         size = -(-config.batch_size // unit) * unit
         config.update({"batch_size": size, "data": {"crops": crops}})
         batches = pipeline.make_batches(source, tasks, config)
-        result = measure(batches, numbers(options.workers, "--workers", 0), options.seconds, config.data.prefetch)
+        result = measure(
+            batches, numbers(options.workers, "--workers", 0), options.seconds, config.data.prefetch
+        )
         found["crops"][str(crops)] = result
         print("\n".join(lines(crops, result)), flush=True)
     if options.json:
@@ -72,14 +90,20 @@ def numbers(text: str, flag: str, least: int = 1) -> list[int]:
     except ValueError:
         values = []
     if not values or min(values) < least:
-        raise DataError(f"{flag} {text!r}: give whole numbers from {least} on, with commas between them")
+        raise DataError(
+            f"{flag} {text!r}: give whole numbers from {least} on, with commas between them"
+        )
     return values
 
 
 def machine() -> dict[str, Any]:
     """What the numbers were measured on, and how busy it was."""
-    return {"cores": os.cpu_count(), "load": [round(x, 2) for x in os.getloadavg()], "processor": platform.machine(),
-            "python": platform.python_version()}  # fmt: skip
+    return {
+        "cores": os.cpu_count(),
+        "load": [round(x, 2) for x in os.getloadavg()],
+        "processor": platform.machine(),
+        "python": platform.python_version(),
+    }
 
 
 def measure(batches: Any, workers: list[int], seconds: float, prefetch: int = 2) -> dict[str, Any]:
@@ -100,7 +124,9 @@ def measure(batches: Any, workers: list[int], seconds: float, prefetch: int = 2)
         "samples_per_s": {str(count): round(value, 1) for count, value in rates.items()},
     }
     if most:
-        result["wait"] = round(waiting(batches, most, 1.25 * batches.batch_size / rates[most], seconds, prefetch), 4)
+        result["wait"] = round(
+            waiting(batches, most, 1.25 * batches.batch_size / rates[most], seconds, prefetch), 4
+        )
     return result
 
 
@@ -114,13 +140,20 @@ def profile(batches: Any, seconds: float) -> tuple[float, dict[str, float]]:
     per_core = steps * batches.batch_size / used
 
     clock = _Clock()
-    tasks = tuple(dataclasses.replace(task, degrade=_Timed(task.degrade, clock)) for task in batches.tasks)
+    tasks = tuple(
+        dataclasses.replace(task, degrade=_Timed(task.degrade, clock)) for task in batches.tasks
+    )
     timed = dataclasses.replace(batches, source=_Source(batches.source, clock), tasks=tasks)
     with contextlib.ExitStack() as patches:
         for name, stage in (("decode", "decode"), ("make_pair", "pair"), ("at_least", "enlarge")):
-            patches.enter_context(mock.patch.object(pipeline, name, clock.timed(stage, getattr(pipeline, name))))
+            patches.enter_context(
+                mock.patch.object(pipeline, name, clock.timed(stage, getattr(pipeline, name)))
+            )
         steps, used = _repeat(timed, seconds, 1)
-    spent = {name: clock.spent.get(name, 0.0) for name in ("read", "decode", "pair", "enlarge", "degrade")}
+    spent = {
+        name: clock.spent.get(name, 0.0)
+        for name in ("read", "decode", "pair", "enlarge", "degrade")
+    }
     stages = {
         "read": spent["read"],
         "decode": spent["decode"],
@@ -151,7 +184,8 @@ def handing_over(batches: Any, seconds: float) -> float:
 def rate(batches: Any, workers: int, seconds: float, prefetch: int = 2) -> float:
     """Samples a second of the whole pipeline; without workers, of this thread."""
     with _stream(batches, workers, prefetch) as items:
-        for _ in range(max(1, 2 * workers * (prefetch + 1))):  # what was made ahead meanwhile does not count
+        # What was made ahead meanwhile does not count
+        for _ in range(max(1, 2 * workers * (prefetch + 1))):
             next(items)
         count, began = 0, time.perf_counter()
         while (used := time.perf_counter() - began) < seconds:
@@ -167,7 +201,8 @@ def waiting(batches: Any, workers: int, step: float, seconds: float, prefetch: i
         waited, began = 0.0, time.perf_counter()
         while time.perf_counter() - began < seconds:
             time.sleep(step)
-            del item  # a step lets go of its batch
+            # A step lets go of its batch
+            del item
             asked = time.perf_counter()
             item = next(items)
             waited += time.perf_counter() - asked
@@ -246,7 +281,9 @@ def lines(crops: int, result: dict[str, Any]) -> Iterator[str]:
     """The result of one number of crops, for people."""
     yield f"{crops} crop(s) of each task a picture, batches of {result['batch_size']}:"
     yield f"  {result['samples_per_core']:.0f} samples for each CPU second of one core"
-    yield "  ms a picture: " + ", ".join(f"{name} {value:.3f}" for name, value in result["ms_a_picture"].items())
+    yield "  ms a picture: " + ", ".join(
+        f"{name} {value:.3f}" for name, value in result["ms_a_picture"].items()
+    )
     for workers, value in result["samples_per_s"].items():
         yield f"  {workers} worker(s): {value:.0f} samples/s"
     if "wait" in result:

@@ -18,16 +18,43 @@ Prints one JSON object last."""
 
 def add_parser(commands: Any) -> None:
     """`ipt bench restore`."""
-    command = commands.add_parser("restore", allow_abbrev=False, help="time restoring a picture", description=ABOUT)
-    command.add_argument("--weights", required=True, metavar="WEIGHTS", help="a run's folder, a weights folder, a file")
-    command.add_argument("--task", metavar="T", help="sr2, ...; several one after the other: denoise30,sr2")
-    command.add_argument("--size", default="512x512", metavar="WxH", help="of the picture (default: 512x512)")
-    command.add_argument("--calls", type=int, default=3, metavar="N", help="timed pictures (default: 3)")
-    command.add_argument("--protocol", default="blend", choices=PROTOCOLS, help="how pictures are cut into tiles")
-    command.add_argument("--overlap", type=int, default=12, metavar="N", help="pixels by which blend's tiles overlap at least")
-    command.add_argument("--ensemble", action="store_true", help="mean over 8 flips and transpositions")
-    command.add_argument("--batch", type=int, default=16, metavar="N", help="tiles a call, for each device")
-    command.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="what is computed in")
+    command = commands.add_parser(
+        "restore", allow_abbrev=False, help="time restoring a picture", description=ABOUT
+    )
+    command.add_argument(
+        "--weights",
+        required=True,
+        metavar="WEIGHTS",
+        help="a run's folder, a weights folder, a file",
+    )
+    command.add_argument(
+        "--task", metavar="T", help="sr2, ...; several one after the other: denoise30,sr2"
+    )
+    command.add_argument(
+        "--size", default="512x512", metavar="WxH", help="of the picture (default: 512x512)"
+    )
+    command.add_argument(
+        "--calls", type=int, default=3, metavar="N", help="timed pictures (default: 3)"
+    )
+    command.add_argument(
+        "--protocol", default="blend", choices=PROTOCOLS, help="how pictures are cut into tiles"
+    )
+    command.add_argument(
+        "--overlap",
+        type=int,
+        default=12,
+        metavar="N",
+        help="pixels by which blend's tiles overlap at least",
+    )
+    command.add_argument(
+        "--ensemble", action="store_true", help="mean over 8 flips and transpositions"
+    )
+    command.add_argument(
+        "--batch", type=int, default=16, metavar="N", help="tiles a call, for each device"
+    )
+    command.add_argument(
+        "--dtype", default="float32", choices=("float32", "bfloat16"), help="what is computed in"
+    )
     command.add_argument("--json", metavar="FILE", help="also write the JSON object there")
     command.set_defaults(run=run)
 
@@ -49,7 +76,9 @@ def run(options: argparse.Namespace) -> int:
     model = load(options.weights, dtype=options.dtype)
     cut = dict(protocol=options.protocol, overlap=options.overlap, ensemble=options.ensemble)
     try:
-        found = measure(model, options.task, int(height), int(width), options.calls, options.batch, cut)
+        found = measure(
+            model, options.task, int(height), int(width), options.calls, options.batch, cut
+        )
     except ValueError as error:
         raise UserError(str(error)) from None
     for key, value in found.items():
@@ -62,7 +91,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def measure(
-    model: Any, task: str | None, height: int, width: int, calls: int, batch: int, cut: dict[str, Any]
+    model: Any,
+    task: str | None,
+    height: int,
+    width: int,
+    calls: int,
+    batch: int,
+    cut: dict[str, Any],
 ) -> dict[str, Any]:
     """Times restoring a picture of noise; the first, which compiles, is not counted.
 
@@ -84,12 +119,17 @@ def measure(
     tiles = model.tiles(height, width, names, **cut)
 
     def picture() -> None:
-        for _ in model.restore_strips(lambda a, b: image[a:b], height, width, names, batch=batch, **cut):
+        for _ in model.restore_strips(
+            lambda a, b: image[a:b], height, width, names, batch=batch, **cut
+        ):
             pass
 
     rows = np.zeros((batch * model.devices, model.model.tile, model.model.tile, 3), np.float32)
     first, seconds = _timed(picture, calls)
-    alone = sum(_timed(lambda name=name: jax.block_until_ready(model.bind(name)(rows)), calls)[1] for name in names)  # type: ignore[misc]
+    alone = sum(
+        _timed(lambda name=name: jax.block_until_ready(model.bind(name)(rows)), calls)[1]
+        for name in names
+    )  # type: ignore[misc]
     return {
         **devices.describe(),
         "tasks": ",".join(names),

@@ -16,12 +16,30 @@ what a plain matrix product of the same dtype reaches on the same devices in the
 def add_parser(commands: Any) -> None:
     """`ipt bench step`, `ipt bench forward`."""
     for name, what in (("step", "the training step"), ("forward", "the network without gradients")):
-        command = commands.add_parser(name, allow_abbrev=False, help=f"time {what}", description=f"Times {what}. {ABOUT}")
+        command = commands.add_parser(
+            name, allow_abbrev=False, help=f"time {what}", description=f"Times {what}. {ABOUT}"
+        )
         command.add_argument("--config", required=True, metavar="FILE", help="a config file")
-        command.add_argument("--batch", type=int, default=0, metavar="N", help="samples a call (default: the config's)")
-        command.add_argument("--dtype", choices=("float32", "bfloat16"), help="computed in (default: the config's)")
-        command.add_argument("--devices", type=int, default=0, metavar="N", help="of this host (default: the config's)")
-        command.add_argument("--calls", type=int, default=10, metavar="N", help="timed calls (default: 10)")
+        command.add_argument(
+            "--batch",
+            type=int,
+            default=0,
+            metavar="N",
+            help="samples a call (default: the config's)",
+        )
+        command.add_argument(
+            "--dtype", choices=("float32", "bfloat16"), help="computed in (default: the config's)"
+        )
+        command.add_argument(
+            "--devices",
+            type=int,
+            default=0,
+            metavar="N",
+            help="of this host (default: the config's)",
+        )
+        command.add_argument(
+            "--calls", type=int, default=10, metavar="N", help="timed calls (default: 10)"
+        )
         command.add_argument("--json", metavar="FILE", help="also write the JSON object there")
         command.set_defaults(run=run, what=name)
 
@@ -38,7 +56,10 @@ def run(options: argparse.Namespace) -> int:
     from ipt_jax.config import resolve
 
     flags = {"batch_size": options.batch, "model.dtype": options.dtype, "devices": options.devices}
-    config = configs.load(options.config, [*options.overrides, *(f"{key}={value}" for key, value in flags.items() if value)])
+    config = configs.load(
+        options.config,
+        [*options.overrides, *(f"{key}={value}" for key, value in flags.items() if value)],
+    )
     found = measure(resolve.resolve(config), options.what, max(1, options.calls))
     for key, value in found.items():
         print(f"{key:<22} {value:.4g}" if isinstance(value, float) else f"{key:<22} {value}")
@@ -81,7 +102,9 @@ def measure(plain: dict[str, Any], what: str, calls: int) -> dict[str, Any]:
 
     began = time.perf_counter()
     if what == "step":
-        state = jax.jit(lambda p: init_state(p, plain), out_shardings=state_shardings(model, plain, mesh))(params)
+        state = jax.jit(
+            lambda p: init_state(p, plain), out_shardings=state_shardings(model, plain, mesh)
+        )(params)
         del params
         compiled = compile_step(model, plain, mesh).lower(state, batch).compile()
 
@@ -119,11 +142,14 @@ def measure(plain: dict[str, Any], what: str, calls: int) -> dict[str, Any]:
         "samples_per_s": plain["batch_size"] / seconds,
         "tflop_per_s": work / seconds / 1e12,
         "product_tflop_per_s": ceiling / 1e12,
-        "share_of_product": work / seconds / ceiling,  # MFU, against what this device really does
+        # MFU, against what this device really does
+        "share_of_product": work / seconds / ceiling,
         "compile_s": compile_s,
-        "temporary_gb": memory.temp_size_in_bytes / 1e9 if memory else None,  # as the compiler planned it
+        # As the compiler planned it
+        "temporary_gb": memory.temp_size_in_bytes / 1e9 if memory else None,
         "arguments_gb": memory.argument_size_in_bytes / 1e9 if memory else None,
-        "peak_gb": devices_module.peak_memory() / 1e9 or None,  # as the device counted it, with the product's 0.4 GB
+        # As the device counted it, with the product's 0.4 GB
+        "peak_gb": devices_module.peak_memory() / 1e9 or None,
     }
 
 
@@ -165,4 +191,9 @@ def product_rate(dtype: str, devices: int) -> float:
     a = jax.random.normal(jax.random.key(0), (side, side)).astype(dtype)
     product = jax.jit(lambda x: jnp.matmul(x, x, precision=precision(x.dtype)))
     # Simulated devices share one processor, which a single product already fills.
-    return 2.0 * side**3 / statistics.median(timed(lambda: product(a), 5)) * (1 if jax.default_backend() == "cpu" else devices)
+    return (
+        2.0
+        * side**3
+        / statistics.median(timed(lambda: product(a), 5))
+        * (1 if jax.default_backend() == "cpu" else devices)
+    )

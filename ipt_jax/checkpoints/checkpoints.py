@@ -62,9 +62,13 @@ class Checkpoints:
         ValueError: `keep` is less than 1 or `keep_every` is negative.
     """
 
-    def __init__(self, directory: Any, *, keep: int = 3, keep_every: int = 0, asynchronous: bool = True) -> None:
+    def __init__(
+        self, directory: Any, *, keep: int = 3, keep_every: int = 0, asynchronous: bool = True
+    ) -> None:
         if keep < 1 or keep_every < 0:
-            raise ValueError(f"keep must be at least 1 and keep_every 0, not {keep} and {keep_every}")
+            raise ValueError(
+                f"keep must be at least 1 and keep_every 0, not {keep} and {keep_every}"
+            )
         self.directory = epath.Path(directory).expanduser().resolve()
         self._asynchronous = asynchronous
         self._damaged: set[int] = set()
@@ -94,16 +98,22 @@ class Checkpoints:
         if bad := [name for name, x in leaf_of.items() if not isinstance(x, jax.Array)]:
             raise CheckpointError("these leaves are not jax arrays: " + ", ".join(bad))
         if bad := [f"{name} ({x.dtype})" for name, x in leaf_of.items() if not supported(x.dtype)]:
-            raise CheckpointError("these leaves have dtypes that cannot be stored: " + ", ".join(bad))
+            raise CheckpointError(
+                "these leaves have dtypes that cannot be stored: " + ", ".join(bad)
+            )
         replace = step in self._damaged
         if _from_first_process(step in self.steps()) and not replace:
             _log.info("checkpoint %d is already in %s", step, self.directory)
             return
-        described = {n: [*_kind(leaf_of[n]), m] for n, m in zip(names, fingerprints(leaves), strict=True)}
+        described = {
+            n: [*_kind(leaf_of[n]), m] for n, m in zip(names, fingerprints(leaves), strict=True)
+        }
         record = {"format": _FORMAT, "step": step, "meta": dict(meta), "leaves": described}
-        record = json.loads(json.dumps(record))  # as it will be read: keys are strings, tuples are lists
+        # As it will be read: keys are strings, tuples are lists
+        record = json.loads(json.dumps(record))
         record["checksum"] = _checksum(record)
-        self._damaged.discard(step)  # the new one is to count when orbax decides, during the call, what is kept
+        # The new one is to count when orbax decides, during the call, what is kept
+        self._damaged.discard(step)
         response, reason = _attempt(
             lambda: self._open().save_checkpointables_async(
                 step, {_STATE: _nest_filled(leaf_of), _META: record}, force=True, overwrite=replace
@@ -179,11 +189,18 @@ class Checkpoints:
             part = next((p for p in parts if any(n.startswith(p + "/") for n in saved)), None)
             if part is None:
                 there = ", ".join(sorted({n.split("/")[0] for n in saved}))
-                raise CheckpointError(f"checkpoint {step} in {self.directory} has no {' or '.join(parts)}, only {there}")
+                raise CheckpointError(
+                    f"checkpoint {step} in {self.directory} has no {' or '.join(parts)}, only {there}"
+                )
             names = [n for n in saved if n.startswith(part + "/")]
-            wanted = {n: _abstract(jax.ShapeDtypeStruct(saved[n][1], np.dtype(saved[n][0]))) for n in names}
+            wanted = {
+                n: _abstract(jax.ShapeDtypeStruct(saved[n][1], np.dtype(saved[n][0])))
+                for n in names
+            }
             arrays = [np.array(x) for x in self._load(step, record, wanted)]
-            return part, _nest({n.removeprefix(part + "/"): x for n, x in zip(names, arrays, strict=True)})
+            return part, _nest(
+                {n.removeprefix(part + "/"): x for n, x in zip(names, arrays, strict=True)}
+            )
 
         (part, tree), meta = self._newest_good(load, step)
         return tree, {**meta, "part": part}
@@ -226,20 +243,26 @@ class Checkpoints:
             writer, self._writer = self._writer, None
             _, reason = _attempt(writer.close) if writer is not None else (None, None)
             if reason is not None:
-                raise CheckpointError(f"the checkpoints in {self.directory} could not be closed: {reason}")
+                raise CheckpointError(
+                    f"the checkpoints in {self.directory} could not be closed: {reason}"
+                )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
     ) -> None:
         try:
             self.close()
         except CheckpointError as failure:
             if error is None:
                 raise
-            _log.error("%s", failure)  # not to hide the error that ended the block
+            # Not to hide the error that ended the block
+            _log.error("%s", failure)
 
     def _open(self) -> Any:
         if self._writer is None:
@@ -257,9 +280,11 @@ class Checkpoints:
         # orbax gets a fresh start: it has already forgotten the checkpoints that it was about to delete.
         writer, self._writer = self._writer, None
         if writer is not None:
-            _attempt(writer.close)  # raises the same error again
+            # Raises the same error again
+            _attempt(writer.close)
         if jax.process_count() == 1:
-            _attempt(self._open)  # clears what the failed save left, which may be what fills the disk
+            # Clears what the failed save left, which may be what fills the disk
+            _attempt(self._open)
         if step in self.steps():
             message = f"checkpoint {step} is in {self.directory}, but older ones could not be deleted: {reason}"
         else:
@@ -273,7 +298,9 @@ class Checkpoints:
             raise CheckpointError(f"there is no checkpoint in {self.directory}")
         if step not in steps:
             there = ", ".join(map(str, steps)) or "none"
-            raise CheckpointError(f"there is no checkpoint {step} in {self.directory}; there are: {there}")
+            raise CheckpointError(
+                f"there is no checkpoint {step} in {self.directory}; there are: {there}"
+            )
         return [step]
 
     def _newest_good(self, load: Any, step: int | None) -> tuple[Any, dict[str, Any]]:
@@ -297,11 +324,15 @@ class Checkpoints:
         raise self._none_good(reasons)
 
     def _report(self, step: int, damage: str) -> None:
-        _log.error("CHECKPOINT %d IN %s IS DAMAGED and is not used: %s", step, self.directory, damage)
+        _log.error(
+            "CHECKPOINT %d IN %s IS DAMAGED and is not used: %s", step, self.directory, damage
+        )
 
     def _none_good(self, reasons: Mapping[int, str]) -> CheckpointError:
         lines = "".join(f"\n  {step}: {reason}" for step, reason in reasons.items())
-        return CheckpointError(f"no usable checkpoint in {self.directory}; nothing was changed there:{lines}")
+        return CheckpointError(
+            f"no usable checkpoint in {self.directory}; nothing was changed there:{lines}"
+        )
 
     def _record(self, step: int) -> dict[str, Any]:
         """The JSON record, read without orbax: that would start the devices."""
@@ -319,7 +350,9 @@ class Checkpoints:
             raise _Damaged(f"{path}: this is step {record['step']}")
         return record
 
-    def _load(self, step: int, record: dict[str, Any], wanted: Mapping[str, jax.ShapeDtypeStruct]) -> list[jax.Array]:
+    def _load(
+        self, step: int, record: dict[str, Any], wanted: Mapping[str, jax.ShapeDtypeStruct]
+    ) -> list[jax.Array]:
         folder = self.directory / str(step)
 
         def load() -> tuple[list[jax.Array], list[str]]:
@@ -334,9 +367,13 @@ class Checkpoints:
             raise _Damaged(f"{reason}{orbax_calls.unreadable(folder / _STATE)}")
         arrays, marks = result
         saved = record["leaves"]
-        changed = [n for n, x, m in zip(wanted, arrays, marks, strict=True) if [*_kind(x), m] != saved[n]]
+        changed = [
+            n for n, x, m in zip(wanted, arrays, marks, strict=True) if [*_kind(x), m] != saved[n]
+        ]
         if changed:
-            raise _Damaged(f"{len(changed)} of {len(wanted)} arrays are not what was saved: {', '.join(changed)}")
+            raise _Damaged(
+                f"{len(changed)} of {len(wanted)} arrays are not what was saved: {', '.join(changed)}"
+            )
         return arrays
 
 
@@ -349,7 +386,11 @@ def _flatten(tree: PyTree) -> tuple[list[str], list[Any], Any]:
     paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
     parts = [[jax.tree_util.keystr((key,), simple=True) for key in path] for path, _ in paths]
     names = ["/".join(part) for part in parts]
-    bad = [n for n, part in zip(names, parts, strict=True) if not part or any(not p or "/" in p for p in part)]
+    bad = [
+        n
+        for n, part in zip(names, parts, strict=True)
+        if not part or any(not p or "/" in p for p in part)
+    ]
     # orbax joins with dots: {"a.b": x} and {"a": {"b": y}} would be one file.
     seen: dict[str, str] = {}
     for name in names:
@@ -357,12 +398,15 @@ def _flatten(tree: PyTree) -> tuple[list[str], list[Any], Any]:
         if other is not name:
             bad.append(name)
     if bad or not names:
-        raise CheckpointError("leaves cannot be stored under these names: " + (", ".join(bad) or "(no leaves)"))
+        raise CheckpointError(
+            "leaves cannot be stored under these names: " + (", ".join(bad) or "(no leaves)")
+        )
     return names, [leaf for _, leaf in paths], treedef
 
 
 def _nest_filled(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    return _nest({n: x for n, x in leaves.items() if x.size})  # orbax refuses arrays without elements
+    # Orbax refuses arrays without elements
+    return _nest({n: x for n, x in leaves.items() if x.size})
 
 
 def _empty(like: jax.ShapeDtypeStruct) -> jax.Array:
@@ -427,4 +471,8 @@ def _from_first_process(value: Any) -> Any:
 
 
 def _all_processes(good: bool) -> bool:
-    return good if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(good)).all())
+    return (
+        good
+        if jax.process_count() == 1
+        else bool(multihost_utils.process_allgather(np.array(good)).all())
+    )

@@ -66,11 +66,14 @@ _programs: dict[Any, Any] = {}
 def _compiled(out_sharding: NamedSharding | None) -> Any:
     if out_sharding not in _programs:
         options: dict[str, Any] = {} if out_sharding is None else {"out_shardings": out_sharding}
-        _programs[out_sharding] = jax.jit(lambda group: jnp.stack([_sums(a) for a in group]), **options)
+        _programs[out_sharding] = jax.jit(
+            lambda group: jnp.stack([_sums(a) for a in group]), **options
+        )
     return _programs[out_sharding]
 
 
-@jax.jit  # nested in the program above, so that arrays of one shape are traced once
+# Nested in the program above, so that arrays of one shape are traced once
+@jax.jit
 def _sums(array: jax.Array) -> jax.Array:
     zero = jnp.uint32(0)
     linear = mixed = zero
@@ -79,7 +82,9 @@ def _sums(array: jax.Array) -> jax.Array:
         position = jnp.full(array.shape, part << 30, jnp.uint32)
         stride = 1
         for axis in reversed(range(array.ndim)):
-            position += lax.broadcasted_iota(jnp.uint32, array.shape, axis) * jnp.uint32(stride % 2**32)
+            position += lax.broadcasted_iota(jnp.uint32, array.shape, axis) * jnp.uint32(
+                stride % 2**32
+            )
             stride *= array.shape[axis]
         mask = position * jnp.uint32(0x9E3779B1)
         mask = (mask ^ (mask >> 15)) * jnp.uint32(0x85EBCA77)
@@ -110,4 +115,6 @@ def _words(array: jax.Array) -> list[jax.Array]:
 
 
 def _bits(dtype: Any) -> int:
-    return int(jnp.iinfo(dtype).bits if jnp.issubdtype(dtype, jnp.integer) else jnp.finfo(dtype).bits)
+    return int(
+        jnp.iinfo(dtype).bits if jnp.issubdtype(dtype, jnp.integer) else jnp.finfo(dtype).bits
+    )

@@ -62,15 +62,23 @@ class Keep:
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         # orbax puts the new one last: it is kept even when its step is not the highest, after restore(step=...).
         good = [c for c in checkpoints if c.step not in self._damaged]
-        kept = {c.step for c, keep in zip(good, self._rule.should_preserve(good, context=context), strict=True) if keep}
-        return [c.step in kept or c.step in self._damaged or c.step == self.protected for c in checkpoints]
+        kept = {
+            c.step
+            for c, keep in zip(good, self._rule.should_preserve(good, context=context), strict=True)
+            if keep
+        }
+        return [
+            c.step in kept or c.step in self._damaged or c.step == self.protected
+            for c in checkpoints
+        ]
 
 
 def context(json_name: str) -> Any:
     """orbax's settings: one item is JSON, and part of a tree can be restored."""
     settings = ocp.Context()
     registry = ocp.handlers.local_registry()
-    registry.add(ocp.handlers.JsonHandler, checkpointable_name=json_name)  # else the dict is taken for a pytree
+    # Else the dict is taken for a pytree
+    registry.add(ocp.handlers.JsonHandler, checkpointable_name=json_name)
     settings.checkpointables.registry = registry
     settings.pytree.loading.partial_load = True
     return settings
@@ -88,9 +96,12 @@ def attempt(action: Callable[[], T], json_name: str) -> tuple[T, None] | tuple[N
             return action(), None
     except Exception as error:
         _log.debug("orbax failed", exc_info=True)
-        while error.__cause__ is not None:  # orbax wraps what happened in "incompatible handler" and the like
+        # Orbax wraps what happened in "incompatible handler" and the like
+        while error.__cause__ is not None:
             error = error.__cause__  # type: ignore[assignment]
-        reason = re.split(r" \[tensorstore_spec|\. See full Tensor", f"{type(error).__name__}: {error}")[0]
+        reason = re.split(
+            r" \[tensorstore_spec|\. See full Tensor", f"{type(error).__name__}: {error}"
+        )[0]
     with warnings.catch_warnings():
         # What orbax dropped half-way is collected here, or Python complains of it at some later time.
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
@@ -100,7 +111,11 @@ def attempt(action: Callable[[], T], json_name: str) -> tuple[T, None] | tuple[N
 
 def hang() -> bool:
     """Whether orbax has left threads behind: after a save that failed, some wait twenty minutes for what will not come."""
-    return any(type(thread).__module__.startswith("orbax.") for thread in threading.enumerate() if not thread.daemon)
+    return any(
+        type(thread).__module__.startswith("orbax.")
+        for thread in threading.enumerate()
+        if not thread.daemon
+    )
 
 
 def unreadable(state: epath.Path) -> str:
@@ -133,7 +148,12 @@ def not_of_orbax(line: logging.LogRecord) -> bool:
     # message tells no place. Nothing else in a run has futures of asyncio's.
     message = line.getMessage()
     dropped = line.name == "asyncio" and message.startswith("Future exception was never retrieved")
-    return wanted or not (dropped or any(f"{os.sep}orbax{os.sep}" in s or "tensorstore" in s for s in (line.pathname, message)))
+    return wanted or not (
+        dropped
+        or any(
+            f"{os.sep}orbax{os.sep}" in s or "tensorstore" in s for s in (line.pathname, message)
+        )
+    )
 
 
 class Quiet:

@@ -26,7 +26,10 @@ MODULES = (
     "ipt_jax.tpu.compile",
 )
 GROUPS = {
-    "data": ("prepare, check and look at data", ("ipt_jax.cli.data", "ipt_jax.data.prepare.inspect", "ipt_jax.data.prepare.preview")),
+    "data": (
+        "prepare, check and look at data",
+        ("ipt_jax.cli.data", "ipt_jax.data.prepare.inspect", "ipt_jax.data.prepare.preview"),
+    ),
     "bench": ("measure", ("ipt_jax.bench.step", "ipt_jax.bench.data", "ipt_jax.bench.restore")),
 }
 
@@ -37,8 +40,12 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if "invalid choice" in message and self._subparsers is not None:
             wrong = message.split("'")[1]
-            choices = next(a.choices for a in self._actions if isinstance(a, argparse._SubParsersAction))
-            message = f"unknown command {wrong!r}{nearest(wrong, choices)}; known: {', '.join(choices)}"
+            choices = next(
+                a.choices for a in self._actions if isinstance(a, argparse._SubParsersAction)
+            )
+            message = (
+                f"unknown command {wrong!r}{nearest(wrong, choices)}; known: {', '.join(choices)}"
+            )
         self.exit(2, f"{self.prog}: {message}\n")
 
 
@@ -67,9 +74,13 @@ def _unknown_flag(options: argparse.Namespace, unknown: Sequence[str]) -> NoRetu
     sub: argparse.ArgumentParser = parser()
     for name in (options.command, getattr(options, f"{options.command}_command", None)):
         if name is not None:
-            sub = next(a for a in sub._actions if isinstance(a, argparse._SubParsersAction)).choices[name]
+            sub = next(
+                a for a in sub._actions if isinstance(a, argparse._SubParsersAction)
+            ).choices[name]
     known = [flag for action in sub._actions for flag in action.option_strings]
-    raise SystemExit(sub.error(f"unknown argument {unknown[0]}{nearest(unknown[0].split('=')[0], known)}"))
+    raise SystemExit(
+        sub.error(f"unknown argument {unknown[0]}{nearest(unknown[0].split('=')[0], known)}")
+    )
 
 
 def add_pretrain(commands: Any) -> None:
@@ -88,7 +99,9 @@ def add_pretrain(commands: Any) -> None:
         help="a config file, e.g. configs/demo.py; FILE:ARGUMENT hands an argument to its get_config",
     )
     command.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
-    command.add_argument("--force-config", action="store_true", help="go on in a folder whose run differs, knowingly")
+    command.add_argument(
+        "--force-config", action="store_true", help="go on in a folder whose run differs, knowingly"
+    )
     distributed.add_flags(command)
     command.set_defaults(run=pretrain)
 
@@ -98,10 +111,14 @@ def pretrain(options: argparse.Namespace) -> int:
     with distributed.together(options):
         from ipt_jax.config import loading as config
         from ipt_jax.distributed import devices
-        from ipt_jax.train import loop as train  # late: who waits for others needs no jax for it
+
+        # Late: who waits for others needs no jax for it
+        from ipt_jax.train import loop as train
 
         devices.cache_programs(os.path.join(os.path.expanduser(options.workdir), "compiled"))
-        done = train.pretrain(config.load(options.config, options.overrides), options.workdir, options.force_config)
+        done = train.pretrain(
+            config.load(options.config, options.overrides), options.workdir, options.force_config
+        )
     return 0 if done.finished else int(options.stopped_code)
 
 
@@ -121,7 +138,8 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             rest.append(argument)
     if waiting:
-        overrides.append(waiting)  # without a value: config.load says so
+        # Without a value: config.load says so
+        overrides.append(waiting)
     return rest, overrides
 
 
@@ -135,7 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser().error(f"{options.command} takes no --config.KEY")
     options.overrides = overrides
 
-    from ipt_jax import log  # late: jax takes a second to import, `ipt --help` should not
+    # Late: jax takes a second to import, `ipt --help` should not
+    from ipt_jax import log
 
     log.setup()
     code = 1
@@ -153,8 +172,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _hangs(program: bool) -> bool:
     """Whether threads are left that would be waited for at the end: for a dead storage, or in a save that has failed."""
-    workers, orbax_calls = (sys.modules.get(f"ipt_jax.{name}") for name in ("data.workers", "orbax_calls"))
-    return bool((workers is not None and workers.hang()) or (program and orbax_calls is not None and orbax_calls.hang()))
+    workers, orbax_calls = (
+        sys.modules.get(f"ipt_jax.{name}") for name in ("data.workers", "orbax_calls")
+    )
+    return bool(
+        (workers is not None and workers.hang())
+        or (program and orbax_calls is not None and orbax_calls.hang())
+    )
 
 
 def _run(options: argparse.Namespace) -> int:

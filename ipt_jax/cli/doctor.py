@@ -16,8 +16,15 @@ import sys
 from importlib import metadata
 from typing import Any
 
-SHOWN = ("JAX_PLATFORMS", "XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR", "TFDS_DATA_DIR", "CUDA_VISIBLE_DEVICES")
-OPTIONAL = {  # module -> (package, what it is for, the extra that installs it)
+SHOWN = (
+    "JAX_PLATFORMS",
+    "XLA_FLAGS",
+    "JAX_COMPILATION_CACHE_DIR",
+    "TFDS_DATA_DIR",
+    "CUDA_VISIBLE_DEVICES",
+)
+# Module -> (package, what it is for, the extra that installs it)
+OPTIONAL = {
     "tensorflow": ("tensorflow", "ipt data prepare imagenet2012", "prepare"),
     "torch": ("torch", "the authors' .pt files", "torch"),
     "libtpu": ("libtpu", "TPUs, and ipt compile without one", "tpu"),
@@ -37,7 +44,11 @@ def add_parser(commands: Any) -> None:
         help="what this machine has, and what is wrong",
         description="Prints versions, devices, memory, data sets and optional packages, and what is wrong with them.",
     )
-    command.add_argument("--data-dir", metavar="DIR", help="TFDS's folder of data sets (default: TFDS_DATA_DIR or TFDS's own)")
+    command.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="TFDS's folder of data sets (default: TFDS_DATA_DIR or TFDS's own)",
+    )
     command.set_defaults(run=doctor)
 
 
@@ -85,7 +96,9 @@ def devices(wrong: list[str]) -> dict[str, str]:
         rows["memory a device"] = f"{limit / GB:.1f} GB"
     if found[0].platform == "cpu" and os.environ.get("JAX_PLATFORMS", "") in ("", "cuda"):
         if pathlib.Path("/dev/nvidiactl").exists():
-            wrong.append("there is an NVIDIA GPU that jax does not use: pip install 'ipt_jax[cuda]'")
+            wrong.append(
+                "there is an NVIDIA GPU that jax does not use: pip install 'ipt_jax[cuda]'"
+            )
         if any(pathlib.Path("/dev").glob("accel[0-9]*")):
             wrong.append("there is a TPU that jax does not use: pip install 'ipt_jax[tpu]'")
     return rows
@@ -124,11 +137,15 @@ def memory(wrong: list[str]) -> dict[str, str]:
 
 def data_sets(data_dir: str | None) -> dict[str, str]:
     """Prepared TFDS sets: name -> version and file format."""
-    folder = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    folder = pathlib.Path(
+        data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    ).expanduser()
     if not folder.is_dir():
         return {str(folder): "not there"}
     rows = {str(folder): ""}
-    for info in sorted([*folder.glob("*/*/dataset_info.json"), *folder.glob("*/*/*/dataset_info.json")]):
+    for info in sorted(
+        [*folder.glob("*/*/dataset_info.json"), *folder.glob("*/*/*/dataset_info.json")]
+    ):
         try:
             kind = json.loads(info.read_text()).get("fileFormat", "tfrecord")
         except (OSError, ValueError) as error:
@@ -142,8 +159,14 @@ def optional() -> dict[str, str]:
     rows = {}
     for module, (package, use, extra) in OPTIONAL.items():
         there = importlib.util.find_spec(module) is not None
-        rows[package] = (_version(package) or "installed") if there else f"no (for {use}: pip install 'ipt_jax[{extra}]')"
-    return rows | {"ffmpeg": "found" if shutil.which("ffmpeg") else "no (for ipt restore of videos)"}
+        rows[package] = (
+            (_version(package) or "installed")
+            if there
+            else f"no (for {use}: pip install 'ipt_jax[{extra}]')"
+        )
+    return rows | {
+        "ffmpeg": "found" if shutil.which("ffmpeg") else "no (for ipt restore of videos)"
+    }
 
 
 def _version(package: str) -> str:

@@ -16,26 +16,78 @@ FORMATS = ("png", "jpeg", "webp", "tiff", "bmp")
 
 def add_parser(commands: Any) -> None:
     """Adds the command to the sub-parsers of `ipt`."""
-    parser = commands.add_parser("restore", allow_abbrev=False, help="restore pictures", description=DESCRIPTION)
+    parser = commands.add_parser(
+        "restore", allow_abbrev=False, help="restore pictures", description=DESCRIPTION
+    )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders, globs")
-    parser.add_argument("--task", metavar="T", help="sr2, denoise50, ...; several one after the other: denoise30,sr2")
-    parser.add_argument("--weights", metavar="WEIGHTS", help="a run's folder, a weights folder, a file of the authors'")
-    parser.add_argument("-o", "--out", metavar="FILE_OR_DIR", help="where results go (default: restored/)")
-    parser.add_argument("--format", choices=FORMATS, help="of results; default: as -o FILE says, else png")
     parser.add_argument(
-        "--quality", type=int, metavar="N", help="1..100, for jpeg (default 95), webp (90; 100: lossless), video"
+        "--task",
+        metavar="T",
+        help="sr2, denoise50, ...; several one after the other: denoise30,sr2",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="WEIGHTS",
+        help="a run's folder, a weights folder, a file of the authors'",
+    )
+    parser.add_argument(
+        "-o", "--out", metavar="FILE_OR_DIR", help="where results go (default: restored/)"
+    )
+    parser.add_argument(
+        "--format", choices=FORMATS, help="of results; default: as -o FILE says, else png"
+    )
+    parser.add_argument(
+        "--quality",
+        type=int,
+        metavar="N",
+        help="1..100, for jpeg (default 95), webp (90; 100: lossless), video",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace results that are there")
-    parser.add_argument("--compare", action="store_true", help="also write a before/after sheet, compare.png")
-    parser.add_argument("--protocol", default="blend", choices=PROTOCOLS, help="how pictures are cut into tiles")
-    parser.add_argument("--overlap", type=int, default=12, metavar="N", help="pixels by which blend's tiles overlap at least")
-    parser.add_argument("--ensemble", action="store_true", help="mean over 8 flips and transpositions; 8 times the work")
-    parser.add_argument("--batch", type=int, default=16, metavar="N", help="tiles a call, for each device")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="what is computed in")
-    parser.add_argument("--heads", type=int, metavar="N", help="attention heads of an authors' file; 12 if not given")
-    parser.add_argument("--weights-tasks", metavar="A,B", help="tasks of an authors' file, where its shapes do not tell")
-    parser.add_argument("--raw", action="store_true", help="a run's weights themselves, not their moving average")
-    parser.add_argument("--max-megapixels", type=float, default=500, metavar="N", help="refuse larger inputs (default: 500)")
+    parser.add_argument(
+        "--compare", action="store_true", help="also write a before/after sheet, compare.png"
+    )
+    parser.add_argument(
+        "--protocol", default="blend", choices=PROTOCOLS, help="how pictures are cut into tiles"
+    )
+    parser.add_argument(
+        "--overlap",
+        type=int,
+        default=12,
+        metavar="N",
+        help="pixels by which blend's tiles overlap at least",
+    )
+    parser.add_argument(
+        "--ensemble",
+        action="store_true",
+        help="mean over 8 flips and transpositions; 8 times the work",
+    )
+    parser.add_argument(
+        "--batch", type=int, default=16, metavar="N", help="tiles a call, for each device"
+    )
+    parser.add_argument(
+        "--dtype", default="float32", choices=("float32", "bfloat16"), help="what is computed in"
+    )
+    parser.add_argument(
+        "--heads",
+        type=int,
+        metavar="N",
+        help="attention heads of an authors' file; 12 if not given",
+    )
+    parser.add_argument(
+        "--weights-tasks",
+        metavar="A,B",
+        help="tasks of an authors' file, where its shapes do not tell",
+    )
+    parser.add_argument(
+        "--raw", action="store_true", help="a run's weights themselves, not their moving average"
+    )
+    parser.add_argument(
+        "--max-megapixels",
+        type=float,
+        default=500,
+        metavar="N",
+        help="refuse larger inputs (default: 500)",
+    )
     parser.set_defaults(run=run)
 
 

@@ -12,14 +12,41 @@ is no password. Needs gradio: pip install 'ipt_jax[serve]'."""
 
 def add_parser(commands: Any) -> None:
     """Adds the command to the sub-parsers of `ipt`."""
-    parser = commands.add_parser("serve", allow_abbrev=False, help="a local page to try a model on", description=DESCRIPTION)
-    parser.add_argument("--weights", metavar="WEIGHTS", help="a run's folder, a weights folder, a file of the authors'")
-    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="listen there (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=7860, metavar="N", help="default: 7860; 0: a free one")
-    parser.add_argument("--max-megapixels", type=float, default=4, metavar="N", help="refuse larger pictures (default: 4)")
-    parser.add_argument("--heads", type=int, metavar="N", help="attention heads of an authors' file; 12 if not given")
-    parser.add_argument("--weights-tasks", metavar="A,B", help="tasks of an authors' file, where its shapes do not tell")
-    parser.add_argument("--raw", action="store_true", help="a run's weights themselves, not their moving average")
+    parser = commands.add_parser(
+        "serve", allow_abbrev=False, help="a local page to try a model on", description=DESCRIPTION
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="WEIGHTS",
+        help="a run's folder, a weights folder, a file of the authors'",
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="listen there (default: 127.0.0.1)"
+    )
+    parser.add_argument(
+        "--port", type=int, default=7860, metavar="N", help="default: 7860; 0: a free one"
+    )
+    parser.add_argument(
+        "--max-megapixels",
+        type=float,
+        default=4,
+        metavar="N",
+        help="refuse larger pictures (default: 4)",
+    )
+    parser.add_argument(
+        "--heads",
+        type=int,
+        metavar="N",
+        help="attention heads of an authors' file; 12 if not given",
+    )
+    parser.add_argument(
+        "--weights-tasks",
+        metavar="A,B",
+        help="tasks of an authors' file, where its shapes do not tell",
+    )
+    parser.add_argument(
+        "--raw", action="store_true", help="a run's weights themselves, not their moving average"
+    )
     parser.set_defaults(run=run)
 
 

@@ -17,12 +17,22 @@ a table says so. The network's size is that of the weights. The same command goe
 def add_parser(commands: Any) -> None:
     """Adds the command to the sub-parsers of `ipt`."""
     command = commands.add_parser(
-        "finetune", allow_abbrev=False, help="train on from pre-trained weights", description=DESCRIPTION,
+        "finetune",
+        allow_abbrev=False,
+        help="train on from pre-trained weights",
+        description=DESCRIPTION,
         epilog="Every key of the config (ipt_jax/config.py) can be set: --config.data.dir=DIV2K --config.finetune.lora_rank=4",
-    )  # fmt: skip
-    command.add_argument("--config", required=True, metavar="FILE", help="a config file, e.g. configs/finetune_sr2.py")
+    )
+    command.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE",
+        help="a config file, e.g. configs/finetune_sr2.py",
+    )
     command.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
-    command.add_argument("--force-config", action="store_true", help="go on in a folder whose run differs, knowingly")
+    command.add_argument(
+        "--force-config", action="store_true", help="go on in a folder whose run differs, knowingly"
+    )
     distributed.add_flags(command)
     command.set_defaults(run=run)
 
@@ -58,10 +68,14 @@ def settings(file: str, overrides: list[str], workdir: str) -> Any:
         try:
             model = json.loads(begun.read_text())["config"]["model"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{begun} is not a run's config ({error!r}); name another folder") from None
+            raise ConfigError(
+                f"{begun} is not a run's config ({error!r}); name another folder"
+            ) from None
     elif first.init_from:
         model = load.geometry_of(first.init_from)
     else:
-        raise ConfigError("init_from is empty: give pre-trained weights, --config.init_from=WEIGHTS; `ipt pretrain` takes the "
-                          "same configs and starts from scratch")  # fmt: skip
+        raise ConfigError(
+            "init_from is empty: give pre-trained weights, --config.init_from=WEIGHTS; `ipt pretrain` takes the "
+            "same configs and starts from scratch"
+        )
     return configs.load(file, overrides, model=model)

@@ -35,12 +35,23 @@ def find(path: str) -> Path:
     for candidate in [Path(path), *(folder / Path(path).name for folder in shipped)]:
         if candidate.is_file():
             return candidate
-    known = sorted({f"configs/{f.name}" for folder in shipped for f in folder.glob("*.py") if f.name != "__init__.py"})
+    known = sorted(
+        {
+            f"configs/{f.name}"
+            for folder in shipped
+            for f in folder.glob("*.py")
+            if f.name != "__init__.py"
+        }
+    )
     raise ConfigError(f"no config file {path!r}{nearest(path, known)}; shipped: {', '.join(known)}")
 
 
 def load(
-    path: str, overrides: Iterable[str] = (), *, model: Mapping[str, Any] | None = None, checked: bool = True
+    path: str,
+    overrides: Iterable[str] = (),
+    *,
+    model: Mapping[str, Any] | None = None,
+    checked: bool = True,
 ) -> ConfigDict:
     """The whole, checked config of a file and `key=value` overrides; `FILE:ARGUMENT` hands its get_config an argument.
 
@@ -62,15 +73,24 @@ def load(
     try:
         spec.loader.exec_module(module)
         changes = module.get_config(*([argument] if colon else []))
-    except (Exception, SystemExit) as error:  # a config is somebody's code: whatever it raises is theirs to read
-        raise ConfigError(f"{file} does not give a config: {type(error).__name__}: {error}") from error
+    # A config is somebody's code: whatever it raises is theirs to read
+    except (Exception, SystemExit) as error:
+        raise ConfigError(
+            f"{file} does not give a config: {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(changes, ConfigDict):
-        raise ConfigError(f"{file}: get_config() returned a {type(changes).__name__}, not an ml_collections ConfigDict")
+        raise ConfigError(
+            f"{file}: get_config() returned a {type(changes).__name__}, not an ml_collections ConfigDict"
+        )
     return complete(changes.to_dict(), overrides, model=model, checked=checked)
 
 
 def complete(
-    changes: Mapping[str, Any], overrides: Iterable[str] = (), *, model: Mapping[str, Any] | None = None, checked: bool = True
+    changes: Mapping[str, Any],
+    overrides: Iterable[str] = (),
+    *,
+    model: Mapping[str, Any] | None = None,
+    checked: bool = True,
 ) -> ConfigDict:
     """The defaults with `changes` and then `key=value` overrides, checked. The other arguments are those of `load`.
 
@@ -103,11 +123,21 @@ def _set(config: ConfigDict, key: str, value: Any) -> None:
     known = flatten(config)
     if key not in known:
         inside = [k for k in known if k.startswith(f"{key}.")]
-        what = f"{key!r} is a group of keys ({', '.join(inside)})" if inside else f"unknown config key {key!r}"
+        what = (
+            f"{key!r} is a group of keys ({', '.join(inside)})"
+            if inside
+            else f"unknown config key {key!r}"
+        )
         raise ConfigError(what + nearest(key, known))
     was = known[key]
     if isinstance(was, tuple):
-        value = tuple(value.split(",")) if isinstance(value, str) else (value,) if isinstance(value, Mapping) else value
+        value = (
+            tuple(value.split(","))
+            if isinstance(value, str)
+            else (value,)
+            if isinstance(value, Mapping)
+            else value
+        )
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{key} must be a list, not {value!r}")
         value = tuple(value)
@@ -116,7 +146,9 @@ def _set(config: ConfigDict, key: str, value: Any) -> None:
     elif isinstance(was, str) and not isinstance(value, str):
         value = str(value)
     if type(value) is not type(was):
-        raise ConfigError(f"{key} must be a {type(was).__name__} (its default is {was!r}), not {value!r}")
+        raise ConfigError(
+            f"{key} must be a {type(was).__name__} (its default is {was!r}), not {value!r}"
+        )
     *path, last = key.split(".")
     for part in path:
         config = config[part]

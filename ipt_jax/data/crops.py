@@ -7,14 +7,18 @@ import numpy as np
 
 from ipt_jax.tasks import Task
 
-LONGEST = 32_768  # pixels a side, of a picture that is enlarged
+# Pixels a side, of a picture that is enlarged
+LONGEST = 32_768
 
 
 def empty_pair(task: Task, rows: int, tile: int) -> dict[str, np.ndarray]:
     """Room for a task's rows of a batch."""
     side = tile * task.scale
     dtype = np.uint8 if task.degrade.rounded else np.float32
-    return {"lq": np.empty((rows, tile, tile, 3), dtype), "hq": np.empty((rows, side, side, 3), np.uint8)}
+    return {
+        "lq": np.empty((rows, tile, tile, 3), dtype),
+        "hq": np.empty((rows, side, side, 3), np.uint8),
+    }
 
 
 def make_pair(
@@ -31,16 +35,21 @@ def make_pair(
     """
     scale, margin, grid = task.scale, task.degrade.margin, getattr(task.degrade, "grid", 1)
     picture = at_least(picture, tile * scale)
-    height, width = picture.shape[0] // scale, picture.shape[1] // scale  # of the whole lq
+    # Of the whole lq
+    height, width = picture.shape[0] // scale, picture.shape[1] // scale
     spots, cuts = [], []
     for size in (height, width):
         start = int(rng.integers(size - tile + 1))
-        low, high = max(0, start - margin) // grid * grid, min(size, -(-(start + tile + margin) // grid) * grid)
+        low, high = (
+            max(0, start - margin) // grid * grid,
+            min(size, -(-(start + tile + margin) // grid) * grid),
+        )
         spots.append(slice(low * scale, high * scale))
         cuts.append((start - low, high - low))
     region = picture[spots[0], spots[1]]
     turn = int(rng.integers(8)) if flips else 0
-    if turn and grid > 1:  # the grid is that of the picture as it is stored
+    # The grid is that of the picture as it is stored
+    if turn and grid > 1:
         (top, _), (left, _) = cuts
         lq = task.degrade(np.ascontiguousarray(region), rng)[top : top + tile, left : left + tile]
         hq = region[top * scale : (top + tile) * scale, left * scale : (left + tile) * scale]
@@ -67,7 +76,11 @@ def turned(image: np.ndarray, turn: int) -> np.ndarray:
 
 
 def cut_pair(
-    pair: tuple[np.ndarray, np.ndarray], task: Task, tile: int, rng: np.random.Generator, flips: bool = False
+    pair: tuple[np.ndarray, np.ndarray],
+    task: Task,
+    tile: int,
+    rng: np.random.Generator,
+    flips: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """A random (lq, hq) crop of a pair of pictures (sources.Pairs); one smaller than the crop is mirrored to hold it."""
     lq, hq = pair

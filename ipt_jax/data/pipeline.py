@@ -32,7 +32,8 @@ Batch = dict[str, dict[str, np.ndarray]]
 # Changes when the same (config, step) gives other bytes, so that a resumed run notices (a golden hash is in the tests).
 DATA_VERSION = 1
 
-TRIES = 20  # unreadable pictures in a row
+# Unreadable pictures in a row
+TRIES = 20
 
 
 class Item(NamedTuple):
@@ -59,13 +60,22 @@ class Batches:
     process_count: int = 1
 
     def __post_init__(self) -> None:
-        unit = len(self.tasks if self.draw == "all" else "1") * self.process_count * self.group * self.crops
+        unit = (
+            len(self.tasks if self.draw == "all" else "1")
+            * self.process_count
+            * self.group
+            * self.crops
+        )
         if self.batch_size < 1 or self.batch_size % unit:
-            raise ValueError(f"batch_size={self.batch_size} must be a multiple of {unit}, so that each host has whole groups "
-                             "of pictures")  # fmt: skip
+            raise ValueError(
+                f"batch_size={self.batch_size} must be a multiple of {unit}, so that each host has whole groups "
+                "of pictures"
+            )
         if len(self.source) < self.group:
-            raise DataError(f"{len(self.source)} picture(s) for groups of {self.group} different ones (loss.group): "
-                            "give more pictures")  # fmt: skip
+            raise DataError(
+                f"{len(self.source)} picture(s) for groups of {self.group} different ones (loss.group): "
+                "give more pictures"
+            )
 
     @functools.cached_property
     def _order(self) -> grain.MapDataset:
@@ -116,14 +126,22 @@ class Batches:
                     rng = self._generator(position, task)
                     pair = batch[task.name]
                     make = make_pair if isinstance(picture, np.ndarray) else cut_pair
-                    hq: Any = at_least(picture, self.tile * task.scale) if isinstance(picture, np.ndarray) else picture
+                    hq: Any = (
+                        at_least(picture, self.tile * task.scale)
+                        if isinstance(picture, np.ndarray)
+                        else picture
+                    )
                     for crop in range(self.crops):
                         row = block * self.crops + crop * self.group + member
-                        pair["lq"][row], pair["hq"][row] = make(hq, task, self.tile, rng, self.flips)
+                        pair["lq"][row], pair["hq"][row] = make(
+                            hq, task, self.tile, rng, self.flips
+                        )
         return Item(batch, replaced)
 
     def _generator(self, position: int, task: Task) -> np.random.Generator:
-        return np.random.Generator(np.random.SFC64([self.seed, position, zlib.crc32(task.name.encode())]))
+        return np.random.Generator(
+            np.random.SFC64([self.seed, position, zlib.crc32(task.name.encode())])
+        )
 
     def _read(self, taken: list[int], member: int, position: int, replaced: list[str]) -> Any:
         """The decoded picture or pair of a group's member; one that cannot be read gives way to another, always the same.
@@ -141,11 +159,14 @@ class Batches:
             tried.add(index)
             others = len(self.source) - len(tried | set(taken))
             if len(tried) == TRIES or not others:
-                raise DataError(f"no readable picture found in place of {len(tried)} unreadable one(s) of "
-                                f"{len(self.source)}; the last: {replaced[-1]}")  # fmt: skip
+                raise DataError(
+                    f"no readable picture found in place of {len(tried)} unreadable one(s) of "
+                    f"{len(self.source)}; the last: {replaced[-1]}"
+                )
             rng = rng or np.random.default_rng([self.seed, position, zlib.crc32(b"replace")])
             drawn = int(rng.integers(others))
-            for one in sorted(tried | set(taken)):  # so `drawn` counts only those that are not among them
+            # So `drawn` counts only those that are not among them
+            for one in sorted(tried | set(taken)):
                 drawn += drawn >= one
             taken[member] = drawn
 
@@ -157,7 +178,9 @@ class Batches:
         height, width = picture.shape[:2]
         side = self.tile * max(task.scale for task in self.tasks)
         if max(height, width) * side > LONGEST * min(height, width):
-            raise DecodeError(f"{width}x{height} pixels are too narrow to be enlarged to hold a crop of {side}x{side}")
+            raise DecodeError(
+                f"{width}x{height} pixels are too narrow to be enlarged to hold a crop of {side}x{side}"
+            )
         return picture
 
 
@@ -167,7 +190,11 @@ def epoch_pictures(pictures: int, group: int) -> int:
 
 
 def make_batches(
-    source: Source, tasks: Sequence[Task], config: Mapping[str, Any], process_index: int = 0, process_count: int = 1
+    source: Source,
+    tasks: Sequence[Task],
+    config: Mapping[str, Any],
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> Batches:
     """The batches of a config.
 
@@ -177,16 +204,33 @@ def make_batches(
     data, tile = config["data"], config["model"]["tile"]
     for task in tasks if data["source"] != "pairs" else ():
         try:
-            task.degrade(np.zeros((tile * task.scale, tile * task.scale, 3), np.uint8), np.random.default_rng(0))
+            task.degrade(
+                np.zeros((tile * task.scale, tile * task.scale, 3), np.uint8),
+                np.random.default_rng(0),
+            )
         except ValueError as error:
             raise DataError(f"task {task.name}: {error}") from error
-    return Batches(source=source, tasks=tuple(tasks), seed=config["seed"], batch_size=config["batch_size"], tile=tile,
-                   group=config["loss"]["group"], crops=data["crops"], draw=data["draw"], flips=data["flips"],
-                   process_index=process_index, process_count=process_count)  # fmt: skip
+    return Batches(
+        source=source,
+        tasks=tuple(tasks),
+        seed=config["seed"],
+        batch_size=config["batch_size"],
+        tile=tile,
+        group=config["loss"]["group"],
+        crops=data["crops"],
+        draw=data["draw"],
+        flips=data["flips"],
+        process_index=process_index,
+        process_count=process_count,
+    )
 
 
 def stream(
-    batches: Batches, start: int, stop: int, data: Mapping[str, Any], given_up: Callable[[], bool] = lambda: False
+    batches: Batches,
+    start: int,
+    stop: int,
+    data: Mapping[str, Any],
+    given_up: Callable[[], bool] = lambda: False,
 ) -> Generator[Item, None, None]:
     """Items of the steps start..stop - 1 in order, made ahead by `data.workers` processes or `data.threads` threads.
 
@@ -199,5 +243,13 @@ def stream(
     """
     limits = {key: data[key] for key in ("stalled",) if key in data}
     what = f"data.dir={data['dir']!r}" if data.get("dir") else "the source"
-    return workers.run(batches, range(start, stop), data["workers"], data["threads"], data["prefetch"], what=what,
-                       given_up=given_up, **limits)  # fmt: skip
+    return workers.run(
+        batches,
+        range(start, stop),
+        data["workers"],
+        data["threads"],
+        data["prefetch"],
+        what=what,
+        given_up=given_up,
+        **limits,
+    )

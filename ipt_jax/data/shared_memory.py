@@ -18,7 +18,8 @@ import tempfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-_ALIGNED = 64  # bytes: what jax wants of an array that it takes without a copy
+# Bytes: what jax wants of an array that it takes without a copy
+_ALIGNED = 64
 
 
 class Room:
@@ -27,7 +28,9 @@ class Room:
     def __init__(self) -> None:
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         prefix = f"ipt-data-{os.getpid()}-"
-        self.folders = [tempfile.mkdtemp(prefix=prefix, dir=place) for place in dict.fromkeys((memory, None))]
+        self.folders = [
+            tempfile.mkdtemp(prefix=prefix, dir=place) for place in dict.fromkeys((memory, None))
+        ]
 
     def remove(self) -> None:
         """Removes both, with all that was not received."""
@@ -86,4 +89,6 @@ def receive(parcel: Parcel) -> Any:
         memory = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
     os.unlink(parcel.path)
     places = zip(parcel.places[::2], parcel.places[1::2], strict=True)
-    return pickle.loads(parcel.data, buffers=[memory[start : start + length] for start, length in places])
+    return pickle.loads(
+        parcel.data, buffers=[memory[start : start + length] for start, length in places]
+    )

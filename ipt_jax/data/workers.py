@@ -31,19 +31,27 @@ T = TypeVar("T")
 
 logger = logging.getLogger("ipt_jax")
 
-PATIENCE = 60.0  # seconds without an item before a warning
+# Seconds without an item before a warning
+PATIENCE = 60.0
 
-STALLED = 1800.0  # and before an error, unless the caller says otherwise
+# And before an error, unless the caller says otherwise
+STALLED = 1800.0
 
-_PARTING = 5.0  # seconds for an item that was given up
+# Seconds for an item that was given up
+_PARTING = 5.0
 
-_LAST = 60.0  # seconds for one that is under way when nobody wants more
+# Seconds for one that is under way when nobody wants more
+_LAST = 60.0
 
-_GRACE = 30  # seconds that a worker outlives a SIGTERM
+# Seconds that a worker outlives a SIGTERM
+_GRACE = 30
 
-_ENVIRONMENT = {  # of worker processes
-    **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),  # their number is the parallelism
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),  # glibc: keep a batch's memory for the next, instead of new, empty pages each time
+# Of worker processes
+_ENVIRONMENT = {
+    # Their number is the parallelism
+    **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+    # Glibc: keep a batch's memory for the next, instead of new, empty pages each time
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
 }
 
@@ -76,7 +84,11 @@ def run(
       Stalled: nothing came for so long.
       Exception: what `make` raised, with the worker's traceback.
     """
-    items = _by_processes(make, steps, processes, prefetch) if processes else _by_threads(make, steps, threads, prefetch)
+    items = (
+        _by_processes(make, steps, processes, prefetch)
+        if processes
+        else _by_threads(make, steps, threads, prefetch)
+    )
     bounded = _bounded(items, stalled, what, given_up, ahead=bool(processes or threads))
     _open.add(bounded)
     return bounded
@@ -92,16 +104,22 @@ _hanging: list[threading.Thread] = []
 _open: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
 
 
-@atexit.register  # registered after multiprocessing's own, so it runs before
+# Registered after multiprocessing's own, so it runs before
+@atexit.register
 def _close_open() -> None:
     # What is abandoned half way cannot be closed any more once the interpreter takes its modules apart.
     for items in list(_open):
-        with contextlib.suppress(ValueError):  # another thread is in it
+        # Another thread is in it
+        with contextlib.suppress(ValueError):
             items.close()
 
 
 def _bounded(
-    items: Generator[T, None, None], stalled: float, what: str, given_up: Callable[[], bool], ahead: bool
+    items: Generator[T, None, None],
+    stalled: float,
+    what: str,
+    given_up: Callable[[], bool],
+    ahead: bool,
 ) -> Generator[T, None, None]:
     """The same items, asked for by another thread: waiting for one can be given up, and `ahead` one is always fetched.
 
@@ -143,7 +161,8 @@ def _bounded(
                 return
             if ahead:
                 asked.put(True)
-            yield item.pop()  # and holds it no longer: the receiver decides when its memory is freed
+            # And holds it no longer: the receiver decides when its memory is freed
+            yield item.pop()
             if not ahead:
                 asked.put(True)
     finally:
@@ -152,7 +171,9 @@ def _bounded(
             _hanging.append(thread)
 
 
-def _wait(answers: queue.SimpleQueue[T], stalled: float, what: str, given_up: Callable[[], bool]) -> T | None:
+def _wait(
+    answers: queue.SimpleQueue[T], stalled: float, what: str, given_up: Callable[[], bool]
+) -> T | None:
     """An answer, or None once it is given up."""
     began, patience = time.monotonic(), PATIENCE
     while True:
@@ -164,9 +185,15 @@ def _wait(answers: queue.SimpleQueue[T], stalled: float, what: str, given_up: Ca
             if given_up():
                 return None
             if waited >= stalled:
-                raise Stalled(f"no batch for {stalled:.0f} s (data.stalled): {what} does not answer") from None
+                raise Stalled(
+                    f"no batch for {stalled:.0f} s (data.stalled): {what} does not answer"
+                ) from None
             if waited >= patience:
-                logger.warning("no batch for %.0f s: is the storage slow, or a data worker stuck? (%s)", waited, what)
+                logger.warning(
+                    "no batch for %.0f s: is the storage slow, or a data worker stuck? (%s)",
+                    waited,
+                    what,
+                )
                 patience = 2 * waited
 
 
@@ -181,8 +208,12 @@ def _ended(thread: threading.Thread, patience: float | None, given_up: Callable[
     return not thread.is_alive()
 
 
-def _by_threads(make: Callable[[int], T], steps: range, threads: int, prefetch: int) -> Generator[T, None, None]:
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(threads, prefetch) if threads else 0)
+def _by_threads(
+    make: Callable[[int], T], steps: range, threads: int, prefetch: int
+) -> Generator[T, None, None]:
+    options = grain.ReadOptions(
+        num_threads=threads, prefetch_buffer_size=max(threads, prefetch) if threads else 0
+    )
     items = iter(_dataset(make, steps).to_iter_dataset(options))
     try:
         yield from items
@@ -190,7 +221,9 @@ def _by_threads(make: Callable[[int], T], steps: range, threads: int, prefetch: 
         items.close()
 
 
-def _by_processes(make: Callable[[int], T], steps: range, processes: int, prefetch: int) -> Generator[T, None, None]:
+def _by_processes(
+    make: Callable[[int], T], steps: range, processes: int, prefetch: int
+) -> Generator[T, None, None]:
     # One grain iterator a process, taken in turn. A single iterator over all of them would start a process that it
     # knows nothing of until its first item is due, and could not stop it when it is closed before.
     _parse_flags()
@@ -202,7 +235,9 @@ def _by_processes(make: Callable[[int], T], steps: range, processes: int, prefet
         unbuffered = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         for i in range(min(processes, len(steps))):
             share = whole[i::processes].to_iter_dataset(unbuffered)
-            turns.append(iter(share.mp_prefetch(each, worker_init_fn=functools.partial(_begin_worker, room))))
+            turns.append(
+                iter(share.mp_prefetch(each, worker_init_fn=functools.partial(_begin_worker, room)))
+            )
         first = _first_items(turns)
         for i in range(len(steps)):
             try:
@@ -219,7 +254,8 @@ def _first_items(turns: list[grain.DatasetIterator]) -> deque[Future]:
     """Starts all processes at once; what they gave, or raised, first."""
 
     def first(turn: grain.DatasetIterator) -> Any:
-        turn.get_state()  # makes the iterator of the process, which is then known to close()
+        # Makes the iterator of the process, which is then known to close()
+        turn.get_state()
         return next(turn)
 
     # The children are as they should be until all have started, which shows only in their first items.
@@ -240,7 +276,8 @@ def _close(turns: list[grain.DatasetIterator]) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    except RuntimeError:  # the interpreter is shutting down and starts no threads
+    # The interpreter is shutting down and starts no threads
+    except RuntimeError:
         for turn in turns:
             turn.close()
 

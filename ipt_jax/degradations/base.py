@@ -17,8 +17,15 @@ def range_of(value: float | Sequence[float], what: str, low: float, high: float)
     """
     span = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
     numbers = all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in span)
-    if len(span) != 2 or not numbers or not low <= span[0] <= span[1] <= high or span[1] == float("inf"):
-        raise ValueError(f"{what} must be a number or a range [first, last] in {low:g} to {high:g}, not {value!r}.")
+    if (
+        len(span) != 2
+        or not numbers
+        or not low <= span[0] <= span[1] <= high
+        or span[1] == float("inf")
+    ):
+        raise ValueError(
+            f"{what} must be a number or a range [first, last] in {low:g} to {high:g}, not {value!r}."
+        )
     return value if isinstance(value, (int, float)) else (span[0], span[1])
 
 

@@ -18,8 +18,10 @@ import numpy as np
 
 from ipt_jax.degradations.base import Range, drawn, highest, range_of
 
-LARGEST = 201  # pixels a side of a kernel
-_TIE = 2.0**-20  # far above float64's rounding, far below what changes a pixel by chance
+# Pixels a side of a kernel
+LARGEST = 201
+# Far above float64's rounding, far below what changes a pixel by chance
+_TIE = 2.0**-20
 _PICTURES = {".png", ".bmp", ".tif", ".tiff"}
 
 
@@ -49,11 +51,16 @@ def motion_kernel(length: int, angle: float) -> np.ndarray:
     kernel = np.zeros((2 * radius + 3, 2 * radius + 3))
     for t in np.arange(length) - (length - 1) / 2:
         x, y = radius + 1 + t * cos(radians(angle)), radius + 1 - t * sin(radians(angle))
-        x, y = round(x, 9), round(y, 9)  # what is meant to fall on a pixel does
+        # What is meant to fall on a pixel does
+        x, y = round(x, 9), round(y, 9)
         column, row = floor(x), floor(y)
         right, down = x - column, y - row
-        for dy, dx, share in ((0, 0, (1 - down) * (1 - right)), (0, 1, (1 - down) * right), (1, 0, down * (1 - right)),
-                              (1, 1, down * right)):  # fmt: skip
+        for dy, dx, share in (
+            (0, 0, (1 - down) * (1 - right)),
+            (0, 1, (1 - down) * right),
+            (1, 0, down * (1 - right)),
+            (1, 1, down * right),
+        ):
             if share:
                 kernel[row + dy, column + dx] += share / length
     return kernel
@@ -72,7 +79,9 @@ class GaussianBlur:
     rounded: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sigma", range_of(self.sigma, "GaussianBlur: sigma, in pixels,", 0, 30))
+        object.__setattr__(
+            self, "sigma", range_of(self.sigma, "GaussianBlur: sigma, in pixels,", 0, 30)
+        )
 
     @property
     def margin(self) -> int:
@@ -99,8 +108,12 @@ class MotionBlur:
     rounded: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "length", range_of(self.length, "MotionBlur: length, in pixels,", 1, 99))
-        object.__setattr__(self, "angle", range_of(self.angle, "MotionBlur: angle, in degrees,", -360, 360))
+        object.__setattr__(
+            self, "length", range_of(self.length, "MotionBlur: length, in pixels,", 1, 99)
+        )
+        object.__setattr__(
+            self, "angle", range_of(self.angle, "MotionBlur: angle, in degrees,", -360, 360)
+        )
 
     @property
     def margin(self) -> int:
@@ -141,9 +154,17 @@ def _kernel_files(path: str) -> tuple[str, ...]:
     if place.is_file():
         return (str(place),)
     suffixes = {".npy", ".txt", *_PICTURES}
-    found = sorted(str(f) for f in place.iterdir() if f.suffix.lower() in suffixes) if place.is_dir() else []
+    found = (
+        sorted(str(f) for f in place.iterdir() if f.suffix.lower() in suffixes)
+        if place.is_dir()
+        else []
+    )
     if not found:
-        what = f"holds no kernel ({', '.join(sorted(suffixes))})" if place.is_dir() else "is neither a file nor a folder"
+        what = (
+            f"holds no kernel ({', '.join(sorted(suffixes))})"
+            if place.is_dir()
+            else "is neither a file nor a folder"
+        )
         raise ValueError(f"KernelBlur: {path!r} {what}.")
     return tuple(found)
 

@@ -36,7 +36,8 @@ class Chain:
 
     @property
     def margin(self) -> int:
-        needed = 0  # pixels beside the crop, of what a step gives; from the last step back to hq
+        # Pixels beside the crop, of what a step gives; from the last step back to hq
+        needed = 0
         for step in reversed(self.steps):
             # A block is right only where all of its pixels are, so a step on a grid reaches that much further.
             needed = (needed + step.margin + getattr(step, "grid", 1) - 1) * step.scale
@@ -82,9 +83,17 @@ class OneOf:
             raise ValueError("OneOf: choices must name at least one degradation.")
         scales = sorted({choice.scale for choice in self.choices})
         if len(scales) > 1:
-            raise ValueError(f"OneOf: all choices must have one scale, not {', '.join(f'x{scale}' for scale in scales)}.")
-        if self.share and (len(self.share) != len(self.choices) or min(self.share) < 0 or abs(sum(self.share) - 1) > 1e-6):
-            raise ValueError(f"OneOf: share must give one share for each choice, with a sum of 1, not {self.share!r}.")
+            raise ValueError(
+                f"OneOf: all choices must have one scale, not {', '.join(f'x{scale}' for scale in scales)}."
+            )
+        if self.share and (
+            len(self.share) != len(self.choices)
+            or min(self.share) < 0
+            or abs(sum(self.share) - 1) > 1e-6
+        ):
+            raise ValueError(
+                f"OneOf: share must give one share for each choice, with a sum of 1, not {self.share!r}."
+            )
 
     @property
     def scale(self) -> int:

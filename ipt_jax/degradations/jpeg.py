@@ -29,7 +29,8 @@ class Jpeg:
     quality: float | Range
     clean: float = 0.0
     scale: ClassVar[int] = 1
-    margin: ClassVar[int] = 2  # colour is enlarged by interpolation, over the blocks' borders
+    # Colour is enlarged by interpolation, over the blocks' borders
+    margin: ClassVar[int] = 2
     rounded: ClassVar[bool] = True
     grid: ClassVar[int] = 16
 
@@ -40,10 +41,16 @@ class Jpeg:
     def __call__(self, hq: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if happens(self.clean, rng):
             return hq.copy()
-        settings = [cv2.IMWRITE_JPEG_QUALITY, round(drawn(self.quality, rng)),
-                    cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]  # fmt: skip
+        settings = [
+            cv2.IMWRITE_JPEG_QUALITY,
+            round(drawn(self.quality, rng)),
+            cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+            cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
+        ]
         done, data = cv2.imencode(".jpg", hq[..., ::-1], settings)
         if not done:
-            raise ValueError(f"Jpeg: a picture of {hq.shape[1]}x{hq.shape[0]} cannot be compressed.")
+            raise ValueError(
+                f"Jpeg: a picture of {hq.shape[1]}x{hq.shape[0]} cannot be compressed."
+            )
         back: Any = cv2.imdecode(data, cv2.IMREAD_COLOR)
         return np.ascontiguousarray(back[..., ::-1])

@@ -20,4 +20,6 @@ class Paired:
     paired: ClassVar[bool] = True
 
     def __call__(self, hq: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        raise DataError("this task has no degradation to make inputs with: it needs pairs (data.source=pairs, a set of pairs)")
+        raise DataError(
+            "this task has no degradation to make inputs with: it needs pairs (data.source=pairs, a set of pairs)"
+        )

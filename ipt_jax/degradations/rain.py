@@ -19,12 +19,16 @@ import numpy as np
 
 Range = tuple[float, float]
 
-_LENGTH_SPREAD = 1.1  # standard deviation of log length and log width within a picture
+# Standard deviation of log length and log width within a picture
+_LENGTH_SPREAD = 1.1
 _WIDTH_SPREAD = 0.25
-_SHORTEST, _LONGEST = 0.25, 3.0  # in median lengths
-_BRIGHTNESS = 0.85  # an exponential variate to this power: 1 has too many very bright streaks
+# In median lengths
+_SHORTEST, _LONGEST = 0.25, 3.0
+# An exponential variate to this power: 1 has too many very bright streaks
+_BRIGHTNESS = 0.85
 _ACROSS = np.arange(-2, 3, dtype=np.int32)[:, None]
-_FWHM = 2.3548  # of a Gaussian of sigma 1
+# Of a Gaussian of sigma 1
+_FWHM = 2.3548
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
 
@@ -62,7 +66,8 @@ def rain_layer(
     """
     height, columns = shape
     angle = (angle + 90.0) % 180.0 - 90.0
-    if abs(angle) > 45:  # strokes are drawn row by row, so the flat ones are drawn on their side
+    # Strokes are drawn row by row, so the flat ones are drawn on their side
+    if abs(angle) > 45:
         on_side = copysign(90.0, angle) - angle
         layer = rain_layer(
             (columns, height),
@@ -85,7 +90,9 @@ def rain_layer(
     peak = (intensity / gamma(1 + _BRIGHTNESS)) * (-np.log1p(-u[2])) ** _BRIGHTNESS
     slope = np.tan(np.radians(np.clip(angle + spread * normal[0], -60, 60)))
     cosine = 1 / np.sqrt(1 + slope * slope)
-    half = (0.5 * length) * cosine * np.clip(np.exp(_LENGTH_SPREAD * normal[1]), _SHORTEST, _LONGEST)
+    half = (
+        (0.5 * length) * cosine * np.clip(np.exp(_LENGTH_SPREAD * normal[1]), _SHORTEST, _LONGEST)
+    )
     sharpness = cosine * (_FWHM / width) * np.exp(-_WIDTH_SPREAD * normal[2])
 
     # One entry for every row of the picture that a streak crosses.
@@ -150,10 +157,19 @@ class Rain:
 
     def __call__(self, hq: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         density, length, width, intensity = (
-            _log_uniform(span, rng) for span in (self.density, self.length, self.width, self.intensity)
+            _log_uniform(span, rng)
+            for span in (self.density, self.length, self.width, self.intensity)
         )
         angle = rng.uniform(*self.angle)
-        layer = rain_layer(hq.shape[:2], rng, density=density, length=length, width=width, angle=angle, intensity=intensity)
+        layer = rain_layer(
+            hq.shape[:2],
+            rng,
+            density=density,
+            length=length,
+            width=width,
+            angle=angle,
+            intensity=intensity,
+        )
         return _add(hq, layer)
 
 
@@ -188,10 +204,16 @@ class RainFolder:
 def _streak_files(directory: str) -> tuple[str, ...]:
     folder = Path(directory)
     if not folder.is_dir():
-        raise ValueError(f"RainFolder: {directory!r} is not a folder; name one with pictures of rain streaks.")
-    files = tuple(str(path) for path in sorted(folder.iterdir()) if path.suffix.lower() in _SUFFIXES)
+        raise ValueError(
+            f"RainFolder: {directory!r} is not a folder; name one with pictures of rain streaks."
+        )
+    files = tuple(
+        str(path) for path in sorted(folder.iterdir()) if path.suffix.lower() in _SUFFIXES
+    )
     if not files:
-        raise ValueError(f"RainFolder: {directory!r} holds no picture ({', '.join(sorted(_SUFFIXES))}).")
+        raise ValueError(
+            f"RainFolder: {directory!r} holds no picture ({', '.join(sorted(_SUFFIXES))})."
+        )
     return files
 
 

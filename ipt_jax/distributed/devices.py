@@ -42,8 +42,15 @@ def mesh_of(devices: Sequence[Any]) -> Mesh:
         slices.setdefault(getattr(device, "slice_index", None) or 0, []).append(device)
     # Explicit axes, the default since jax 0.9, do not go through a linen convolution -> patches -> attention.
     auto = dict(axis_types=(AxisType.Auto,))
-    rings = [jax.make_mesh((len(one),), (DATA,), devices=one, **auto) for _, one in sorted(slices.items())]
-    return rings[0] if len(rings) == 1 else Mesh(np.concatenate([ring.devices for ring in rings]), (DATA,), **auto)
+    rings = [
+        jax.make_mesh((len(one),), (DATA,), devices=one, **auto)
+        for _, one in sorted(slices.items())
+    ]
+    return (
+        rings[0]
+        if len(rings) == 1
+        else Mesh(np.concatenate([ring.devices for ring in rings]), (DATA,), **auto)
+    )
 
 
 def meet(barrier: Callable[[], object]) -> None:
@@ -53,7 +60,9 @@ def meet(barrier: Callable[[], object]) -> None:
     """
     mesh = make_mesh()
     barrier()
-    ones = jax.make_array_from_callback((mesh.size,), split(mesh), lambda index: np.ones(mesh.size, np.float32)[index])
+    ones = jax.make_array_from_callback(
+        (mesh.size,), split(mesh), lambda index: np.ones(mesh.size, np.float32)[index]
+    )
     jax.jit(jnp.sum, out_shardings=replicated(mesh))(ones).block_until_ready()
     multihost_utils.sync_global_devices("meet")
 
@@ -74,7 +83,8 @@ def topology_mesh(name: str, slices: int = 1) -> Mesh:
     for key, value in (
         ("TPU_SKIP_MDS_QUERY", "1"),
         ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
-        ("TPU_ACCELERATOR_TYPE", "v5litepod-1"),  # of the host, which is none: only to be asked no further
+        # Of the host, which is none: only to be asked no further
+        ("TPU_ACCELERATOR_TYPE", "v5litepod-1"),
         ("TPU_WORKER_HOSTNAMES", "localhost"),
         ("TPU_STDERR_LOG_LEVEL", "3"),
     ):
@@ -83,9 +93,12 @@ def topology_mesh(name: str, slices: int = 1) -> Mesh:
 
     options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
     if name.startswith("v4:"):
-        options["chip_config_name"] = "megacore"  # a chip's two cores as one device, as Cloud TPU sets them up
+        # A chip's two cores as one device, as Cloud TPU sets them up
+        options["chip_config_name"] = "megacore"
     try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
+        devices = topologies.get_topology_desc(
+            platform="tpu", topology_name=name, **options
+        ).devices
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(f"libtpu does not know {name!r} x {slices}: {error}") from error
     return mesh_of(devices)

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 
 from ipt_jax.errors import RunError, StartError
 
-START_TIMEOUT = 300.0  # seconds
+# Seconds
+START_TIMEOUT = 300.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,8 @@ class ProcessSpec:
     coordinator: str
     count: int
     index: int
-    local_devices: Sequence[int] | None = None  # the only ones to use, as Slurm gives each task a GPU of its own
+    # The only ones to use, as Slurm gives each task a GPU of its own
+    local_devices: Sequence[int] | None = None
 
     @property
     def line(self) -> tuple[str, int]:
@@ -31,14 +33,31 @@ class ProcessSpec:
 
 
 FLAGS = (
-    ("coordinator", ("IPT_COORDINATOR", "JAX_COORDINATOR_ADDRESS"), "HOST:PORT", "where process 0 listens"),
-    ("num-processes", ("IPT_NUM_PROCESSES", "JAX_NUM_PROCESSES"), "N", "processes of the run; 1 = this one alone"),
+    (
+        "coordinator",
+        ("IPT_COORDINATOR", "JAX_COORDINATOR_ADDRESS"),
+        "HOST:PORT",
+        "where process 0 listens",
+    ),
+    (
+        "num-processes",
+        ("IPT_NUM_PROCESSES", "JAX_NUM_PROCESSES"),
+        "N",
+        "processes of the run; 1 = this one alone",
+    ),
     ("process-id", ("IPT_PROCESS_ID", "JAX_PROCESS_ID"), "I", "which of them this is, from 0"),
-    ("start-timeout", ("IPT_START_TIMEOUT",), "SECONDS", f"wait that long for all to come ({START_TIMEOUT:.0f})"),
+    (
+        "start-timeout",
+        ("IPT_START_TIMEOUT",),
+        "SECONDS",
+        f"wait that long for all to come ({START_TIMEOUT:.0f})",
+    ),
 )
 
 
-def find_process(options: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> ProcessSpec | None:
+def find_process(
+    options: argparse.Namespace, environment: Mapping[str, str] = os.environ
+) -> ProcessSpec | None:
     """This process's place among several, or None for a process alone.
 
     Raises:
@@ -48,7 +67,9 @@ def find_process(options: argparse.Namespace, environment: Mapping[str, str] = o
     given, told = {}, {}
     for name, variables, _, _ in FLAGS[:3]:
         given[name] = getattr(options, name.replace("-", "_"), "")
-        told[name] = given[name] or next((environment[v] for v in variables if environment.get(v)), "")
+        told[name] = given[name] or next(
+            (environment[v] for v in variables if environment.get(v)), ""
+        )
     # A lone JAX_COORDINATOR_ADDRESS is set by XPK's images and the like, beside a cluster that is recognised.
     ours = any(given.values()) or any(environment.get(v[0]) for _, v, _, _ in FLAGS[:3])
     if told["num-processes"] == "1" and not told["process-id"].strip("0"):
@@ -67,13 +88,17 @@ def find_process(options: argparse.Namespace, environment: Mapping[str, str] = o
 def _explicit(told: Mapping[str, str]) -> ProcessSpec:
     host, colon, port = told["coordinator"].rpartition(":")
     if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise StartError(f"--coordinator must be HOST:PORT, such as 10.0.0.2:8476, not {told['coordinator']!r}")
+        raise StartError(
+            f"--coordinator must be HOST:PORT, such as 10.0.0.2:8476, not {told['coordinator']!r}"
+        )
     for name in ("num-processes", "process-id"):
         if not told[name].isdigit():
             raise StartError(f"--{name} must be a number from 0, not {told[name]!r}")
     count, index = int(told["num-processes"]), int(told["process-id"])
     if index >= count:
-        raise StartError(f"--process-id={index} must be below --num-processes={count}: they are counted from 0")
+        raise StartError(
+            f"--process-id={index} must be below --num-processes={count}: they are counted from 0"
+        )
     return ProcessSpec(told["coordinator"], count, index)
 
 
@@ -81,20 +106,24 @@ def _cluster(environment: Mapping[str, str]) -> str:
     """jax's name for the cluster whose signs there are, or "". No network, but for a TPU VM's metadata server."""
     if "SLURM_STEP_NODELIST" in environment and "SLURM_PROCID" in environment:
         return "slurm" if environment.get("SLURM_NTASKS", "1") != "1" else ""
-    names = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES") or ""
+    names = (
+        environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES") or ""
+    )
     slices = environment.get("MEGASCALE_NUM_SLICES") or "1"
     if names:
         return "gketpu" if "," in names or slices != "1" else ""
     if environment.get("TPU_SKIP_MDS_QUERY"):
         return ""
-    from jax._src.cloud_tpu_init import running_in_cloud_tpu_vm  # libtpu is there, and TPUs are on the PCI bus
+    # Libtpu is there, and TPUs are on the PCI bus
+    from jax._src.cloud_tpu_init import running_in_cloud_tpu_vm
 
     if not running_in_cloud_tpu_vm:
         return ""
     server = environment.get("GCE_METADATA_IP", "metadata.google.internal")
     with contextlib.suppress(OSError), socket.create_connection((server, 80), timeout=3):
         return "gcetpu"
-    return ""  # TPUs of a notebook service
+    # TPUs of a notebook service
+    return ""
 
 
 def _detected(kind: str) -> ProcessSpec | None:
@@ -105,8 +134,10 @@ def _detected(kind: str) -> ProcessSpec | None:
             None, None, None, None, kind, 60
         )
     except (RuntimeError, ValueError, OSError) as error:
-        raise RunError(f"this looks like {kind}, but its processes cannot be told: {error}; give --coordinator, "
-                       "--num-processes and --process-id, or --num-processes=1 to go on alone") from error  # fmt: skip
+        raise RunError(
+            f"this looks like {kind}, but its processes cannot be told: {error}; give --coordinator, "
+            "--num-processes and --process-id, or --num-processes=1 to go on alone"
+        ) from error
     if address is None or count is None or index is None or count == 1:
         return None
     return ProcessSpec(address, count, index, local)

@@ -22,13 +22,17 @@ from ipt_jax.errors import Lost
 from ipt_jax.log import logger
 from ipt_jax.messages import listed
 
-WAIT = 1800.0  # seconds: for data to be opened, a checkpoint to be read, ... by the slowest process
+# Seconds: for data to be opened, a checkpoint to be read, ... by the slowest process
+WAIT = 1800.0
 
-GRACE = 20.0  # seconds that a process has to leave by itself, which it cannot within a collective
+# Seconds that a process has to leave by itself, which it cannot within a collective
+GRACE = 20.0
 
-SAY = 15.0  # seconds between two lines about who is waited for
+# Seconds between two lines about who is waited for
+SAY = 15.0
 
-LEAD = 2  # steps that another process can be ahead of one that asks for a stop: see `Line.ask_stop`
+# Steps that another process can be ahead of one that asks for a stop: see `Line.ask_stop`
+LEAD = 2
 
 
 class ProcessGroup:
@@ -44,7 +48,8 @@ class ProcessGroup:
         self.index, self.count = index, count
         self.stop_at: int | None = None
         self.stopped_by = ""
-        self._peers: dict[int, Peer] = {}  # process 0: all others; others: process 0
+        # Process 0: all others; others: process 0
+        self._peers: dict[int, Peer] = {}
         self._news = threading.Condition()
         self._values: dict[str, dict[int, Any]] = {}
         self._answers: dict[str, list[Any]] = {}
@@ -59,7 +64,9 @@ class ProcessGroup:
 
     def _listen(self) -> None:
         for index, peer in self._peers.items():
-            threading.Thread(target=self._read, args=(index, peer), name=f"ipt-hosts-{index}", daemon=True).start()
+            threading.Thread(
+                target=self._read, args=(index, peer), name=f"ipt-hosts-{index}", daemon=True
+            ).start()
 
     # What a run asks.
 
@@ -83,7 +90,12 @@ class ProcessGroup:
             with self._news:
                 values = self._values.setdefault(what, {})
                 values[0] = value
-            self._wait(lambda: len(values) == self.count, lambda: set(range(self.count)) - set(values), limit, what)
+            self._wait(
+                lambda: len(values) == self.count,
+                lambda: set(range(self.count)) - set(values),
+                limit,
+                what,
+            )
             with self._news:
                 self._answers[what] = [self._values[what][i] for i in range(self.count)]
                 del self._values[what]
@@ -105,7 +117,12 @@ class ProcessGroup:
             self._send(0, request)
         else:
             self._decide(request)
-        self._wait(lambda: self._agreed, lambda: set(range(self.count)) - self._acknowledged - {self.index}, limit, "stop")
+        self._wait(
+            lambda: self._agreed,
+            lambda: set(range(self.count)) - self._acknowledged - {self.index},
+            limit,
+            "stop",
+        )
 
     def stops(self, step: int) -> bool:
         """Whether the run is to stop before it takes batch `step`. Raises Lost as `check` does."""
@@ -123,9 +140,15 @@ class ProcessGroup:
         if self.count == 1 or self._left:
             return
         self._left = True
-        if not self._trouble:  # else they know what happened before
-            self._broadcast({"fault": f"process {self.index} ({socket.gethostname()}) ended with: {text.strip()}"})
-        if self.index == 0:  # jax's service lives here, and its end would abort the others
+        # Else they know what happened before
+        if not self._trouble:
+            self._broadcast(
+                {
+                    "fault": f"process {self.index} ({socket.gethostname()}) ended with: {text.strip()}"
+                }
+            )
+        # Jax's service lives here, and its end would abort the others
+        if self.index == 0:
             with self._news:
                 self._news.wait_for(lambda: self._gone >= set(self._peers), timeout=GRACE + 5)
 
@@ -133,14 +156,17 @@ class ProcessGroup:
         """The orderly end, when all have come to it: the others will not take it for a death. Raises Lost."""
         if self.count == 1 or self._left:
             return
-        self.gather("end", None, limit=120)  # an error of another process still counts
+        # An error of another process still counts
+        self.gather("end", None, limit=120)
         self._left = True
         for index in self._peers:
             self._send(index, {"bye": self.index})
 
     # How it is done.
 
-    def _wait(self, done: Callable[[], bool], missing: Callable[[], Any], limit: float, what: str) -> None:
+    def _wait(
+        self, done: Callable[[], bool], missing: Callable[[], Any], limit: float, what: str
+    ) -> None:
         end, said = time.monotonic() + limit, time.monotonic()
         with self._news:
             while not done():
@@ -148,14 +174,17 @@ class ProcessGroup:
                 left = end - time.monotonic()
                 if left <= 0:
                     names = _processes(missing())
-                    raise Lost(f"no word from {names} for {limit:.0f} s at {what!r}: look at the log there")
+                    raise Lost(
+                        f"no word from {names} for {limit:.0f} s at {what!r}: look at the log there"
+                    )
                 self._news.wait(min(left, 1.0))
                 if time.monotonic() - said > SAY:
                     said = time.monotonic()
                     logger.info("waiting for %s at %r", _processes(missing()), what)
 
     def _send(self, index: int, message: Mapping[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # its end is read from the same connection
+        # Its end is read from the same connection
+        with contextlib.suppress(OSError):
             self._peers[index].send(message)
 
     def _broadcast(self, message: Mapping[str, Any], but: int | None = None) -> None:

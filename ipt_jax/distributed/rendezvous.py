@@ -33,7 +33,9 @@ def _call(line: ProcessGroup, address: tuple[str, int], limit: float) -> None:
     try:
         server = socket.create_server(("", address[1]), backlog=line.count)
     except OSError as error:
-        raise Lost(f"process 0 cannot listen on port {address[1]}: {error.strerror or error}; name another port") from None
+        raise Lost(
+            f"process 0 cannot listen on port {address[1]}: {error.strerror or error}; name another port"
+        ) from None
     with server:
         while len(line._peers) < line.count - 1 and not problem:
             missing = sorted(set(range(1, line.count)) - set(line._peers))
@@ -46,7 +48,9 @@ def _call(line: ProcessGroup, address: tuple[str, int], limit: float) -> None:
                 problem = _welcome(line, server.accept()[0], left)
             if time.monotonic() - said > SAY:
                 said = time.monotonic()
-                logger.info("waiting for %s of %d (%.0f s left)", _processes(missing), line.count, left)
+                logger.info(
+                    "waiting for %s of %d (%.0f s left)", _processes(missing), line.count, left
+                )
     line._broadcast({"refused": problem} if problem else {"welcome": True})
     if problem:
         raise Lost(problem)
@@ -69,7 +73,9 @@ def _welcome(line: ProcessGroup, connection: socket.socket, left: float) -> str:
     elif index in line._peers and not line._peers[index].closed():
         problem = f"two processes have the number {index}: on {line._peers[index].host} and on {peer.host}"
     elif not 0 < index < line.count:
-        problem = f"two processes have the number {index}: on {socket.gethostname()} and on {peer.host}"
+        problem = (
+            f"two processes have the number {index}: on {socket.gethostname()} and on {peer.host}"
+        )
     if problem:
         with contextlib.suppress(OSError):
             peer.send({"refused": problem})
@@ -87,12 +93,15 @@ def _answer(line: ProcessGroup, address: tuple[str, int], limit: float) -> None:
     while True:
         left = end - time.monotonic()
         if left <= 0:
-            raise Lost(f"process 0 of {line.count} did not come within {limit:.0f} s: nothing at {where} ({why})")
+            raise Lost(
+                f"process 0 of {line.count} did not come within {limit:.0f} s: nothing at {where} ({why})"
+            )
         try:
             connection = socket.create_connection(address, timeout=min(left, 10.0))
             peer = Peer(connection, address[0])
             peer.send(hello)
-            connection.settimeout(max(left, 1.0) + 10)  # process 0 has begun to wait at another time
+            # Process 0 has begun to wait at another time
+            connection.settimeout(max(left, 1.0) + 10)
             answer = next(peer.messages(), {})
         except (OSError, ValueError) as error:
             why, answer = (getattr(error, "strerror", None) or str(error)), {}

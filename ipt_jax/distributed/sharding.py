@@ -19,9 +19,11 @@ DATA = "data"
 
 SHARDINGS = ("data", "fsdp")
 
-STACKS = ("encoder", "decoder")  # their leaves have an axis of layers in front, which is never split
+# Their leaves have an axis of layers in front, which is never split
+STACKS = ("encoder", "decoder")
 
-SMALL = 2**12  # elements of a layer's leaf up to which it stays whole: moving it would cost more than it takes
+# Elements of a layer's leaf up to which it stays whole: moving it would cost more than it takes
+SMALL = 2**12
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -67,12 +69,18 @@ def _gathered(leaf: jax.Array, mesh: Mesh, spec: PartitionSpec, dtype: Any) -> j
     return jax.lax.with_sharding_constraint(piece, replicated(mesh))
 
 
-def _gathered_forward(leaf: jax.Array, mesh: Mesh, spec: PartitionSpec, dtype: Any) -> tuple[jax.Array, None]:
+def _gathered_forward(
+    leaf: jax.Array, mesh: Mesh, spec: PartitionSpec, dtype: Any
+) -> tuple[jax.Array, None]:
     return _gathered(leaf, mesh, spec, dtype), None
 
 
-def _gathered_backward(mesh: Mesh, spec: PartitionSpec, dtype: Any, _: None, gradient: jax.Array) -> tuple[jax.Array]:
-    return (jax.lax.with_sharding_constraint(gradient, NamedSharding(mesh, spec)).astype(np.float32),)
+def _gathered_backward(
+    mesh: Mesh, spec: PartitionSpec, dtype: Any, _: None, gradient: jax.Array
+) -> tuple[jax.Array]:
+    return (
+        jax.lax.with_sharding_constraint(gradient, NamedSharding(mesh, spec)).astype(np.float32),
+    )
 
 
 _gathered.defvjp(_gathered_forward, _gathered_backward)
@@ -87,7 +95,11 @@ def gather(mesh: Mesh, dtype: Any, tree: Any) -> Any:
     def of(path: Any, leaf: jax.Array) -> jax.Array:
         names = {jax.tree_util.keystr((key,), simple=True) for key in path}
         spec = _piece(leaf.shape, mesh.size)
-        return leaf if spec == PartitionSpec() or not names.isdisjoint(STACKS) else _gathered(leaf, mesh, spec, dtype)
+        return (
+            leaf
+            if spec == PartitionSpec() or not names.isdisjoint(STACKS)
+            else _gathered(leaf, mesh, spec, dtype)
+        )
 
     return jax.tree_util.tree_map_with_path(of, tree)
 
@@ -105,4 +117,6 @@ def put_rows(rows: np.ndarray, mesh: Mesh) -> jax.Array:
 
 def abstract(tree: Any, shardings: Any) -> Any:
     """Shapes and dtypes of a tree with the shardings of another: the target of a restore."""
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
+    )

@@ -22,7 +22,8 @@ from ipt_jax.distributed import rendezvous
 from ipt_jax.distributed.discovery import FLAGS, START_TIMEOUT, ProcessSpec, find_process
 from ipt_jax.errors import RunError, StartError, UserError
 
-HEARTBEAT = 100  # seconds of silence after which jax aborts a process; the line between them is faster
+# Seconds of silence after which jax aborts a process; the line between them is faster
+HEARTBEAT = 100
 
 _current = hosts.ProcessGroup()
 
@@ -32,7 +33,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     about = "TPU pods, GKE and Slurm are recognised; elsewhere, give all three, as flags or as environment variables"
     group = parser.add_argument_group("several processes", about)
     for name, variables, metavar, text in FLAGS:
-        group.add_argument(f"--{name}", default="", metavar=metavar, help=f"{text} [{variables[0]}]")
+        group.add_argument(
+            f"--{name}", default="", metavar=metavar, help=f"{text} [{variables[0]}]"
+        )
     about = "exit code when a signal has stopped the run, saved, before its end (0); for launchers that start it again"
     group.add_argument("--stopped-code", type=int, default=0, metavar="N", help=about)
 
@@ -63,7 +66,8 @@ def together(options: argparse.Namespace) -> Iterator[hosts.ProcessGroup]:
     log.for_process(place.index)
     try:
         _start(place, limit)
-        from ipt_jax.distributed import devices  # late: jax takes a second to import
+        # Late: jax takes a second to import
+        from ipt_jax.distributed import devices
 
         devices.meet(lambda: _current.gather("devices", None))
         yield _current
@@ -75,7 +79,9 @@ def together(options: argparse.Namespace) -> Iterator[hosts.ProcessGroup]:
 def _end(line: hosts.ProcessGroup, error: BaseException) -> NoReturn:
     ours = isinstance(error, (RunError, UserError, OSError, KeyboardInterrupt))
     # What goes wrong here when another process goes: jax's collectives raise what they like, orbax a failed save.
-    elsewhere = line.trouble(0.0 if isinstance(error, (UserError, errors.Lost, KeyboardInterrupt)) else 3.0)
+    elsewhere = line.trouble(
+        0.0 if isinstance(error, (UserError, errors.Lost, KeyboardInterrupt)) else 3.0
+    )
     text = elsewhere or ("interrupted" if isinstance(error, KeyboardInterrupt) else str(error))
     if not ours and not elsewhere:
         traceback.print_exception(error)
@@ -105,7 +111,9 @@ def _start(place: ProcessSpec, limit: float) -> None:
         try:
             socket.create_server(("", port)).close()
         except OSError as error:
-            raise errors.Lost(f"process 0 cannot listen on port {port}: {error.strerror}; name another port") from None
+            raise errors.Lost(
+                f"process 0 cannot listen on port {port}: {error.strerror}; name another port"
+            ) from None
     import jax
 
     # Its handler of SIGTERM would take the place of ours (meter.StopSignals), which serves SIGINT, too.

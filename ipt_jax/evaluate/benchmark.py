@@ -26,14 +26,21 @@ def table(rows: Sequence[Row]) -> str:
     ]
     for row in rows:
         b, a = row.mean.before, row.mean.after
-        cells = [f"{b[m]:6.2f} -> {a[m]:5.2f}" if m.startswith("psnr") else f"{b[m]:.4f} -> {a[m]:.4f}"
-                 for m in ("psnr_y", "psnr_rgb", "ssim_y", "ssim_rgb")]  # fmt: skip
-        lines.append(f"{row.set.name:<10} {row.trial.label:<13} {len(row.scores):>3}  " + "  ".join(f"{c:>15}" for c in cells)
-                     + (f"  {row.tiles / row.seconds:8.1f}" if row.tiles else ""))  # fmt: skip
+        cells = [
+            f"{b[m]:6.2f} -> {a[m]:5.2f}" if m.startswith("psnr") else f"{b[m]:.4f} -> {a[m]:.4f}"
+            for m in ("psnr_y", "psnr_rgb", "ssim_y", "ssim_rgb")
+        ]
+        lines.append(
+            f"{row.set.name:<10} {row.trial.label:<13} {len(row.scores):>3}  "
+            + "  ".join(f"{c:>15}" for c in cells)
+            + (f"  {row.tiles / row.seconds:8.1f}" if row.tiles else "")
+        )
     return "\n".join(lines)
 
 
-def choose(sets: Sequence[BenchmarkSet], trials: Sequence[Trial], explicit: bool) -> list[tuple[BenchmarkSet, Trial]]:
+def choose(
+    sets: Sequence[BenchmarkSet], trials: Sequence[Trial], explicit: bool
+) -> list[tuple[BenchmarkSet, Trial]]:
     """Which sets are scored at which tasks: those of their usual kind, or, asked for by name, what is possible.
 
     Raises:
@@ -45,8 +52,10 @@ def choose(sets: Sequence[BenchmarkSet], trials: Sequence[Trial], explicit: bool
         usual = [trial for trial in possible if kind_of(trial.task) in one.kinds()]
         chosen += [(one, trial) for trial in usual or (possible if explicit else [])]
     if not chosen:
-        raise UsageError(f"none of the tasks {', '.join(t.label for t in trials)} can be scored on "
-                         f"{', '.join(one.describe() for one in sets)}")  # fmt: skip
+        raise UsageError(
+            f"none of the tasks {', '.join(t.label for t in trials)} can be scored on "
+            f"{', '.join(one.describe() for one in sets)}"
+        )
     return chosen
 
 
@@ -67,7 +76,10 @@ def run(options: argparse.Namespace) -> int:
             raise UsageError(f"{path}: there is no folder {path.parent}")
     for one in sets:
         tasks = [trial.label for other, trial in pairs if other is one]
-        print(f"{one.describe()}; {', '.join(tasks) if tasks else 'none of the tasks are for it: left out'}", flush=True)
+        print(
+            f"{one.describe()}; {', '.join(tasks) if tasks else 'none of the tasks are for it: left out'}",
+            flush=True,
+        )
 
     page = None
     if options.report:
@@ -87,15 +99,26 @@ def run(options: argparse.Namespace) -> int:
             if page is not None:
                 page.add(row, result)
             if sys.stderr.isatty():
-                print(f"\r{one.name} {trial.label}: {len(row.scores)} of {len(one.hq)}", end="\033[K", file=sys.stderr)
+                print(
+                    f"\r{one.name} {trial.label}: {len(row.scores)} of {len(one.hq)}",
+                    end="\033[K",
+                    file=sys.stderr,
+                )
         if sys.stderr.isatty():
             print("\r\033[K", end="", file=sys.stderr)
         rows.append(row)
     print("\n" + table(rows))
     settings = contender.settings(options)
-    print("\n" + "; ".join(f"{key} {value}" for key, value in settings.items() if not isinstance(value, dict)))
+    print(
+        "\n"
+        + "; ".join(
+            f"{key} {value}" for key, value in settings.items() if not isinstance(value, dict)
+        )
+    )
     if options.json:
-        Path(options.json).write_text(json.dumps({**settings, "rows": [row.as_json() for row in rows]}, indent=1) + "\n")
+        Path(options.json).write_text(
+            json.dumps({**settings, "rows": [row.as_json() for row in rows]}, indent=1) + "\n"
+        )
         print(f"scores: {options.json}")
     if page is not None:
         Path(options.report).write_text(page.html(rows, settings))

@@ -41,7 +41,9 @@ class Candidate(abc.ABC):
         """Compiles what the trial needs, so that it is not counted as its time."""
         return
 
-    def score(self, one: BenchmarkSet, trial: Trial, pictures: Iterable[Any], seed: int) -> Iterator[Result]:
+    def score(
+        self, one: BenchmarkSet, trial: Trial, pictures: Iterable[Any], seed: int
+    ) -> Iterator[Result]:
         """Every picture's score, and the pictures."""
         for result in scored(self.restore(one, trial), pictures, trial.task, seed):
             yield dataclasses.replace(result[0], task=trial.label), *result[1:]
@@ -52,7 +54,12 @@ class Candidate(abc.ABC):
 
     def settings(self, options: argparse.Namespace) -> dict[str, Any]:
         """What the numbers depend on."""
-        return {"weights": self.name, "seed": options.seed, "noise clip": options.noise_clip, "ipt_jax": __version__}
+        return {
+            "weights": self.name,
+            "seed": options.seed,
+            "noise clip": options.noise_clip,
+            "ipt_jax": __version__,
+        }
 
 
 class Baseline(Candidate):
@@ -60,7 +67,9 @@ class Baseline(Candidate):
 
     def __init__(self, options: argparse.Namespace):
         super().__init__(options)
-        self.tasks = {n: t for n, t in TASKS.items() if (t.scale > 1) == (options.weights == "bicubic")}
+        self.tasks = {
+            n: t for n, t in TASKS.items() if (t.scale > 1) == (options.weights == "bicubic")
+        }
 
     def restore(self, one: BenchmarkSet, trial: Trial) -> RestorePairs:
         return lambda pairs: (baseline(pair.lq, trial.task) for pair in pairs)
@@ -80,16 +89,20 @@ class Outputs(Candidate):
         places = [self._folder / outer / name for outer in (one.name, "") for name in inner]
         place = next((p for p in places if p.is_dir() and picture_files(p)), None)
         if place is None:
-            raise DataError(f"--weights {self.name}: no pictures for {one.name} {trial.label}; looked in "
-                            + listed([str(p) for p in places], len(places)))  # fmt: skip
+            raise DataError(
+                f"--weights {self.name}: no pictures for {one.name} {trial.label}; looked in "
+                + listed([str(p) for p in places], len(places))
+            )
         found = match(one.hq, picture_files(place), str(place), "restored picture")
 
         def restore(pairs: Iterator[Degraded]) -> Iterator[np.ndarray]:
             for pair in pairs:
                 output = read(found[pair.name])
                 if output.shape != pair.hq.shape:
-                    raise DataError(f"{found[pair.name]} is {output.shape[1]}x{output.shape[0]}; {trial.label} of "
-                                    f"{pair.name} gives {pair.hq.shape[1]}x{pair.hq.shape[0]}")  # fmt: skip
+                    raise DataError(
+                        f"{found[pair.name]} is {output.shape[1]}x{output.shape[0]}; {trial.label} of "
+                        f"{pair.name} gives {pair.hq.shape[1]}x{pair.hq.shape[0]}"
+                    )
                 yield output
 
         return restore
@@ -104,31 +117,54 @@ class Weights(Candidate):
 
         if options.batch < 1:
             raise UsageError(f"--batch {options.batch}: at least 1 tile a call")
-        self.model: Restorer = load(options.weights, task=options.weights_tasks, heads=options.heads, raw=options.raw,
-                                    dtype=options.dtype)  # fmt: skip
+        self.model: Restorer = load(
+            options.weights,
+            task=options.weights_tasks,
+            heads=options.heads,
+            raw=options.raw,
+            dtype=options.dtype,
+        )
         self.tasks = dict(self.model.tasks)
         tile = self.model.model.tile
         if not 0 <= options.overlap < tile:
-            raise UsageError(f"--overlap {options.overlap}: tiles of {tile} pixels can overlap by 0 to {tile - 1}")
-        self._cut: dict[str, Any] = dict(protocol=options.protocol, overlap=options.overlap, ensemble=options.ensemble)
+            raise UsageError(
+                f"--overlap {options.overlap}: tiles of {tile} pixels can overlap by 0 to {tile - 1}"
+            )
+        self._cut: dict[str, Any] = dict(
+            protocol=options.protocol, overlap=options.overlap, ensemble=options.ensemble
+        )
         self._batch = options.batch
 
     def restore(self, one: BenchmarkSet, trial: Trial) -> RestorePairs:
-        return lambda pairs: self.model.restore_all((pair.lq for pair in pairs), trial.head, batch=self._batch, **self._cut)
+        return lambda pairs: self.model.restore_all(
+            (pair.lq for pair in pairs), trial.head, batch=self._batch, **self._cut
+        )
 
     def prepare(self, trial: Trial) -> None:
         tile = self.model.model.tile
-        np.asarray(self.model.bind(trial.head)(np.zeros((self._batch * self.model.devices, tile, tile, 3), np.float32)))
+        np.asarray(
+            self.model.bind(trial.head)(
+                np.zeros((self._batch * self.model.devices, tile, tile, 3), np.float32)
+            )
+        )
 
     def tiles(self, result: Result, trial: Trial) -> int:
         height, width = (size // trial.task.scale for size in result[1].shape[:2])
         return count_tiles(height, width, tile=self.model.model.tile, **self._cut)
 
     def settings(self, options: argparse.Namespace) -> dict[str, Any]:
-        cut = {"protocol": options.protocol} | ({"overlap": options.overlap} if options.protocol == "blend" else {})
-        return {**super().settings(options), **cut, "ensemble": "x8" if options.ensemble else "no", "dtype": options.dtype,
-                "devices": self.model.devices, "programs": self.model.programs(),
-                "provenance": dict(self.model.provenance)}  # fmt: skip
+        cut = {"protocol": options.protocol} | (
+            {"overlap": options.overlap} if options.protocol == "blend" else {}
+        )
+        return {
+            **super().settings(options),
+            **cut,
+            "ensemble": "x8" if options.ensemble else "no",
+            "dtype": options.dtype,
+            "devices": self.model.devices,
+            "programs": self.model.programs(),
+            "provenance": dict(self.model.provenance),
+        }
 
 
 def open_candidate(options: argparse.Namespace) -> Candidate:

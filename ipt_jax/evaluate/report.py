@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from ipt_jax.evaluate.results import Row
 
 NAMES = {"psnr_y": "PSNR-Y", "psnr_rgb": "PSNR-RGB", "ssim_y": "SSIM-Y", "ssim_rgb": "SSIM-RGB"}
-ZOOM = 48  # side of the worst place, in pixels
+# Side of the worst place, in pixels
+ZOOM = 48
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; }
@@ -73,7 +74,9 @@ class Report:
         """Takes a picture's score and the clean, degraded and restored picture."""
         score, *images = result
         heap = self._shown.setdefault((row.set.name, row.trial.label), [])
-        entry = _Shown(-score.after["psnr_y"], -len(row.scores), score, (images[0], images[1], images[2]))
+        entry = _Shown(
+            -score.after["psnr_y"], -len(row.scores), score, (images[0], images[1], images[2])
+        )
         if len(heap) < self._limit:
             heapq.heappush(heap, entry)
         else:
@@ -81,28 +84,44 @@ class Report:
 
     def html(self, rows: Sequence[Row], settings: Mapping[str, Any]) -> str:
         """The page."""
-        said = ", ".join(f"{key} {value}" for key, value in settings.items() if not isinstance(value, Mapping))
+        said = ", ".join(
+            f"{key} {value}" for key, value in settings.items() if not isinstance(value, Mapping)
+        )
         provenance = settings.get("provenance") or {}
-        origin = ", ".join(f"{key} {value}" for key, value in provenance.items() if isinstance(value, (str, int)))
-        body = [f"<h1>Evaluation of {_text(settings['weights'])}</h1>", f'<p class="settings">{_text(said)}</p>']
+        origin = ", ".join(
+            f"{key} {value}" for key, value in provenance.items() if isinstance(value, (str, int))
+        )
+        body = [
+            f"<h1>Evaluation of {_text(settings['weights'])}</h1>",
+            f'<p class="settings">{_text(said)}</p>',
+        ]
         if origin:
             body.append(f'<p class="settings">Weights: {_text(origin)}</p>')
         body.append(_means(rows))
         for row in rows:
             body.append(self._section(row))
-        return ('<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-                f'<meta name="viewport" content="width=device-width"><title>Evaluation of {_text(settings["weights"])}</title>'
-                f"<style>{STYLE}</style></head>\n<body>\n"
-                + "\n".join(body) + f"\n<script>{SCRIPT}</script>\n</body></html>\n")  # fmt: skip
+        return (
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+            f'<meta name="viewport" content="width=device-width"><title>Evaluation of {_text(settings["weights"])}</title>'
+            f"<style>{STYLE}</style></head>\n<body>\n"
+            + "\n".join(body)
+            + f"\n<script>{SCRIPT}</script>\n</body></html>\n"
+        )
 
     def _section(self, row: Row) -> str:
         shown = sorted(self._shown.get((row.set.name, row.trial.label), []), reverse=True)
         pictures = "".join(_figure(entry, row.trial.label) for entry in shown)
-        which = f", {len(shown)} with the lowest PSNR of {len(row.scores)}" if len(shown) < len(row.scores) else ""
-        return (f"<h2>{_text(row.set.name)}, {_text(row.trial.label)}</h2>"
-                f"<p>{_text(row.set.describe())}. Left of the line the input, right of it the result{which}; drag the line.</p>"
-                f'{_published(row)}<div class="pictures">{pictures}</div>'
-                f"<details><summary>Scores of every picture</summary>{_scores(row.scores)}</details>")  # fmt: skip
+        which = (
+            f", {len(shown)} with the lowest PSNR of {len(row.scores)}"
+            if len(shown) < len(row.scores)
+            else ""
+        )
+        return (
+            f"<h2>{_text(row.set.name)}, {_text(row.trial.label)}</h2>"
+            f"<p>{_text(row.set.describe())}. Left of the line the input, right of it the result{which}; drag the line.</p>"
+            f'{_published(row)}<div class="pictures">{pictures}</div>'
+            f"<details><summary>Scores of every picture</summary>{_scores(row.scores)}</details>"
+        )
 
 
 def _text(value: Any) -> str:
@@ -110,28 +129,44 @@ def _text(value: Any) -> str:
 
 
 def _number(metric: str, value: float) -> str:
-    return ("inf" if not np.isfinite(value) else f"{value:.2f}") if metric.startswith("psnr") else f"{value:.4f}"
+    return (
+        ("inf" if not np.isfinite(value) else f"{value:.2f}")
+        if metric.startswith("psnr")
+        else f"{value:.4f}"
+    )
 
 
 def _cells(score: Score) -> str:
-    return "".join(f"<td>{_number(m, score.before[m])}</td><td><b>{_number(m, score.after[m])}</b></td>" for m in METRICS)
+    return "".join(
+        f"<td>{_number(m, score.before[m])}</td><td><b>{_number(m, score.after[m])}</b></td>"
+        for m in METRICS
+    )
 
 
 def _head(*first: str) -> str:
-    return ("<tr>" + "".join(f"<th>{name}</th>" for name in first)
-            + "".join(f"<th>{NAMES[m]}, input</th><th>result</th>" for m in METRICS))  # fmt: skip
+    return (
+        "<tr>"
+        + "".join(f"<th>{name}</th>" for name in first)
+        + "".join(f"<th>{NAMES[m]}, input</th><th>result</th>" for m in METRICS)
+    )
 
 
 def _means(rows: Sequence[Row]) -> str:
-    lines = "".join(f"<tr><td>{_text(row.set.name)}</td><td>{_text(row.trial.label)}</td><td>{len(row.scores)}</td>"
-                    f"{_cells(row.mean)}</tr>" for row in rows)  # fmt: skip
-    return f'<div class="scroll"><table>{_head("set", "task", "pictures")}</tr>{lines}</table></div>'
+    lines = "".join(
+        f"<tr><td>{_text(row.set.name)}</td><td>{_text(row.trial.label)}</td><td>{len(row.scores)}</td>"
+        f"{_cells(row.mean)}</tr>"
+        for row in rows
+    )
+    return (
+        f'<div class="scroll"><table>{_head("set", "task", "pictures")}</tr>{lines}</table></div>'
+    )
 
 
 def _published(row: Row) -> str:
     """A line of published scores with these weights' among them; '' where none compare."""
     others = published(row.set.canonical, row.trial.label)
-    if not others or len(row.scores) < len(row.set.hq):  # published means are over whole sets
+    # Published means are over whole sets
+    if not others or len(row.scores) < len(row.set.hq):
         return ""
     after = row.mean.after
     mine = f"{_number('psnr_y', after['psnr_y'])}, {_number('psnr_rgb', after['psnr_rgb'])} RGB"
@@ -154,22 +189,32 @@ def _figure(entry: _Shown, task: str) -> str:
     caption = f"{_text(entry.score.picture)}: {_number('psnr_y', b)} &rarr; <b>{_number('psnr_y', a)}</b> dB"
     y, x = worst_place(clean, after)
     cuts = [
-        (name, image[y : y + ZOOM, x : x + ZOOM]) for name, image in (("clean", clean), ("input", before), ("result", after))
+        (name, image[y : y + ZOOM, x : x + ZOOM])
+        for name, image in (("clean", clean), ("input", before), ("result", after))
     ]
     zoom = "".join(f'<div><img src="{_png(cut)}" alt="{name}">{name}</div>' for name, cut in cuts)
     label = f"{_text(entry.score.picture)}, {_text(task)}: input on the left, result on the right"
-    return (f'<figure><figcaption>{caption}</figcaption><div class="row"><div class="pair">'
-            f'<img src="{_jpeg(before)}" alt="input">'
-            f'<img class="after" src="{_jpeg(after)}" alt="result"><div class="bar"></div>'
-            f'<input type="range" min="0" max="100" step="0.1" value="50" aria-label="{label}"></div>'
-            f'<div><div class="zoom">{zoom}</div>The worst place: row {y}, column {x}</div></div></figure>')  # fmt: skip
+    return (
+        f'<figure><figcaption>{caption}</figcaption><div class="row"><div class="pair">'
+        f'<img src="{_jpeg(before)}" alt="input">'
+        f'<img class="after" src="{_jpeg(after)}" alt="result"><div class="bar"></div>'
+        f'<input type="range" min="0" max="100" step="0.1" value="50" aria-label="{label}"></div>'
+        f'<div><div class="zoom">{zoom}</div>The worst place: row {y}, column {x}</div></div></figure>'
+    )
 
 
 def worst_place(clean: np.ndarray, after: np.ndarray) -> tuple[int, int]:
     """(row, column) of the corner of the place with the largest squared error, `ZOOM` pixels a side."""
     error = np.square(clean.astype(np.float32) - after).sum(axis=2)
     side = [min(ZOOM, size) for size in error.shape]
-    sums = cv2.boxFilter(error, cv2.CV_64F, (side[1], side[0]), anchor=(0, 0), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    sums = cv2.boxFilter(
+        error,
+        cv2.CV_64F,
+        (side[1], side[0]),
+        anchor=(0, 0),
+        normalize=False,
+        borderType=cv2.BORDER_CONSTANT,
+    )
     inside = sums[: error.shape[0] - side[0] + 1, : error.shape[1] - side[1] + 1]
     row, column = np.unravel_index(int(inside.argmax()), inside.shape)
     return int(row), int(column)

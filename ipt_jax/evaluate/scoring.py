@@ -61,21 +61,28 @@ def make_lq(picture: Picture, task: Task, seed: int) -> tuple[np.ndarray, np.nda
     """
     height, width = (size // task.scale for size in picture.hq.shape[:2])
     if not height or not width:
-        raise DataError(f"{picture.name} is {picture.hq.shape[1]}x{picture.hq.shape[0]}, too small for {task.name}")
+        raise DataError(
+            f"{picture.name} is {picture.hq.shape[1]}x{picture.hq.shape[0]}, too small for {task.name}"
+        )
     hq = np.ascontiguousarray(picture.hq[: height * task.scale, : width * task.scale])
     if picture.lq is None:
         return task.degrade(hq, generator(seed, picture.name)), hq
     if picture.lq.shape[:2] != (height, width):
-        raise DataError(f"{picture.name}: the pair's sizes do not match: the degraded picture is {picture.lq.shape[1]}x"
-                        f"{picture.lq.shape[0]}, the clean one {picture.hq.shape[1]}x{picture.hq.shape[0]}; {task.name} "
-                        f"needs {width}x{height} for it")  # fmt: skip
+        raise DataError(
+            f"{picture.name}: the pair's sizes do not match: the degraded picture is {picture.lq.shape[1]}x"
+            f"{picture.lq.shape[0]}, the clean one {picture.hq.shape[1]}x{picture.hq.shape[0]}; {task.name} "
+            f"needs {width}x{height} for it"
+        )
     return picture.lq, hq
 
 
 def score(output: np.ndarray, hq: np.ndarray, border: int) -> dict[str, float]:
     """All metrics of a result against the clean picture, both uint8 `[H, W, 3]`."""
-    return {f"{metric.__name__}_{channel}": metric(output, hq, channel=channel, border=border)
-            for metric in (psnr, ssim) for channel in ("y", "rgb")}  # fmt: skip
+    return {
+        f"{metric.__name__}_{channel}": metric(output, hq, channel=channel, border=border)
+        for metric in (psnr, ssim)
+        for channel in ("y", "rgb")
+    }
 
 
 def baseline(lq: np.ndarray, task: Task) -> np.ndarray:
@@ -96,7 +103,10 @@ Result = tuple[Score, np.ndarray, np.ndarray, np.ndarray]
 
 
 def scored(
-    restore: Callable[[Iterator[Degraded]], Iterable[np.ndarray]], pictures: Iterable[Picture], task: Task, seed: int = 0
+    restore: Callable[[Iterator[Degraded]], Iterable[np.ndarray]],
+    pictures: Iterable[Picture],
+    task: Task,
+    seed: int = 0,
 ) -> Iterator[Result]:
     """Scores whatever `restore` makes of a task's inputs, in order; pictures are asked for as they are needed.
 
@@ -134,13 +144,29 @@ def _measured(pair: Degraded, output: np.ndarray, task: Task) -> Result:
 
 
 def evaluate(
-    apply_of: Callable[[Task], Apply], pictures: Iterable[Picture], task: Task, *, tile: int, overlap: int, batch: int,
-    seed: int = 0, protocol: str = "blend", ensemble: bool = False,
-) -> Iterator[Result]:  # fmt: skip
+    apply_of: Callable[[Task], Apply],
+    pictures: Iterable[Picture],
+    task: Task,
+    *,
+    tile: int,
+    overlap: int,
+    batch: int,
+    seed: int = 0,
+    protocol: str = "blend",
+    ensemble: bool = False,
+) -> Iterator[Result]:
     """Scores a network at a task on pictures, as `scored`; the settings are `restore_pictures`'."""
 
     def restore(pairs: Iterator[Degraded]) -> Iterator[np.ndarray]:
-        return restore_pictures(apply_of(task), (pair.lq for pair in pairs), scale=task.scale, tile=tile, overlap=overlap,
-                                batch=batch, protocol=protocol, ensemble=ensemble)  # fmt: skip
+        return restore_pictures(
+            apply_of(task),
+            (pair.lq for pair in pairs),
+            scale=task.scale,
+            tile=tile,
+            overlap=overlap,
+            batch=batch,
+            protocol=protocol,
+            ensemble=ensemble,
+        )
 
     return scored(restore, pictures, task, seed)

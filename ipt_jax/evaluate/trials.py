@@ -32,7 +32,9 @@ class Trial:
         """
         head, _, level = text.partition("@")
         if head not in known:
-            raise UsageError(f"--tasks: there is no task {head!r}{nearest(head, known)}; there is {', '.join(known)}")
+            raise UsageError(
+                f"--tasks: there is no task {head!r}{nearest(head, known)}; there is {', '.join(known)}"
+            )
         task = known[head]
         if not level:
             if isinstance(strength(task), tuple):
@@ -42,7 +44,9 @@ class Trial:
             return cls(text, head, task)
         kind = "standard deviation" if isinstance(task.degrade, Noise) else "JPEG quality"
         if strength(task) is None:
-            raise UsageError(f"--tasks {text}: only a denoising or JPEG task can be scored at another strength")
+            raise UsageError(
+                f"--tasks {text}: only a denoising or JPEG task can be scored at another strength"
+            )
         try:
             fixed = Noise(float(level)) if isinstance(task.degrade, Noise) else Jpeg(float(level))
         except ValueError:
@@ -56,7 +60,13 @@ LEVELS = {Noise: (15, 25, 30, 50), Jpeg: (10, 20, 40)}
 def strength(task: Task) -> Any:
     """Sigma of noise, quality of JPEG: a number, or the range that it is drawn from; None for other degradations."""
     degrade = task.degrade
-    return degrade.sigma if isinstance(degrade, Noise) else degrade.quality if isinstance(degrade, Jpeg) else None
+    return (
+        degrade.sigma
+        if isinstance(degrade, Noise)
+        else degrade.quality
+        if isinstance(degrade, Jpeg)
+        else None
+    )
 
 
 def at_levels(task: Task) -> list[str]:
@@ -64,4 +74,6 @@ def at_levels(task: Task) -> list[str]:
     if not isinstance(strength(task), tuple):
         return [task.name]
     low, high = strength(task)
-    return [f"{task.name}@{level}" for level in LEVELS[type(task.degrade)] if low <= level <= high] or [f"{task.name}@{high:g}"]
+    return [
+        f"{task.name}@{level}" for level in LEVELS[type(task.degrade)] if low <= level <= high
+    ] or [f"{task.name}@{high:g}"]

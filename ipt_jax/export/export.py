@@ -15,14 +15,23 @@ from ipt_jax.restore.restorer import Restorer
 
 FORMATS = ("torch", "safetensors", "npz", "folder", "stablehlo", "onnx")
 
-SINGLE = ("stablehlo", "onnx")  # a program holds one task
+# A program holds one task
+SINGLE = ("stablehlo", "onnx")
 
-DTYPES = dict.fromkeys(("onnx", "folder"), ("float32", "float16"))  # others are as they were trained: float32
+# Others are as they were trained: float32
+DTYPES = dict.fromkeys(("onnx", "folder"), ("float32", "float16"))
 
 logger = logging.getLogger("ipt_jax")
 
 
-def export(restorer: Restorer, out: Path, form: str, *, dtype: str = "float32", details: card.Details | None = None) -> float:
+def export(
+    restorer: Restorer,
+    out: Path,
+    form: str,
+    *,
+    dtype: str = "float32",
+    details: card.Details | None = None,
+) -> float:
     """Writes weights, and a card beside them, `<out>.card.json` and `<out>.card.md`.
 
     What was written is run on random patches, every task of it, before it gets its name.
@@ -42,10 +51,14 @@ def export(restorer: Restorer, out: Path, form: str, *, dtype: str = "float32", 
       ExportError: the difference is above `check.BOUNDS`.
     """
     if form in SINGLE and len(restorer.tasks) > 1:
-        raise WeightsError(f"--format {form} holds one task; name it: --task {next(iter(restorer.tasks))} (the model has "
-                           f"{', '.join(restorer.tasks)})")  # fmt: skip
+        raise WeightsError(
+            f"--format {form} holds one task; name it: --task {next(iter(restorer.tasks))} (the model has "
+            f"{', '.join(restorer.tasks)})"
+        )
     if dtype not in DTYPES.get(form, ("float32",)):
-        raise WeightsError(f"--dtype {dtype}: --format {form} is written in {' or '.join(DTYPES.get(form, ('float32',)))}")
+        raise WeightsError(
+            f"--dtype {dtype}: --format {form} is written in {' or '.join(DTYPES.get(form, ('float32',)))}"
+        )
     part = out if form == "folder" else out.with_name(f".{out.name}.part")
     try:
         run = _writers()[form](restorer, part, dtype)
@@ -82,7 +95,9 @@ def _writers() -> dict[str, Callable[[Restorer, Path, str], check.Run]]:
     def theirs(kind: str) -> Callable[[Restorer, Path, str], check.Run]:
         def write(restorer: Restorer, part: Path, dtype: str) -> check.Run:
             authors.write(restorer, part, kind)
-            return authors.read(part, task=",".join(restorer.tasks), heads=restorer.model.heads).apply
+            return authors.read(
+                part, task=",".join(restorer.tasks), heads=restorer.model.heads
+            ).apply
 
         return write
 
@@ -104,6 +119,12 @@ def _writers() -> dict[str, Callable[[Restorer, Path, str], check.Run]]:
 
         return onnx_file.write(restorer, part, dtype)
 
-    made: dict[str, Any] = {"torch": theirs("torch"), "safetensors": theirs("safetensors"), "npz": npz, "folder": folder,
-                            "stablehlo": stablehlo, "onnx": onnx}  # fmt: skip
+    made: dict[str, Any] = {
+        "torch": theirs("torch"),
+        "safetensors": theirs("safetensors"),
+        "npz": npz,
+        "folder": folder,
+        "stablehlo": stablehlo,
+        "onnx": onnx,
+    }
     return made

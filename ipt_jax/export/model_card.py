@@ -42,7 +42,9 @@ class Details:
     licence: str = UNKNOWN
 
 
-def details(weights: str, restorer: Restorer, licence: str | None = None, scores: str | None = None) -> Details:
+def details(
+    weights: str, restorer: Restorer, licence: str | None = None, scores: str | None = None
+) -> Details:
     """What a run's folder tells of itself, or what weights that were exported before still say.
 
     Args:
@@ -66,9 +68,17 @@ def details(weights: str, restorer: Restorer, licence: str | None = None, scores
     if scores is not None:
         measured = _scores(scores)
     source = config.get("data", {}).get("source", "")
-    known = LICENCES.get(config["data"].get("name", "") if source == "tfds" else source, UNKNOWN) if source else UNKNOWN
+    known = (
+        LICENCES.get(config["data"].get("name", "") if source == "tfds" else source, UNKNOWN)
+        if source
+        else UNKNOWN
+    )
     return Details(
-        config, said.get("data") or {}, step, measured or said.get("scores", {}), licence or said.get("licence") or known
+        config,
+        said.get("data") or {},
+        step,
+        measured or said.get("scores", {}),
+        licence or said.get("licence") or known,
     )
 
 
@@ -83,8 +93,14 @@ def _scores(file: str) -> dict[str, float]:
 
 def kept(restorer: Restorer, known: Details) -> dict[str, Any]:
     """The provenance that goes with weights, so that a card can be made of them again: nothing of where files were."""
-    said = {k: v for k, v in restorer.provenance.items() if k != "from"} | {"from": _source(restorer)}
-    return said | {"training": _without_places(known.config), "scores": dict(known.scores), "licence": known.licence}
+    said = {k: v for k, v in restorer.provenance.items() if k != "from"} | {
+        "from": _source(restorer)
+    }
+    return said | {
+        "training": _without_places(known.config),
+        "scores": dict(known.scores),
+        "licence": known.licence,
+    }
 
 
 def _source(restorer: Restorer) -> str:
@@ -93,14 +109,18 @@ def _source(restorer: Restorer) -> str:
 
 def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config without the folders of the machine it ran on."""
-    plain: dict[str, Any] = {k: _without_places(v) if isinstance(v, Mapping) else v for k, v in config.items()}
+    plain: dict[str, Any] = {
+        k: _without_places(v) if isinstance(v, Mapping) else v for k, v in config.items()
+    }
     for key in ("dir", "init_from"):
         if plain.get(key):
             plain[key] = str(plain[key]).rstrip("/").rsplit("/", 1)[-1]
     return plain
 
 
-def make(restorer: Restorer, out: Path, form: str, dtype: str, difference: float, known: Details) -> dict[str, Any]:
+def make(
+    restorer: Restorer, out: Path, form: str, dtype: str, difference: float, known: Details
+) -> dict[str, Any]:
     """The card's contents."""
     from ipt_jax.train.identity import versions
 
@@ -113,22 +133,33 @@ def make(restorer: Restorer, out: Path, form: str, dtype: str, difference: float
         "format": form,
         "dtype": dtype,
         "sha256": _digest(out),
-        "tasks": [{"name": task.name, "scale": task.scale, "degradation": _words(task.degrade)} for task in tasks],
+        "tasks": [
+            {"name": task.name, "scale": task.scale, "degradation": _words(task.degrade)}
+            for task in tasks
+        ],
         "model": {key: getattr(model, key) for key in GEOMETRY},
         "parameters": _count(restorer.params),
-        "weights": {"ema": "moving average", "params": "raw"}.get(str(restorer.provenance.get("part")), "as they were given"),
+        "weights": {"ema": "moving average", "params": "raw"}.get(
+            str(restorer.provenance.get("part")), "as they were given"
+        ),
         "source": _source(restorer),
         "training": {
             "steps": known.steps,
-            "data": {"source": data.get("source", UNKNOWN), "name": set_name,
-                     "pictures": known.data.get("pictures"), "fingerprint": known.data.get("fingerprint")},
+            "data": {
+                "source": data.get("source", UNKNOWN),
+                "name": set_name,
+                "pictures": known.data.get("pictures"),
+                "fingerprint": known.data.get("fingerprint"),
+            },
             "licence of the data": known.licence,
             "config": _without_places(known.config),
         },
-        "scores": {k: v for k, v in known.scores.items() if k.split("/")[1].split("@")[0] in restorer.tasks},
+        "scores": {
+            k: v for k, v in known.scores.items() if k.split("/")[1].split("@")[0] in restorer.tasks
+        },
         "difference from the model": difference,
         "versions": versions(),
-    }  # fmt: skip
+    }
 
 
 def _count(params: Any) -> int:
@@ -139,7 +170,11 @@ def _count(params: Any) -> int:
 
 def _words(degrade: Any) -> str:
     if dataclasses.is_dataclass(degrade) and not isinstance(degrade, type):
-        inside = ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(degrade).items() if isinstance(v, (int, float)))
+        inside = ", ".join(
+            f"{k} {v}"
+            for k, v in dataclasses.asdict(degrade).items()
+            if isinstance(v, (int, float))
+        )
         return type(degrade).__name__.lower() + (f" ({inside})" if inside else "")
     return type(degrade).__name__.lower()
 
@@ -153,7 +188,9 @@ def _digest(out: Path) -> str:
 def markdown(card: Mapping[str, Any]) -> str:
     """The card to be read."""
     training, data, model = card["training"], card["training"]["data"], card["model"]
-    tasks = "\n".join(f"| {t['name']} | x{t['scale']} | {t['degradation']} |" for t in card["tasks"])
+    tasks = "\n".join(
+        f"| {t['name']} | x{t['scale']} | {t['degradation']} |" for t in card["tasks"]
+    )
     scores = "\n".join(f"| {key} | {value:.4g} |" for key, value in card["scores"].items())
     optim = training["config"].get("optim", {})
     lines = [
@@ -182,8 +219,14 @@ def markdown(card: Mapping[str, Any]) -> str:
         f"- data: {data['source']}{' ' + data['name'] if data['name'] else ''}"
         + (f", {data['pictures']} pictures" if data["pictures"] else ""),
         f"- licence of the training data: {training['licence of the data']}",
-        *([f"- learning rate {optim['learning_rate']:g}, batch {training['config'].get('batch_size')}, "
-           f"schedule {optim.get('schedule')}"] if optim else []),
+        *(
+            [
+                f"- learning rate {optim['learning_rate']:g}, batch {training['config'].get('batch_size')}, "
+                f"schedule {optim.get('schedule')}"
+            ]
+            if optim
+            else []
+        ),
         "- the whole config: in the JSON beside this",
         "",
         "## Scores",
@@ -196,5 +239,5 @@ def markdown(card: Mapping[str, Any]) -> str:
         "the largest value.",
         f"SHA-256 `{card['sha256']}`",
         "",
-    ]  # fmt: skip
+    ]
     return "\n".join(lines)

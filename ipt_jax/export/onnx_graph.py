@@ -31,7 +31,9 @@ class Builder:
 
     def constant(self, value: Any, dtype: Any = None) -> str:
         name = f"constant_{len(self.constants)}"
-        array = np.ascontiguousarray(np.asarray(value).astype(self.dtype if dtype is None else dtype))
+        array = np.ascontiguousarray(
+            np.asarray(value).astype(self.dtype if dtype is None else dtype)
+        )
         self.constants[name] = numpy_helper.from_array(array, name)
         return name
 
@@ -52,15 +54,24 @@ class Builder:
         return self.op("Add", out, self.constant(params["bias"])) if "bias" in params else out
 
     def conv(self, x: str, params: Params) -> str:
-        kernel = np.asarray(params["kernel"]).transpose(3, 2, 0, 1)  # [out, in, rows, columns]
+        # [out, in, rows, columns]
+        kernel = np.asarray(params["kernel"]).transpose(3, 2, 0, 1)
         side = kernel.shape[2]
-        return self.op("Conv", x, self.constant(kernel), self.constant(params["bias"]), kernel_shape=(side, side),
-                       pads=(side // 2,) * 4)  # fmt: skip
+        return self.op(
+            "Conv",
+            x,
+            self.constant(kernel),
+            self.constant(params["bias"]),
+            kernel_shape=(side, side),
+            pads=(side // 2,) * 4,
+        )
 
     def norm(self, x: str, params: Params, eps: float) -> str:
         """LayerNorm, in float32 whatever the rest computes in."""
         scale, bias = (self.constant(params["norm"][key], np.float32) for key in ("scale", "bias"))
-        wide = self.op("LayerNormalization", self.cast(x, np.float32), scale, bias, axis=-1, epsilon=eps)
+        wide = self.op(
+            "LayerNormalization", self.cast(x, np.float32), scale, bias, axis=-1, epsilon=eps
+        )
         return self.cast(wide, self.dtype)
 
     def attention(self, model: IPT, params: Params, query: str, key: str, value: str) -> str:
@@ -71,9 +82,15 @@ class Builder:
         parts = (kernel[:, :d] * np.float32(size**-0.5), kernel[:, d : 2 * d], kernel[:, 2 * d :])
 
         def split(x: str, part: np.ndarray, *order: int) -> str:
-            return self.transpose(self.reshape(self.op("MatMul", x, self.constant(part)), n, heads, size), *order)
+            return self.transpose(
+                self.reshape(self.op("MatMul", x, self.constant(part)), n, heads, size), *order
+            )
 
-        q, k, v = split(query, parts[0], 0, 2, 1, 3), split(key, parts[1], 0, 2, 3, 1), split(value, parts[2], 0, 2, 1, 3)
+        q, k, v = (
+            split(query, parts[0], 0, 2, 1, 3),
+            split(key, parts[1], 0, 2, 3, 1),
+            split(value, parts[2], 0, 2, 1, 3),
+        )
         logits = self.cast(self.op("MatMul", q, k), np.float32)
         weights = self.cast(self.op("Softmax", logits, axis=-1), self.dtype)
         mixed = self.reshape(self.transpose(self.op("MatMul", weights, v), 0, 2, 1, 3), n, d)
@@ -85,14 +102,21 @@ class Builder:
 
 def _layer(stack: Params, i: int) -> dict[str, Any]:
     """One layer's parameters of a stack's."""
-    return {key: _layer(value, i) if isinstance(value, Mapping) else np.asarray(value)[i] for key, value in stack.items()}
+    return {
+        key: _layer(value, i) if isinstance(value, Mapping) else np.asarray(value)[i]
+        for key, value in stack.items()
+    }
 
 
 def _body(b: Builder, model: IPT, params: Params, tokens: str, embedding: str) -> str:
     eps = model.norm_eps
     if not model.encoder_layers + model.decoder_layers:
         return b.op("Add", tokens, b.constant(params["position"]))
-    x = b.op("Add", b.op("Add", b.product(tokens, params["linear"]), tokens), b.constant(params["position"]))
+    x = b.op(
+        "Add",
+        b.op("Add", b.product(tokens, params["linear"]), tokens),
+        b.constant(params["position"]),
+    )
     for i in range(model.encoder_layers):
         layer = _layer(params["encoder"], i)
         y = b.norm(x, layer["norm1"], eps)
@@ -111,7 +135,9 @@ def _body(b: Builder, model: IPT, params: Params, tokens: str, embedding: str) -
     return b.op("Add", x, b.feed_forward(x, params["mlp"]))
 
 
-def build(model: IPT, params: Params, task: str, scale: int, dtype: str, metadata: Mapping[str, str]) -> ModelProto:
+def build(
+    model: IPT, params: Params, task: str, scale: int, dtype: str, metadata: Mapping[str, str]
+) -> ModelProto:
     """The graph: `patches` float32 `[batch, tile, tile, 3]`, RGB in 0..255 -> `restored` float32 of `scale` times the side.
 
     Args:
@@ -137,7 +163,13 @@ def build(model: IPT, params: Params, task: str, scale: int, dtype: str, metadat
         inner = b.op("Relu", b.conv(x, mine["head"][block]["conv1"]))
         x = b.op("Add", x, b.conv(inner, mine["head"][block]["conv2"]))
     cut = b.transpose(b.reshape(x, features, side, patch, side, patch), 0, 2, 4, 1, 3, 5)
-    tokens = _body(b, model, params["body"], b.reshape(cut, model.tokens, model.width), b.constant(mine["embedding"]))
+    tokens = _body(
+        b,
+        model,
+        params["body"],
+        b.reshape(cut, model.tokens, model.width),
+        b.constant(mine["embedding"]),
+    )
     cut = b.transpose(b.reshape(tokens, side, side, features, patch, patch), 0, 3, 1, 4, 2, 5)
     x = b.op("Add", x, b.reshape(cut, features, tile, tile))
     for i, step in enumerate(upsampling_steps(scale)):
@@ -147,13 +179,21 @@ def build(model: IPT, params: Params, task: str, scale: int, dtype: str, metadat
     b.nodes.append(helper.make_node("Add", [x, mean], ["restored"], name="restored"))
     used = {name for node in b.nodes for name in node.input}
     graph = helper.make_graph(
-        b.nodes, f"ipt_{task}",
+        b.nodes,
+        f"ipt_{task}",
         [helper.make_tensor_value_info("patches", TensorProto.FLOAT, ["batch", tile, tile, 3])],
-        [helper.make_tensor_value_info("restored", TensorProto.FLOAT, ["batch", tile * scale, tile * scale, 3])],
+        [
+            helper.make_tensor_value_info(
+                "restored", TensorProto.FLOAT, ["batch", tile * scale, tile * scale, 3]
+            )
+        ],
         [tensor for name, tensor in b.constants.items() if name in used],
-    )  # fmt: skip
+    )
     made = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="ipt_jax"
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="ipt_jax",
     )
     helper.set_model_props(made, dict(metadata))
     return made

@@ -11,7 +11,8 @@ from ipt_jax.restore.restorer import Restorer
 # (patches `[B, tile, tile, 3]` float32 in 0..255, task) -> `[B, tile * scale, tile * scale, 3]`.
 Run = Callable[[np.ndarray, str], np.ndarray]
 
-BOUNDS = {"float32": 1e-5, "float16": 5e-3}  # largest difference over largest magnitude
+# Largest difference over largest magnitude
+BOUNDS = {"float32": 1e-5, "float16": 5e-3}
 
 
 def patches(tile: int, count: int = 3, seed: int = 0) -> np.ndarray:

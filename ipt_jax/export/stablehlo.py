@@ -23,7 +23,9 @@ def write(restorer: Restorer, path: Path) -> Run:
     (task,) = restorer.tasks.values()
     # Through the authors' form, in which the network computes in 0..255: nothing is left to scale outside.
     model = restorer.model.clone(input_scale=1.0, remat="none")
-    params = weights.params_from_torch(weights.params_to_torch(restorer.params, restorer.model), model)
+    params = weights.params_from_torch(
+        weights.params_to_torch(restorer.params, restorer.model), model
+    )
     held = jax.tree.map(jnp.asarray, params)
     tile = model.tile
 
@@ -33,7 +35,7 @@ def write(restorer: Restorer, path: Path) -> Run:
     (batch,) = export.symbolic_shape("batch")
     program = export.export(jax.jit(forward), platforms=PLATFORMS)(
         jax.ShapeDtypeStruct((batch, tile, tile, 3), jnp.float32)
-    )  # fmt: skip
+    )
     path.write_bytes(program.serialize())
     return read(path)
 
@@ -55,11 +57,22 @@ def describe(restorer: Restorer) -> dict[str, Any]:
         "task": task.name,
         "scale": task.scale,
         "tile": tile,
-        "input": {"shape": ["batch", tile, tile, 3], "dtype": "float32", "range": [0, 255], "channels": "RGB"},
-        "output": {"shape": ["batch", tile * task.scale, tile * task.scale, 3], "dtype": "float32",
-                   "range": "0..255, neither clipped nor rounded"},
-        "normalisation": {"mean": list(RGB_MEAN), "where": "inside the program: give it plain pixels"},
+        "input": {
+            "shape": ["batch", tile, tile, 3],
+            "dtype": "float32",
+            "range": [0, 255],
+            "channels": "RGB",
+        },
+        "output": {
+            "shape": ["batch", tile * task.scale, tile * task.scale, 3],
+            "dtype": "float32",
+            "range": "0..255, neither clipped nor rounded",
+        },
+        "normalisation": {
+            "mean": list(RGB_MEAN),
+            "where": "inside the program: give it plain pixels",
+        },
         "platforms": list(PLATFORMS),
         "model": {key: getattr(restorer.model, key) for key in GEOMETRY},
         "versions": versions(),
-    }  # fmt: skip
+    }

@@ -12,9 +12,15 @@ TOPS = {"uint8": 255, "uint16": 65535}
 def check(image: np.ndarray) -> None:
     """Raises ValueError unless it is `[H, W]` or `[H, W, 1..4]` of uint8, uint16 or float."""
     channels = 1 if image.ndim == 2 else image.shape[2] if image.ndim == 3 else 0
-    if channels not in (1, 2, 3, 4) or 0 in image.shape or (str(image.dtype) not in TOPS and image.dtype.kind != "f"):
-        raise ValueError("a picture must be [H, W], [H, W, 1], [H, W, 2] (grey, alpha), [H, W, 3] or [H, W, 4] of uint8, "
-                         f"uint16 or float, not {list(image.shape)} of {image.dtype}")  # fmt: skip
+    if (
+        channels not in (1, 2, 3, 4)
+        or 0 in image.shape
+        or (str(image.dtype) not in TOPS and image.dtype.kind != "f")
+    ):
+        raise ValueError(
+            "a picture must be [H, W], [H, W, 1], [H, W, 2] (grey, alpha), [H, W, 3] or [H, W, 4] of uint8, "
+            f"uint16 or float, not {list(image.shape)} of {image.dtype}"
+        )
 
 
 def colour(image: np.ndarray) -> np.ndarray:
@@ -71,7 +77,8 @@ def _cubic(x: np.ndarray, scale: int) -> np.ndarray:
     edged = np.pad(x, ((2, 2), (0, 0)), mode="symmetric")
     out = np.empty((len(x) * scale, x.shape[1]), np.float32)
     for phase in range(scale):
-        at = (phase + 0.5) / scale - 0.5  # where the output pixel lies, from its input pixel's centre
+        # Where the output pixel lies, from its input pixel's centre
+        at = (phase + 0.5) / scale - 0.5
         left = int(np.floor(at))
         for tap in range(left - 1, left + 3):
             d = abs(at - tap)

@@ -25,7 +25,8 @@ MAX_PIXELS = 500_000_000
 
 _CV2_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 
-_ORIENTATION = 0x0112  # The tag of TIFF and EXIF.
+# The tag of TIFF and EXIF.
+_ORIENTATION = 0x0112
 
 _MARKER = re.compile(rb"\xff+[^\x00\xff]", re.DOTALL)
 
@@ -44,7 +45,8 @@ class Header(NamedTuple):
     width: int
     channels: int = 0
     orientation: int = 1
-    scan: int = 0  # JPEG: where the first scan's entropy-coded data starts
+    # JPEG: where the first scan's entropy-coded data starts
+    scan: int = 0
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -75,7 +77,8 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             image = _decode_other(data, max_pixels)
     except (DecodeError, MemoryError):
         raise
-    except Exception as error:  # Decoders raise nearly anything on crafted input.
+    # Decoders raise nearly anything on crafted input.
+    except Exception as error:
         raise DecodeError(f"cannot decode the picture: {first_line(error)}") from error
     return np.ascontiguousarray(image)
 
@@ -99,12 +102,14 @@ def jpeg_header(data: bytes) -> Header:
     position, orientation = 2, 1
     height = width = channels = -1
     while True:
-        found = _MARKER.search(data, position)  # Like libjpeg, over fill bytes and stray ones.
+        # Like libjpeg, over fill bytes and stray ones.
+        found = _MARKER.search(data, position)
         position = found.end() if found else len(data)
         if len(data) < position + 2:
             raise DecodeError("the JPEG is truncated inside its header")
         marker = data[position - 1]
-        if marker == 0x01 or 0xD0 <= marker <= 0xD7:  # Markers without a length.
+        # Markers without a length.
+        if marker == 0x01 or 0xD0 <= marker <= 0xD7:
             continue
         length = int.from_bytes(data[position : position + 2], "big")
         if marker in (0xD8, 0xD9) or length < 2:
@@ -174,11 +179,18 @@ def _decode_other(data: bytes, max_pixels: int) -> np.ndarray:
     elif not data:
         raise DecodeError("the picture is empty: 0 bytes")
     else:
-        raise DecodeError(f"not a JPEG, PNG, WebP, BMP or TIFF: {len(data)} bytes from {data[:8]!r} on")
+        raise DecodeError(
+            f"not a JPEG, PNG, WebP, BMP or TIFF: {len(data)} bytes from {data[:8]!r} on"
+        )
     with plugin(io.BytesIO(data)) as picture:
         check_size(picture.height, picture.width, max_pixels)
-        bits = picture.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))[0] if picture.format == "TIFF" else 8
-        picture.load()  # For a TIFF this applies the orientation, too.
+        bits = (
+            picture.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))[0]
+            if picture.format == "TIFF"
+            else 8
+        )
+        # For a TIFF this applies the orientation, too.
+        picture.load()
         if picture.format == "WEBP":
             exif = picture.info.get("exif", b"")
             return orient(np.asarray(picture.convert("RGB")), _exif_orientation(exif))
@@ -189,7 +201,9 @@ def _decode_other(data: bytes, max_pixels: int) -> np.ndarray:
             # now that the file is known to be whole.
             return _to_rgb8(_cv2_decode(data, "TIFF", cv2.IMREAD_UNCHANGED)[:, :, 2::-1], bits)
         if picture.mode in ("F", "I"):
-            raise DecodeError(f"pixels of {bits} bits (mode {picture.mode}) do not fit into 8-bit RGB")
+            raise DecodeError(
+                f"pixels of {bits} bits (mode {picture.mode}) do not fit into 8-bit RGB"
+            )
         return np.asarray(picture.convert("RGB"))
 
 
@@ -238,7 +252,9 @@ def _exif_orientation(exif: bytes) -> int:
         (start,) = struct.unpack_from(order + "I", tiff, 4)
         (entries,) = struct.unpack_from(order + "H", tiff, start)
         for entry in range(entries):
-            tag, kind, count, value = struct.unpack_from(order + "HHIH", tiff, start + 2 + 12 * entry)
+            tag, kind, count, value = struct.unpack_from(
+                order + "HHIH", tiff, start + 2 + 12 * entry
+            )
             if (tag, kind, count) == (_ORIENTATION, 3, 1):
                 return value if 1 <= value <= 8 else 1
     except struct.error:

@@ -9,13 +9,79 @@ from PIL import Image, ImageCms
 
 ORIENTATION = 0x0112
 EXIF_IFD, GPS_IFD = 0x8769, 0x8825
-WIDTH, HEIGHT = 0xA002, 0xA003  # of the picture, in the EXIF directory
+# Of the picture, in the EXIF directory
+WIDTH, HEIGHT = 0xA002, 0xA003
 
 # Of a TIFF's first directory, which Pillow takes for EXIF: how its pixels are stored, and what has a place of its own.
-_STORAGE = frozenset((254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 274, 277, 278, 279, 280, 281, 284, 288, 289,
-                      290, 291, 292, 293, 297, 301, 317, 318, 319, 320, 321, 322, 323, 324, 325, 330, 332, 333, 334, 336, 338,
-                      339, 340, 341, 342, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532, 700, 33723,
-                      34377, 34675, 37724))  # fmt: skip
+_STORAGE = frozenset(
+    (
+        254,
+        255,
+        256,
+        257,
+        258,
+        259,
+        262,
+        263,
+        264,
+        265,
+        266,
+        273,
+        274,
+        277,
+        278,
+        279,
+        280,
+        281,
+        284,
+        288,
+        289,
+        290,
+        291,
+        292,
+        293,
+        297,
+        301,
+        317,
+        318,
+        319,
+        320,
+        321,
+        322,
+        323,
+        324,
+        325,
+        330,
+        332,
+        333,
+        334,
+        336,
+        338,
+        339,
+        340,
+        341,
+        342,
+        347,
+        512,
+        513,
+        514,
+        515,
+        517,
+        518,
+        519,
+        520,
+        521,
+        529,
+        530,
+        531,
+        532,
+        700,
+        33723,
+        34377,
+        34675,
+        37724,
+    )
+)
 
 
 def exif_of(image: Image.Image) -> bytes:
@@ -24,7 +90,8 @@ def exif_of(image: Image.Image) -> bytes:
     for tag in _STORAGE & set(exif):
         del exif[tag]
     for group in (EXIF_IFD, GPS_IFD):
-        exif.get_ifd(group)  # read now: it is written only if it was
+        # Read now: it is written only if it was
+        exif.get_ifd(group)
     return exif.tobytes().removeprefix(b"Exif\x00\x00") if len(exif) else b""
 
 
@@ -50,7 +117,9 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     if profile:
         try:
             theirs = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            made: Any = ImageCms.profileToProfile(image, theirs, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            made: Any = ImageCms.profileToProfile(
+                image, theirs, ImageCms.createProfile("sRGB"), outputMode="RGB"
+            )
             return made
         except (ImageCms.PyCMSError, OSError, ValueError):
             pass

@@ -25,7 +25,9 @@ def to_array(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)
     if image.mode in ("F", "I"):
-        raise ValueError(f"pixels of mode {image.mode} (32 bits) have no known range; convert to 8 or 16 bits")
+        raise ValueError(
+            f"pixels of mode {image.mode} (32 bits) have no known range; convert to 8 or 16 bits"
+        )
     if image.mode not in PLAIN or image.has_transparency_data:
         grey = image.mode in ("1", "L", "LA", "La")
         alpha = image.has_transparency_data
@@ -38,6 +40,8 @@ def from_array(pixels: np.ndarray, like: Image.Image) -> Image.Image:
     """The inverse of `to_array`, with the colour profile and EXIF of `like`."""
     made = Image.fromarray(pixels)
     for key in ("icc_profile", "exif", "dpi"):
-        if key in like.info and not (key == "icc_profile" and like.mode not in (*PLAIN, "P", "I;16")):
+        if key in like.info and not (
+            key == "icc_profile" and like.mode not in (*PLAIN, "P", "I;16")
+        ):
             made.info[key] = like.info[key]
     return made

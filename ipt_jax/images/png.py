@@ -23,13 +23,25 @@ class PngWriter:
       exif: from its TIFF header on.
     """
 
-    def __init__(self, file: BinaryIO, height: int, width: int, channels: int, depth: int, profile: bytes | None, exif: bytes):
+    def __init__(
+        self,
+        file: BinaryIO,
+        height: int,
+        width: int,
+        channels: int,
+        depth: int,
+        profile: bytes | None,
+        exif: bytes,
+    ):
         self._file, self._left = file, height
         self._above = np.zeros((1, width * channels * depth // 8), np.uint8)
-        self._back = channels * depth // 8  # bytes of a pixel
+        # Bytes of a pixel
+        self._back = channels * depth // 8
         self._packer, self._packed = zlib.compressobj(6), bytearray()
         file.write(b"\x89PNG\r\n\x1a\n")
-        self._chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, COLOUR_TYPES[channels], 0, 0, 0))
+        self._chunk(
+            b"IHDR", struct.pack(">IIBBBBB", width, height, depth, COLOUR_TYPES[channels], 0, 0, 0)
+        )
         if profile:
             self._chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(profile))
         if exif:
@@ -45,7 +57,8 @@ class PngWriter:
         self._left -= len(rows)
         swapped = rows.astype(">u2") if rows.dtype == np.uint16 else rows
         data = np.ascontiguousarray(swapped).view(np.uint8).reshape(len(rows), -1)
-        for first in range(0, len(data), 16):  # some rows at a time: a filter needs several times their size
+        # Some rows at a time: a filter needs several times their size
+        for first in range(0, len(data), 16):
             part = data[first : first + 16]
             self._packed += self._packer.compress(self._filtered(part).tobytes())
             self._above = part[-1:]
@@ -59,10 +72,14 @@ class PngWriter:
         left[:, self._back :] = rows[:, : -self._back]
         corner[:, self._back :] = up[:, : -self._back]
         mean = (left >> 1) + (up >> 1) + (left & up & 1)
-        options = np.stack([rows, rows - left, rows - up, rows - mean, rows - _paeth(left, up, corner)])
+        options = np.stack(
+            [rows, rows - left, rows - up, rows - mean, rows - _paeth(left, up, corner)]
+        )
         cost = np.minimum(options, np.uint8(0) - options).sum(axis=2, dtype=np.uint64)
         best = cost.argmin(axis=0)
-        return np.concatenate([best.astype(np.uint8)[:, None], options[best, np.arange(len(rows))]], axis=1)
+        return np.concatenate(
+            [best.astype(np.uint8)[:, None], options[best, np.arange(len(rows))]], axis=1
+        )
 
     def _flush(self) -> None:
         self._chunk(b"IDAT", self._packed)

@@ -9,7 +9,15 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from ipt_jax.errors import DecodeError
 from ipt_jax.images import decode, metadata, pillow
@@ -61,7 +69,9 @@ def kind_of(start: bytes) -> str:
     if start[:6] in (b"GIF87a", b"GIF89a"):
         return "gif"
     raise DecodeError(
-        "an empty file" if not start else f"not a JPEG, PNG, WebP, BMP, TIFF or GIF: it starts with {start[:8]!r}"
+        "an empty file"
+        if not start
+        else f"not a JPEG, PNG, WebP, BMP, TIFF or GIF: it starts with {start[:8]!r}"
     )
 
 
@@ -73,7 +83,8 @@ def measure(path: Path) -> tuple[int, int] | None:
             file.seek(0)
             with KINDS[kind](file) as picture:
                 return picture.height, picture.width
-    except Exception:  # Pillow raises nearly anything on crafted input
+    # Pillow raises nearly anything on crafted input
+    except Exception:
         return None
 
 
@@ -119,7 +130,8 @@ def _picture(image: Any, kind: str, data: bytes) -> Picture:
     turned = image.getexif().get(metadata.ORIENTATION, 1)
     deep = _deep(image, kind, data)
     if kind == "tiff":
-        turned = 1  # Pillow and OpenCV turn a TIFF on reading it
+        # Pillow and OpenCV turn a TIFF on reading it
+        turned = 1
     image.load()
     exif, said = _exif(image)
     notes += said
@@ -129,18 +141,27 @@ def _picture(image: Any, kind: str, data: bytes) -> Picture:
         notes.append(f"{image.mode} became sRGB")
         pixels, profile = np.asarray(metadata.to_srgb(image, profile)), None
     else:
-        if image.mode.startswith("I;16") and kind == "tiff" and (bits := image.tag_v2[TiffImagePlugin.BITSPERSAMPLE][0]) < 16:
-            pixels = (pillow.to_array(image).astype(np.uint32) * 65535 // (2**bits - 1)).astype(np.uint16)
+        if (
+            image.mode.startswith("I;16")
+            and kind == "tiff"
+            and (bits := image.tag_v2[TiffImagePlugin.BITSPERSAMPLE][0]) < 16
+        ):
+            pixels = (pillow.to_array(image).astype(np.uint32) * 65535 // (2**bits - 1)).astype(
+                np.uint16
+            )
         else:
             pixels = pillow.to_array(image)
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
-    return Picture(np.ascontiguousarray(decode.orient(pixels, turned)), profile or None, exif, tuple(notes))
+    return Picture(
+        np.ascontiguousarray(decode.orient(pixels, turned)), profile or None, exif, tuple(notes)
+    )
 
 
 def _exif(image: Image.Image) -> tuple[bytes, list[str]]:
     try:
         return metadata.exif_of(image), []
-    except Exception as error:  # damaged EXIF is no reason to refuse the picture
+    # Damaged EXIF is no reason to refuse the picture
+    except Exception as error:
         return b"", [f"its EXIF cannot be read and is left out ({first_line(error)})"]
 
 
@@ -148,7 +169,11 @@ def _deep(image: Any, kind: str, data: bytes) -> bool:
     """Whether it has 16 bits a channel in a form of which Pillow keeps only eight."""
     if kind == "png":
         return data[24] == 16 and data[25] in (2, 4, 6)
-    return kind == "tiff" and image.mode in ("RGB", "RGBA", "LA") and 16 in image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, ())
+    return (
+        kind == "tiff"
+        and image.mode in ("RGB", "RGBA", "LA")
+        and 16 in image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, ())
+    )
 
 
 def _sixteen_bits(image: Image.Image, kind: str, data: bytes) -> np.ndarray:

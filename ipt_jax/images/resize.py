@@ -87,7 +87,9 @@ def _check(image: np.ndarray, scale: int) -> None:
         given = getattr(image, "dtype", type(image).__name__)
         raise ValueError(f"bicubic: needs a uint8 picture, not {given}.")
     if image.ndim not in (2, 3) or not image.size:
-        raise ValueError(f"bicubic: needs a picture [H, W, C] or [H, W], not one of shape {image.shape}.")
+        raise ValueError(
+            f"bicubic: needs a picture [H, W, C] or [H, W], not one of shape {image.shape}."
+        )
 
 
 def _keys(x: Fraction) -> Fraction:
@@ -103,9 +105,11 @@ def _keys(x: Fraction) -> Fraction:
 class _Filter:
     """Weights of one block of outputs over the inputs it sees; the next block's are the same, ``step`` on."""
 
-    weights: np.ndarray  # [outputs, inputs], integers held as floats
+    # [outputs, inputs], integers held as floats
+    weights: np.ndarray
     denominator: int
-    first: int  # input position of the first column, for the block at 0
+    # Input position of the first column, for the block at 0
+    first: int
     step: int
 
 
@@ -117,7 +121,8 @@ def _filter(ratio: Fraction) -> _Filter:
     first = floor(centres[0] - 2 * stretch) + 1
     last = -floor(-(centres[-1] + 2 * stretch)) - 1
     exact = [[_keys((i - c) / stretch) / stretch for i in range(first, last + 1)] for c in centres]
-    denominator = 2 * lcm(*(w.denominator for row in exact for w in row))  # even: its half is exact too
+    # Even: its half is exact too
+    denominator = 2 * lcm(*(w.denominator for row in exact for w in row))
     integers = [[int(w * denominator) for w in row] for row in exact]
     # Integers below 2^24 are exact in float32 in whatever order they are summed; big scales need float64.
     largest = 255 * max(sum(abs(w) for w in row) for row in integers) + denominator
@@ -145,14 +150,16 @@ def _resize_height(image: np.ndarray, ratio: Fraction) -> np.ndarray:
     outputs, blocks, rows = _rows_needed(image.shape[0], ratio)
     taken = image.take(rows, axis=0).reshape(len(rows), -1).astype(kernel.weights.dtype)
     row_bytes, item_bytes = taken.strides
-    windows: np.ndarray = np.ndarray(  # a view in which neighbouring blocks overlap
+    # A view in which neighbouring blocks overlap
+    windows: np.ndarray = np.ndarray(
         (blocks, kernel.weights.shape[1], taken.shape[1]),
         taken.dtype,
         buffer=taken,
         strides=(kernel.step * row_bytes, row_bytes, item_bytes),
     )
     result = (kernel.weights @ windows).reshape(-1, taken.shape[1])[:outputs]
-    result += kernel.denominator // 2  # the cast below cuts, so this rounds half up
+    # The cast below cuts, so this rounds half up
+    result += kernel.denominator // 2
     result /= kernel.denominator
     np.clip(result, 0, 255, out=result)
     return result.astype(np.uint8).reshape(outputs, *image.shape[1:])
@@ -164,6 +171,7 @@ def _resize(image: np.ndarray, ratio: Fraction) -> np.ndarray:
 
 
 def _transpose(image: np.ndarray) -> np.ndarray:
-    if image.ndim == 3 and image.shape[2] == 3:  # several times as fast as numpy here
+    # Several times as fast as numpy here
+    if image.ndim == 3 and image.shape[2] == 3:
         return cv2.transpose(image)
     return np.ascontiguousarray(image.swapaxes(0, 1))

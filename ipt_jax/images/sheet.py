@@ -9,7 +9,9 @@ import cv2
 import numpy as np
 
 
-def sheet(rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], side: int = 240) -> np.ndarray:
+def sheet(
+    rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], side: int = 240
+) -> np.ndarray:
     """A contact sheet, uint8 RGB: a row a task of clean, degraded and restored, the same cut at its own pixels."""
     cells = []
     for label, hq, before, after in rows:
@@ -20,7 +22,16 @@ def sheet(rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], side: 
             cut = image[y : y + side, x : x + side]
             strip[22 : 22 + cut.shape[0], i * (side + 8) : i * (side + 8) + cut.shape[1]] = cut
             text = ("clean", "degraded", "restored")[i] if i else f"{label}: clean"
-            cv2.putText(strip, text, (i * (side + 8) + 2, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+            cv2.putText(
+                strip,
+                text,
+                (i * (side + 8) + 2, 15),
+                cv2.FONT_HERSHEY_SIMPLEX,
+                0.45,
+                (0, 0, 0),
+                1,
+                cv2.LINE_AA,
+            )
         cells.append(strip)
     return np.concatenate(cells)
 

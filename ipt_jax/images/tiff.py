@@ -12,33 +12,51 @@ from PIL import TiffImagePlugin
 from ipt_jax.images import metadata
 
 SHORT, LONG, UNDEFINED, ASCII = 3, 4, 7, 2
-LARGEST = 2**32 - 2**20  # offsets are 32-bit
+# Offsets are 32-bit
+LARGEST = 2**32 - 2**20
 _PACK = {SHORT: "H", LONG: "I"}
 
 
 class TiffWriter:
     """Writes rows from top to bottom into an open file; the arguments are `PngWriter`'s."""
 
-    def __init__(self, file: BinaryIO, height: int, width: int, channels: int, depth: int, profile: bytes | None, exif: bytes):
+    def __init__(
+        self,
+        file: BinaryIO,
+        height: int,
+        width: int,
+        channels: int,
+        depth: int,
+        profile: bytes | None,
+        exif: bytes,
+    ):
         self._file, self._left = file, height
         self._strips: list[tuple[int, int]] = []
         self._rows_per_strip = max(1, min(height, (1 << 20) // (width * channels * depth // 8)))
         self._waiting = np.zeros((0, width, channels), np.uint8 if depth == 8 else np.uint16)
         self._profile, self._exif = profile, exif
         self._tags: dict[int, tuple[int, tuple[int, ...]]] = {
-            256: (LONG, (width,)), 257: (LONG, (height,)), 258: (SHORT, (depth,) * channels), 259: (SHORT, (8,)),
-            262: (SHORT, (2 if channels > 2 else 1,)), 277: (SHORT, (channels,)), 278: (LONG, (self._rows_per_strip,)),
-            284: (SHORT, (1,)), 317: (SHORT, (2,)),
-        }  # fmt: skip
+            256: (LONG, (width,)),
+            257: (LONG, (height,)),
+            258: (SHORT, (depth,) * channels),
+            259: (SHORT, (8,)),
+            262: (SHORT, (2 if channels > 2 else 1,)),
+            277: (SHORT, (channels,)),
+            278: (LONG, (self._rows_per_strip,)),
+            284: (SHORT, (1,)),
+            317: (SHORT, (2,)),
+        }
         if channels in (2, 4):
-            self._tags[338] = (SHORT, (2,))  # alpha, not multiplied in
+            # Alpha, not multiplied in
+            self._tags[338] = (SHORT, (2,))
         file.write(b"II*\0\0\0\0\0")
 
     def write(self, rows: np.ndarray) -> None:
         """Takes the next rows, `[rows, W, C]`, uint8 or uint16."""
         self._left -= len(rows)
         if rows.shape[2] != self._waiting.shape[2]:
-            rows = rows[..., [0, 0, 0, 1]]  # grey and alpha, where the file is to have RGB and alpha
+            # Grey and alpha, where the file is to have RGB and alpha
+            rows = rows[..., [0, 0, 0, 1]]
         rows = np.concatenate([self._waiting, rows])
         whole = len(rows) - len(rows) % self._rows_per_strip if self._left else len(rows)
         for first in range(0, whole, self._rows_per_strip):
@@ -57,9 +75,14 @@ class TiffWriter:
     def close(self) -> None:
         """Ends the file, once all rows are there."""
         assert self._left == 0, f"{self._left} rows are missing"
-        entries = {tag: (kind, len(values), struct.pack(f"<{len(values)}{_PACK[kind]}", *values))
-                   for tag, (kind, values) in self._tags.items()}  # fmt: skip
-        for tag, values in ((273, [at for at, _ in self._strips]), (279, [size for _, size in self._strips])):
+        entries = {
+            tag: (kind, len(values), struct.pack(f"<{len(values)}{_PACK[kind]}", *values))
+            for tag, (kind, values) in self._tags.items()
+        }
+        for tag, values in (
+            (273, [at for at, _ in self._strips]),
+            (279, [size for _, size in self._strips]),
+        ):
             entries[tag] = (LONG, len(values), struct.pack(f"<{len(values)}I", *values))
         if self._profile:
             entries[34675] = (UNDEFINED, len(self._profile), self._profile)
@@ -69,8 +92,10 @@ class TiffWriter:
             if directory := metadata.parsed(self._exif).get_ifd(tag):
                 entries[tag] = (LONG, 1, struct.pack("<I", self._directory(tag, directory)))
         body = struct.pack("<H", len(entries))
-        placed = {tag: (kind, count, data if len(data) <= 4 else struct.pack("<I", self._place(data)))
-                  for tag, (kind, count, data) in sorted(entries.items())}  # fmt: skip
+        placed = {
+            tag: (kind, count, data if len(data) <= 4 else struct.pack("<I", self._place(data)))
+            for tag, (kind, count, data) in sorted(entries.items())
+        }
         for tag, (kind, count, data) in placed.items():
             body += struct.pack("<HHI4s", tag, kind, count, data.ljust(4, b"\0"))
         where = self._place(body + b"\0\0\0\0")
@@ -87,7 +112,11 @@ class TiffWriter:
     def _texts(self) -> list[tuple[int, bytes]]:
         """What EXIF's first directory says in words: maker, model, date, artist, copyright, ..."""
         found = metadata.parsed(self._exif).items() if self._exif else ()
-        return [(tag, value.encode("ascii", "replace") + b"\0") for tag, value in found if isinstance(value, str)]
+        return [
+            (tag, value.encode("ascii", "replace") + b"\0")
+            for tag, value in found
+            if isinstance(value, str)
+        ]
 
     def _directory(self, tag: int, values: dict[int, object]) -> int:
         made = TiffImagePlugin.ImageFileDirectory_v2(group=tag)

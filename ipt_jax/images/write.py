@@ -18,7 +18,15 @@ from ipt_jax.images.tiff import TiffWriter
 
 FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif", "bmp": ".bmp"}
 QUALITY = {"jpeg": 95, "webp": 90}
-_SUFFIXES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".tif": "tiff", ".tiff": "tiff", ".bmp": "bmp"}
+_SUFFIXES = {
+    ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".webp": "webp",
+    ".tif": "tiff",
+    ".tiff": "tiff",
+    ".bmp": "bmp",
+}
 _SIDES = {"jpeg": 65535, "webp": 16383, "bmp": 2**31 - 1, "png": 2**31 - 1, "tiff": 2**31 - 1}
 
 
@@ -60,8 +68,10 @@ class Form:
         """
         side = _SIDES[self.format]
         if max(self.height, self.width) > side:
-            raise ValueError(f"{self.width}x{self.height} is too large for {self.format}, whose sides end at {side}; "
-                             "use --format png")  # fmt: skip
+            raise ValueError(
+                f"{self.width}x{self.height} is too large for {self.format}, whose sides end at {side}; "
+                "use --format png"
+            )
         lost: list[str] = []
         depth, channels = self.depth, self.channels
         if self.depth == 16 and self.format not in ("png", "tiff"):
@@ -71,7 +81,8 @@ class Form:
             lost.append("alpha")
             channels -= 1
         if (self.format, self.channels, self.depth) == ("tiff", 2, 16):
-            channels = 4  # many readers, Pillow among them, know no 16-bit grey with alpha
+            # Many readers, Pillow among them, know no 16-bit grey with alpha
+            channels = 4
         if self.format == "bmp" and (self.profile or self.exif):
             lost.append("colour profile and EXIF")
         said = [f"{self.format} cannot hold {' and '.join(lost)}: left out"] if lost else []
@@ -111,7 +122,8 @@ class _PillowWriter:
     def __init__(self, file: BinaryIO, form: Form, exif: bytes):
         self._mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[form.channels]
         if form.channels == 2:
-            self._mode = "RGBA"  # WebP has no grey with alpha
+            # WebP has no grey with alpha
+            self._mode = "RGBA"
         self._file, self._form, self._exif, self._row = file, form, exif, 0
         self._image = Image.new(self._mode, (form.width, form.height))
 
@@ -121,7 +133,9 @@ class _PillowWriter:
         if rows.shape[2] == 2 and self._mode == "RGBA":
             rows = rows[..., [0, 0, 0, 1]]
         rows = rows[..., : len(self._mode)]
-        self._image.paste(Image.fromarray(np.squeeze(rows, 2) if rows.shape[2] == 1 else rows), (0, self._row))
+        self._image.paste(
+            Image.fromarray(np.squeeze(rows, 2) if rows.shape[2] == 1 else rows), (0, self._row)
+        )
         self._row += len(rows)
 
     def close(self) -> None:
@@ -130,12 +144,16 @@ class _PillowWriter:
         if kind in QUALITY:
             quality = QUALITY[kind] if self._form.quality is None else self._form.quality
             settings = dict(
-                quality=quality, icc_profile=self._form.profile, exif=b"Exif\0\0" + self._exif if self._exif else b""
+                quality=quality,
+                icc_profile=self._form.profile,
+                exif=b"Exif\0\0" + self._exif if self._exif else b"",
             )
             if kind == "webp":
                 settings |= dict(lossless=quality == 100, exact=True, method=4)
             elif quality > 90:
-                settings |= dict(subsampling=0)  # colours at full size
-        stream = io.BytesIO()  # Pillow seeks back and forth
+                # Colours at full size
+                settings |= dict(subsampling=0)
+        # Pillow seeks back and forth
+        stream = io.BytesIO()
         self._image.save(stream, kind, **settings)
         self._file.write(stream.getbuffer())

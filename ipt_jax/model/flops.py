@@ -15,7 +15,8 @@ def multiply_adds(model: IPT, task: str) -> int:
     encoder = n * (4 * d * d + 2 * d * h) + 2 * n * n * d
     decoder = n * (8 * d * d + 2 * d * h) + 4 * n * n * d
     body = model.encoder_layers * encoder + model.decoder_layers * decoder
-    body += n * 9 * d * d if body else 0  # its first and last products
+    # Its first and last products
+    body += n * 9 * d * d if body else 0
     tail, area = 0, pixels
     for step in upsampling_steps(scale):
         tail += area * 9 * c * c * step**2

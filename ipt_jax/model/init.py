@@ -16,7 +16,8 @@ import numpy as np
 
 Initializer = Callable[..., jax.Array]
 
-COLOURS = 3  # features that carry R, G, B through the network in the identity start
+# Features that carry R, G, B through the network in the identity start
+COLOURS = 3
 
 
 def uniform(bound: float) -> Initializer:
@@ -47,7 +48,8 @@ def linear_weights(scale: int) -> np.ndarray:
 class TorchStart:
     """PyTorch's defaults as the authors' code leaves them: uniform +-1/sqrt(fan_in), embeddings N(0, 1)."""
 
-    same_layers: bool = True  # the authors deep-copy one layer, so a stack's layers start equal
+    # The authors deep-copy one layer, so a stack's layers start equal
+    same_layers: bool = True
 
     def kernel(self, fan_in: int) -> Initializer:
         return uniform(fan_in**-0.5)
@@ -114,7 +116,8 @@ class IdentityStart(TorchStart):
     """
 
     same_layers: bool = False
-    small: float = 0.02  # share of the usual size with which the branches that must not disturb the copy start
+    # Share of the usual size with which the branches that must not disturb the copy start
+    small: float = 0.02
 
     def _zero_colours(self, base: Initializer) -> Initializer:
         return changed(base, lambda x: x.at[..., :COLOURS].set(0))
@@ -131,12 +134,14 @@ class IdentityStart(TorchStart):
     linear_encoding_bias = linear_encoding
 
     def position(self) -> Initializer:
-        return jax.nn.initializers.normal(self.small / 8)  # it stays in the tokens, hence in the copy
+        # It stays in the tokens, hence in the copy
+        return jax.nn.initializers.normal(self.small / 8)
 
     def embedding(self) -> Initializer:
         return jax.nn.initializers.normal(self.small)
 
-    def head_in(self, fan_in: int) -> Initializer:  # [3, 3, 3, features]
+    # [3, 3, 3, features]
+    def head_in(self, fan_in: int) -> Initializer:
         copy = self._zero_colours(self.kernel(fan_in))
         return changed(copy, lambda x: x.at[1, 1, :, :COLOURS].set(jnp.eye(COLOURS)))
 
@@ -149,7 +154,8 @@ class IdentityStart(TorchStart):
     def head_residual_bias(self, fan_in: int) -> Initializer:
         return self._zero_colours(uniform(0.1 * fan_in**-0.5))
 
-    def upsample(self, fan_in: int, scale: int) -> Initializer:  # [3, 3, features, features * scale^2]
+    # [3, 3, features, features * scale^2]
+    def upsample(self, fan_in: int, scale: int) -> Initializer:
         taps = linear_weights(scale)
 
         def interpolate(kernel: jax.Array) -> jax.Array:
@@ -157,7 +163,9 @@ class IdentityStart(TorchStart):
             for row in range(scale):
                 for column in range(scale):
                     for colour in range(COLOURS):
-                        colours[:, :, colour, colour, row, column] = np.outer(taps[row], taps[column])
+                        colours[:, :, colour, colour, row, column] = np.outer(
+                            taps[row], taps[column]
+                        )
             return kernel.at[..., : COLOURS * scale**2].set(colours.reshape(*kernel.shape[:3], -1))
 
         return changed(self.kernel(fan_in), interpolate)
@@ -165,7 +173,8 @@ class IdentityStart(TorchStart):
     def upsample_bias(self, fan_in: int, scale: int) -> Initializer:
         return changed(self.bias(fan_in), lambda x: x.at[: COLOURS * scale**2].set(0))
 
-    def tail_out(self, fan_in: int) -> Initializer:  # [3, 3, features, 3]
+    # [3, 3, features, 3]
+    def tail_out(self, fan_in: int) -> Initializer:
         def halve(kernel: jax.Array) -> jax.Array:
             return kernel.at[:, :, :COLOURS].set(0).at[1, 1, :COLOURS].set(0.5 * jnp.eye(COLOURS))
 

@@ -15,7 +15,8 @@ from ipt_jax.tasks import Task
 
 Array = jax.Array
 
-RGB_MEAN = (0.4488 * 255, 0.4371 * 255, 0.4040 * 255)  # of DIV2K, subtracted before and added after
+# Of DIV2K, subtracted before and added after
+RGB_MEAN = (0.4488 * 255, 0.4371 * 255, 0.4040 * 255)
 
 
 class TaskEnds(nn.Module):
@@ -31,7 +32,9 @@ class TaskEnds(nn.Module):
     def setup(self) -> None:
         self.head = Head(self.features, self.start, self.dtype)
         self.tail = Tail(self.scale, self.start, self.dtype)
-        self.embedding = self.param("embedding", self.start.embedding(), (self.tokens, self.width), jnp.float32)
+        self.embedding = self.param(
+            "embedding", self.start.embedding(), (self.tokens, self.width), jnp.float32
+        )
 
 
 class IPT(nn.Module):
@@ -102,10 +105,13 @@ class IPT(nn.Module):
             self.memory_norm,
         )
         self.task = {
-            name: TaskEnds(self.features, self.tokens, self.width, scale, start, self.dtype) for name, scale in self.scales
+            name: TaskEnds(self.features, self.tokens, self.width, scale, start, self.dtype)
+            for name, scale in self.scales
         }
 
-    def __call__(self, lq: Mapping[str, Array], shards: int = 1) -> tuple[dict[str, Array], dict[str, Array]]:
+    def __call__(
+        self, lq: Mapping[str, Array], shards: int = 1
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
         """Restores a batch of tiles of any of the model's tasks.
 
         Args:
@@ -122,16 +128,26 @@ class IPT(nn.Module):
         """
         names = [name for name in self.names if name in lq]
         if set(names) != set(lq):
-            raise ValueError(f"the model has no task {sorted(set(lq) - set(names))}; it has {list(self.names)}")
+            raise ValueError(
+                f"the model has no task {sorted(set(lq) - set(names))}; it has {list(self.names)}"
+            )
         rows = {x.shape for x in lq.values()}
-        if len(rows) != 1 or next(iter(rows))[1:] != (self.tile, self.tile, 3) or next(iter(rows))[0] % shards:
+        if (
+            len(rows) != 1
+            or next(iter(rows))[1:] != (self.tile, self.tile, 3)
+            or next(iter(rows))[0] % shards
+        ):
             raise ValueError(
                 f"every task needs [B, {self.tile}, {self.tile}, 3] with one B that {shards} divides, "
                 f"not { {name: x.shape for name, x in lq.items()} }"
             )
         mean = jnp.asarray(RGB_MEAN, jnp.float32)
-        heads = [self.task[name].head((lq[name].astype(jnp.float32) - mean) / self.input_scale) for name in names]
-        x = jnp.stack([h.reshape(shards, -1, *h.shape[1:]) for h in heads], axis=1)  # [S, T, B / S, tile, tile, C]
+        heads = [
+            self.task[name].head((lq[name].astype(jnp.float32) - mean) / self.input_scale)
+            for name in names
+        ]
+        # [S, T, B / S, tile, tile, C]
+        x = jnp.stack([h.reshape(shards, -1, *h.shape[1:]) for h in heads], axis=1)
         embedding = jnp.stack([self.task[name].embedding for name in names])[:, None]
         tokens = self.body(tokens_of(x, self.patch), embedding)
         x = x + features_of(tokens, self.patch, self.tile, self.tile)

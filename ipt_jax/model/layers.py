@@ -53,7 +53,9 @@ def pixel_shuffle(features: Array, scale: int) -> Array:
     return cut.transpose(0, 1, 4, 2, 5, 3).reshape(batch, height * scale, width * scale, -1)
 
 
-def conv(out: int, side: int, kernel_init: Any, bias_init: Any, dtype: Dtype, name: str | None = None) -> nn.Conv:
+def conv(
+    out: int, side: int, kernel_init: Any, bias_init: Any, dtype: Dtype, name: str | None = None
+) -> nn.Conv:
     """A convolution that keeps height and width (zeros around)."""
     return nn.Conv(
         out,
@@ -97,7 +99,9 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        norm = nn.LayerNorm(epsilon=self.eps, dtype=jnp.float32, use_fast_variance=False, name="norm")
+        norm = nn.LayerNorm(
+            epsilon=self.eps, dtype=jnp.float32, use_fast_variance=False, name="norm"
+        )
         # The barrier keeps XLA on a CPU from computing the norm anew inside each product that reads it, and its gradients.
         return jax.lax.optimization_barrier(by_rows(norm, x).astype(self.dtype))
 
@@ -143,11 +147,15 @@ class Attention(nn.Module):
     def __call__(self, query: Array, key: Array, value: Array) -> Array:
         """`[..., N, D]` each -> `[..., N, D]`."""
         width = query.shape[-1]
-        kernel = self.param("qkv", self.start.attention_in(width, self.decoder), (width, 3 * width), jnp.float32)
+        kernel = self.param(
+            "qkv", self.start.attention_in(width, self.decoder), (width, 3 * width), jnp.float32
+        )
         kernel = kernel.astype(self.dtype)
 
         def dot(x: Array, matrix: Array) -> Array:
-            return by_rows(lambda rows: jnp.matmul(rows, matrix, precision=precision(self.dtype)), x)
+            return by_rows(
+                lambda rows: jnp.matmul(rows, matrix, precision=precision(self.dtype)), x
+            )
 
         if query is key and key is value:
             q, k, v = jnp.split(dot(query, kernel), 3, axis=-1)
@@ -163,11 +171,18 @@ class Attention(nn.Module):
             )
         lead, tokens, size = query.shape[:-2], query.shape[-2], width // self.heads
 
-        def split(x: Array) -> Array:  # [B, heads, N, size]: a head's matrices in one piece, 12 % faster on a CPU
+        # [B, heads, N, size]: a head's matrices in one piece, 12 % faster on a CPU
+        def split(x: Array) -> Array:
             return x.reshape(-1, tokens, self.heads, size).transpose(0, 2, 1, 3)
 
         q, k, v = split(q * size**-0.5), split(k), split(v)
-        logits = jnp.einsum("bhqd,bhkd->bhqk", q, k, precision=precision(self.dtype), preferred_element_type=jnp.float32)
+        logits = jnp.einsum(
+            "bhqd,bhkd->bhqk",
+            q,
+            k,
+            precision=precision(self.dtype),
+            preferred_element_type=jnp.float32,
+        )
         weights = attention_weights(logits, self.dtype)
         mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, v, precision=precision(self.dtype))
         mixed = checkpoint_name(mixed, "attention")
@@ -188,7 +203,13 @@ class FeedForward(nn.Module):
     def __call__(self, x: Array) -> Array:
         width, start = x.shape[-1], self.start
         x = dense(self.hidden, start.kernel(width), start.bias(width), self.dtype, "in")(x)
-        out = dense(width, start.residual(self.hidden, self.depth), start.residual_bias(self.hidden), self.dtype, "out")
+        out = dense(
+            width,
+            start.residual(self.hidden, self.depth),
+            start.residual_bias(self.hidden),
+            self.dtype,
+            "out",
+        )
         return out(nn.relu(x))
 
 
@@ -205,11 +226,20 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, _: None = None) -> tuple[Array, None]:
-        attention = Attention(self.heads, self.start, self.dtype, self.depth, out_bias=self.out_bias, name="self_attention")
+        attention = Attention(
+            self.heads,
+            self.start,
+            self.dtype,
+            self.depth,
+            out_bias=self.out_bias,
+            name="self_attention",
+        )
         y = LayerNorm(self.dtype, self.norm_eps, name="norm1")(x)
         x = x + attention(y, y, y)
         y = LayerNorm(self.dtype, self.norm_eps, name="norm2")(x)
-        return x + FeedForward(self.hidden, self.start, self.dtype, self.depth, name="feed_forward")(y), None
+        return x + FeedForward(
+            self.hidden, self.start, self.dtype, self.depth, name="feed_forward"
+        )(y), None
 
 
 class DecoderLayer(nn.Module):
@@ -230,7 +260,15 @@ class DecoderLayer(nn.Module):
     @nn.compact
     def __call__(self, x: Array, memory: Array, embedding: Array) -> tuple[Array, None]:
         def attention(name: str) -> Attention:
-            return Attention(self.heads, self.start, self.dtype, self.depth, decoder=True, out_bias=self.out_bias, name=name)
+            return Attention(
+                self.heads,
+                self.start,
+                self.dtype,
+                self.depth,
+                decoder=True,
+                out_bias=self.out_bias,
+                name=name,
+            )
 
         y = LayerNorm(self.dtype, self.norm_eps, name="norm1")(x)
         q = y + embedding
@@ -240,7 +278,9 @@ class DecoderLayer(nn.Module):
             memory = LayerNorm(self.dtype, self.norm_eps, name="norm_memory")(memory)
         x = x + attention("cross_attention")(y + embedding, memory, memory)
         y = LayerNorm(self.dtype, self.norm_eps, name="norm3")(x)
-        return x + FeedForward(self.hidden, self.start, self.dtype, self.depth, name="feed_forward")(y), None
+        return x + FeedForward(
+            self.hidden, self.start, self.dtype, self.depth, name="feed_forward"
+        )(y), None
 
 
 # What the backward pass computes again instead of keeping, a layer at a time. From the most memory to the least:
@@ -276,7 +316,8 @@ class Body(nn.Module):
     memory_norm: bool = False
 
     def _stack(self, layer: Any, length: int, name: str, **options: Any) -> Any:
-        if self.gather is not None:  # inside the rematerialised layer: what is gathered is not kept for the backward pass
+        # Inside the rematerialised layer: what is gathered is not kept for the backward pass
+        if self.gather is not None:
             layer = nn.map_variables(layer, "params", self.gather)
         if REMATERIALISATION[self.remat] is not None:
             layer = nn.remat(layer, policy=REMATERIALISATION[self.remat], prevent_cse=False)
@@ -289,22 +330,40 @@ class Body(nn.Module):
         )
         depth = self.encoder_layers + self.decoder_layers
         return scanned(
-            self.heads, self.hidden, self.start, self.dtype, depth, self.out_bias, self.norm_eps, name=name, **options
+            self.heads,
+            self.hidden,
+            self.start,
+            self.dtype,
+            depth,
+            self.out_bias,
+            self.norm_eps,
+            name=name,
+            **options,
         )
 
     @nn.compact
     def __call__(self, tokens: Array, embedding: Array) -> Array:
         """`tokens [S, T, B, N, D]` of T tasks, `embedding [T, 1, N, D]` -> `[S, T, B, N, D]`."""
         width, start = tokens.shape[-1], self.start
-        position = self.param("position", start.position(), tokens.shape[-2:], jnp.float32).astype(self.dtype)
+        position = self.param("position", start.position(), tokens.shape[-2:], jnp.float32).astype(
+            self.dtype
+        )
         if not self.encoder_layers + self.decoder_layers:
             return tokens + position
-        linear = dense(width, start.linear_encoding(width), start.linear_encoding_bias(width), self.dtype, "linear")
+        linear = dense(
+            width,
+            start.linear_encoding(width),
+            start.linear_encoding_bias(width),
+            self.dtype,
+            "linear",
+        )
         x = linear(tokens) + tokens + position
         if self.encoder_layers:
             x, _ = self._stack(EncoderLayer, self.encoder_layers, "encoder")(x, None)
         if self.decoder_layers:
-            decoder = self._stack(DecoderLayer, self.decoder_layers, "decoder", memory_norm=self.memory_norm)
+            decoder = self._stack(
+                DecoderLayer, self.decoder_layers, "decoder", memory_norm=self.memory_norm
+            )
             x, _ = decoder(x, x, embedding.astype(self.dtype))
         depth = self.encoder_layers + self.decoder_layers
         return x + FeedForward(4 * width, start, self.dtype, depth, name="mlp")(x)
@@ -321,7 +380,14 @@ class ResidualBlock(nn.Module):
         size, start = x.shape[-1], self.start
         fan_in = 25 * size
         y = conv(size, 5, start.kernel(fan_in), start.bias(fan_in), self.dtype, "conv1")(x)
-        last = conv(size, 5, start.head_residual(fan_in), start.head_residual_bias(fan_in), self.dtype, "conv2")
+        last = conv(
+            size,
+            5,
+            start.head_residual(fan_in),
+            start.head_residual_bias(fan_in),
+            self.dtype,
+            "conv2",
+        )
         return x + last(nn.relu(y))
 
 
@@ -357,7 +423,14 @@ class Tail(nn.Module):
         size, start = x.shape[-1], self.start
         fan_in = 9 * size
         for i, step in enumerate(upsampling_steps(self.scale)):
-            up = conv(size * step**2, 3, start.upsample(fan_in, step), start.upsample_bias(fan_in, step), self.dtype, f"up{i}")
+            up = conv(
+                size * step**2,
+                3,
+                start.upsample(fan_in, step),
+                start.upsample_bias(fan_in, step),
+                self.dtype,
+                f"up{i}",
+            )
             x = pixel_shuffle(up(x), step)
         out = conv(3, 3, start.tail_out(fan_in), start.tail_out_bias(fan_in), self.dtype, "conv")
         return out(x).astype(jnp.float32)

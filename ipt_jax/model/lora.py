@@ -23,11 +23,17 @@ def targets(params: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, A
     Raises:
       UserError: a pattern that matches none; the message lists the matrices there are.
     """
-    matrices = {path: leaf for path, leaf in paths(params[BODY]) if leaf.ndim >= 2 and path.endswith(("qkv", "kernel"))}
+    matrices = {
+        path: leaf
+        for path, leaf in paths(params[BODY])
+        if leaf.ndim >= 2 and path.endswith(("qkv", "kernel"))
+    }
     patterns = config["finetune"]["lora_targets"]
     for pattern in patterns:
         if not any(matches(path, [pattern]) for path in matrices):
-            raise UserError(f"finetune.lora_targets: {pattern!r} matches none of the body's matrices: {', '.join(matrices)}")
+            raise UserError(
+                f"finetune.lora_targets: {pattern!r} matches none of the body's matrices: {', '.join(matrices)}"
+            )
     return {path: leaf for path, leaf in matrices.items() if matches(path, patterns)}
 
 
@@ -40,7 +46,12 @@ def with_adapters(params: Mapping[str, Any], config: Mapping[str, Any]) -> Tree:
     adapters = {}
     for number, (path, kernel) in enumerate(targets(params, config).items()):
         *layers, inner, outer = kernel.shape
-        down = jax.random.uniform(jax.random.fold_in(key, number), (*layers, inner, rank), jnp.float32, -1, 1) * inner**-0.5
+        down = (
+            jax.random.uniform(
+                jax.random.fold_in(key, number), (*layers, inner, rank), jnp.float32, -1, 1
+            )
+            * inner**-0.5
+        )
         adapters[path] = {"a": down, "b": jnp.zeros((*layers, rank, outer), jnp.float32)}
     return {**params, LORA: nested(adapters)}
 

@@ -74,4 +74,11 @@ def preset(name: str) -> dict[str, Any]:
     """
     if name not in PRESETS:
         raise ValueError(f"unknown model preset {name!r}; known: {', '.join(PRESETS)}")
-    return dict(PRESETS[name], dtype="float32", remat="none", out_bias=False, norm_eps=1e-5, memory_norm=False)
+    return dict(
+        PRESETS[name],
+        dtype="float32",
+        remat="none",
+        out_bias=False,
+        norm_eps=1e-5,
+        memory_norm=False,
+    )

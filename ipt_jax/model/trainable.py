@@ -25,7 +25,9 @@ def frozen(config: Mapping[str, Any]) -> Callable[[str], bool]:
 
     So does what `finetune.freeze` matches, and with LoRA the body; but not what `finetune.unfreeze` matches.
     """
-    patterns = tuple(config["finetune"]["freeze"]) + ((BODY,) if config["finetune"]["lora_rank"] else ())
+    patterns = tuple(config["finetune"]["freeze"]) + (
+        (BODY,) if config["finetune"]["lora_rank"] else ()
+    )
     exceptions = tuple(config["finetune"]["unfreeze"])
     return lambda path: matches(path, patterns) and not matches(path, exceptions)
 
@@ -62,9 +64,13 @@ def check(params: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     for setting in ("freeze", "unfreeze"):
         for pattern in config["finetune"][setting]:
             if not any(matches(path, [pattern]) for path in known):
-                raise UserError(f"finetune.{setting}: {pattern!r} matches no parameter; there are {_examples(known)}")
+                raise UserError(
+                    f"finetune.{setting}: {pattern!r} matches no parameter; there are {_examples(known)}"
+                )
     if config["finetune"]["unfreeze"] and not is_partial(config):
-        raise UserError("finetune.unfreeze: nothing is frozen; it is for what finetune.freeze or finetune.lora_rank freezes")
+        raise UserError(
+            "finetune.unfreeze: nothing is frozen; it is for what finetune.freeze or finetune.lora_rank freezes"
+        )
     if config["finetune"]["lora_rank"]:
         targets(params, config)
     elif all(map(frozen(config), known)):
@@ -78,6 +84,8 @@ def _examples(known: Sequence[str]) -> str:
     return ", ".join(tops[:12]) + (", ..." if len(tops) > 12 else "")
 
 
-def weights(params: Mapping[str, Any], ema: Mapping[str, Any] | None, config: Mapping[str, Any]) -> Tree:
+def weights(
+    params: Mapping[str, Any], ema: Mapping[str, Any] | None, config: Mapping[str, Any]
+) -> Tree:
     """What is evaluated and handed on: the moving average where there is one, with what it is not kept of; merged."""
     return merged(overlay(params, ema) if ema is not None else params, config)

@@ -13,7 +13,8 @@ from ipt_jax.images import channels
 from ipt_jax.images.write import Form, writing
 
 SIDE, GAP, LINE = 240, 8, 18
-ROWS = 40  # a sheet's most
+# A sheet's most
+ROWS = 40
 
 
 @dataclasses.dataclass
@@ -57,7 +58,8 @@ def choose(name: str, pixels: np.ndarray, scale: int) -> Crop:
     side = SIDE // max(scale, 2)
     h, w = min(side, height), min(side, width)
     grey = small.mean(axis=2, dtype=np.float32)
-    detail = np.abs(cv2.Laplacian(cv2.GaussianBlur(grey, (0, 0), 1.5), cv2.CV_32F))  # of structure rather than noise
+    # Of structure rather than noise
+    detail = np.abs(cv2.Laplacian(cv2.GaussianBlur(grey, (0, 0), 1.5), cv2.CV_32F))
     window = (max(1, w // step), max(1, h // step))
     mean = cv2.boxFilter(detail, -1, window, anchor=(0, 0), borderType=cv2.BORDER_REFLECT)
     fits = mean[: max(1, (height - h) // step + 1), : max(1, (width - w) // step + 1)]
@@ -77,7 +79,9 @@ def choose(name: str, pixels: np.ndarray, scale: int) -> Crop:
 def _shown(pixels: np.ndarray) -> np.ndarray:
     """uint8 `[h, w, 3]`."""
     return (
-        np.clip(channels.colour(pixels) + 0.5, 0, 255).astype(np.uint8) if pixels.dtype != np.uint8 else channels.colour(pixels)
+        np.clip(channels.colour(pixels) + 0.5, 0, 255).astype(np.uint8)
+        if pixels.dtype != np.uint8
+        else channels.colour(pixels)
     )
 
 
@@ -90,8 +94,12 @@ def write(crops: list[Crop], task: str, path: Path) -> None:
         draw.text((GAP + column * (SIDE + GAP), GAP), title, "black", font)
     for i, crop in enumerate(crops):
         top = LINE + GAP + i * row
-        enlarged = Image.fromarray(crop.before).resize(crop.after.shape[1::-1], Image.Resampling.BICUBIC)
-        for column, image in enumerate((Image.fromarray(crop.thumbnail), enlarged, Image.fromarray(crop.after))):
+        enlarged = Image.fromarray(crop.before).resize(
+            crop.after.shape[1::-1], Image.Resampling.BICUBIC
+        )
+        for column, image in enumerate(
+            (Image.fromarray(crop.thumbnail), enlarged, Image.fromarray(crop.after))
+        ):
             if column and crop.scale == 1:
                 image = image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST)
             sheet.paste(image, (GAP + column * (SIDE + GAP), top))

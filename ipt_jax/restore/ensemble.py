@@ -9,7 +9,9 @@ Transform = tuple[bool, bool, bool]
 PLAIN: tuple[Transform, ...] = ((False, False, False),)
 
 # The x8 self-ensemble: upside down, mirrored, transposed, in all combinations.
-EIGHT: tuple[Transform, ...] = tuple((f, m, t) for f in (False, True) for m in (False, True) for t in (False, True))
+EIGHT: tuple[Transform, ...] = tuple(
+    (f, m, t) for f in (False, True) for m in (False, True) for t in (False, True)
+)
 
 
 def transformed(image: np.ndarray, how: Transform) -> np.ndarray:

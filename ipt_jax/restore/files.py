@@ -46,16 +46,27 @@ def run(options: argparse.Namespace) -> int:
     failed: list[tuple[Path, str]] = []
     if todo:
         weights = options.weights or default_weights(_named(names))
-        model = load(weights, task=options.weights_tasks, heads=options.heads, raw=options.raw, dtype=options.dtype)
+        model = load(
+            weights,
+            task=options.weights_tasks,
+            heads=options.heads,
+            raw=options.raw,
+            dtype=options.dtype,
+        )
         try:
             work = _Work(options, model, model.chain(names or None))
         except ValueError as error:
             raise UserError(f"--task: {error}") from None
         failed = work.run(todo, sheet)
     done = len(todo) - len(failed)
-    print(f"{done} restored" + (f" into {items[0].out if len(items) == 1 else _common(items)}" if done else ""))
+    print(
+        f"{done} restored"
+        + (f" into {items[0].out if len(items) == 1 else _common(items)}" if done else "")
+    )
     if left:
-        print(f"{len(left)} exist already and were left alone; --overwrite replaces them: {listed(str(i.out) for i in left)}")
+        print(
+            f"{len(left)} exist already and were left alone; --overwrite replaces them: {listed(str(i.out) for i in left)}"
+        )
     if failed:
         print(f"{len(failed)} could not be restored:", file=sys.stderr)
         for path, reason in failed:
@@ -74,7 +85,9 @@ def _check(options: argparse.Namespace) -> None:
 
 def _named(names: list[str]) -> list[str]:
     if not names:
-        raise UserError("name a task: --task sr2, --task denoise50, ... (or weights for one task, with --weights)")
+        raise UserError(
+            "name a task: --task sr2, --task denoise50, ... (or weights for one task, with --weights)"
+        )
     return names
 
 
@@ -82,7 +95,11 @@ def _sheet(options: argparse.Namespace, items: list[Item]) -> Path | None:
     if not options.compare:
         return None
     first = items[0].out
-    return first.with_name(f"{first.stem}_compare.png") if len(items) == 1 else _common(items) / "compare.png"
+    return (
+        first.with_name(f"{first.stem}_compare.png")
+        if len(items) == 1
+        else _common(items) / "compare.png"
+    )
 
 
 def _common(items: list[Item]) -> Path:
@@ -96,8 +113,11 @@ class _Work:
     def __init__(self, options: argparse.Namespace, model: Restorer, tasks: list[Task]):
         self._options, self._model, self._tasks = options, model, [task.name for task in tasks]
         self._scale = math.prod(task.scale for task in tasks)
-        self._cut: dict[str, Any] = dict(protocol=options.protocol, overlap=options.overlap, ensemble=options.ensemble)
-        model.tiles(1, 1, self._tasks, **self._cut)  # raises where protocol and overlap do not go together
+        self._cut: dict[str, Any] = dict(
+            protocol=options.protocol, overlap=options.overlap, ensemble=options.ensemble
+        )
+        # Raises where protocol and overlap do not go together
+        model.tiles(1, 1, self._tasks, **self._cut)
         self._max_pixels = round(options.max_megapixels * 1e6)
         self._crops: list[compare.Crop] = []
 
@@ -106,7 +126,9 @@ class _Work:
         failed = []
         for folder in dict.fromkeys(item.out.parent for item in items):
             _writable(folder)
-        sizes = [video.measure(item.source) if item.video else measure(item.source) for item in items]
+        sizes = [
+            video.measure(item.source) if item.video else measure(item.source) for item in items
+        ]
         tiles = [self._tiles(size) for size in sizes]
         with tqdm(
             total=sum(tiles),
@@ -121,12 +143,23 @@ class _Work:
                 try:
                     if item.video:
                         video.restore(
-                            self._model, item, self._tasks, self._cut, self._options.batch, self._options.quality, bar.update
+                            self._model,
+                            item,
+                            self._tasks,
+                            self._cut,
+                            self._options.batch,
+                            self._options.quality,
+                            bar.update,
                         )
                     else:
                         self._picture(item, sheet is not None, bar)
                 except (ValueError, OSError, MemoryError, errors.VideoError) as error:
-                    failed.append((item.source, "too little memory" if isinstance(error, MemoryError) else _said(error)))
+                    failed.append(
+                        (
+                            item.source,
+                            "too little memory" if isinstance(error, MemoryError) else _said(error),
+                        )
+                    )
                     bar.write(f"{item.source}: failed", file=sys.stderr)
                     bar.update(before + count - bar.n)
         if sheet is not None and self._crops:
@@ -148,11 +181,23 @@ class _Work:
         pixels, scale = picture.pixels, self._scale
         height, width, count = pixels.shape
         self._fits(height, width)
-        form, lost = Form(item.format, height * scale, width * scale, count, 8 * pixels.itemsize, picture.profile,
-                          picture.exif, self._options.quality).fitted()  # fmt: skip
+        form, lost = Form(
+            item.format,
+            height * scale,
+            width * scale,
+            count,
+            8 * pixels.itemsize,
+            picture.profile,
+            picture.exif,
+            self._options.quality,
+        ).fitted()
         for note in (*picture.notes, *lost):
             bar.write(f"{item.source}: {note}", file=sys.stderr)
-        crop = compare.choose(item.source.name, pixels, scale) if wanted and len(self._crops) < compare.ROWS else None
+        crop = (
+            compare.choose(item.source.name, pixels, scale)
+            if wanted and len(self._crops) < compare.ROWS
+            else None
+        )
         row = 0
         with writing(item.out, form) as writer:
             for strip in self._strips(picture, bar):
@@ -167,14 +212,26 @@ class _Work:
         pixels, scale, row = picture.pixels, self._scale, 0
         alpha = channels.alpha_of(pixels)
         for strip in self._model.restore_strips(
-            lambda first, last: channels.colour(pixels[first:last]), pixels.shape[0], pixels.shape[1], self._tasks,
-            batch=self._options.batch, done=bar.update, **self._cut,
-        ):  # fmt: skip
+            lambda first, last: channels.colour(pixels[first:last]),
+            pixels.shape[0],
+            pixels.shape[1],
+            self._tasks,
+            batch=self._options.batch,
+            done=bar.update,
+            **self._cut,
+        ):
             for first in range(
-                0, len(strip), 64
-            ):  # a few rows at a time: turning them into what is written takes several copies
+                0,
+                len(strip),
+                64,
+                # A few rows at a time: turning them into what is written takes several copies
+            ):
                 part = strip[first : first + 64]
-                big = None if alpha is None else channels.enlarged_rows(alpha, scale, row, row + len(part))
+                big = (
+                    None
+                    if alpha is None
+                    else channels.enlarged_rows(alpha, scale, row, row + len(part))
+                )
                 yield channels.like(part, pixels, big)
                 row += len(part)
 

@@ -47,9 +47,16 @@ def padded(image: np.ndarray, tile: int) -> np.ndarray:
 
 
 def restore_pictures(
-    apply: Apply, pictures: Iterable[np.ndarray], *, scale: int, tile: int = 48, overlap: int = 12, batch: int = 16,
-    protocol: str = "blend", ensemble: bool = False,
-) -> Iterator[np.ndarray]:  # fmt: skip
+    apply: Apply,
+    pictures: Iterable[np.ndarray],
+    *,
+    scale: int,
+    tile: int = 48,
+    overlap: int = 12,
+    batch: int = 16,
+    protocol: str = "blend",
+    ensemble: bool = False,
+) -> Iterator[np.ndarray]:
     """Restores pictures of any sizes, also smaller than a tile, tile by tile.
 
     Tiles of several pictures share a call, so that each call but the last is full and one program serves all. A call
@@ -123,13 +130,27 @@ def restore_pictures(
 
 
 def count_tiles(
-    height: int, width: int, *, tile: int, protocol: str = "blend", overlap: int = 12, ensemble: bool = False
+    height: int,
+    width: int,
+    *,
+    tile: int,
+    protocol: str = "blend",
+    overlap: int = 12,
+    ensemble: bool = False,
 ) -> int:
     """Tiles that a picture of this size takes."""
-    one = len(stitcher(protocol, max(height, tile), max(width, tile), tile=tile, scale=1, overlap=overlap).corners)
+    one = len(
+        stitcher(
+            protocol, max(height, tile), max(width, tile), tile=tile, scale=1, overlap=overlap
+        ).corners
+    )
     if not ensemble:
         return one
-    turned = len(stitcher(protocol, max(width, tile), max(height, tile), tile=tile, scale=1, overlap=overlap).corners)
+    turned = len(
+        stitcher(
+            protocol, max(width, tile), max(height, tile), tile=tile, scale=1, overlap=overlap
+        ).corners
+    )
     return 4 * (one + turned)
 
 

@@ -25,15 +25,24 @@ class CompiledNetwork:
         whole = partition.replicated(mesh)
 
         def forward(params: Any, tiles: jax.Array, task: str) -> jax.Array:
-            self._programs += 1  # here when it is traced, not when it runs
-            return model.apply({"params": params}, {task: tiles}, mesh.size)[0][task].astype(jnp.float32)
+            # Here when it is traced, not when it runs
+            self._programs += 1
+            return model.apply({"params": params}, {task: tiles}, mesh.size)[0][task].astype(
+                jnp.float32
+            )
 
-        self._forward = jax.jit(forward, static_argnums=2, in_shardings=(whole, partition.split(mesh)), out_shardings=whole)
+        self._forward = jax.jit(
+            forward,
+            static_argnums=2,
+            in_shardings=(whole, partition.split(mesh)),
+            out_shardings=whole,
+        )
 
     def bind(self, params: Any, task: str) -> Apply:
         """`apply` for `restore_pictures`, with these parameters. It returns before the device is done."""
         needed = {group: params[group] for group in ("body", f"task_{task}")}
-        needed = jax.device_put(needed, partition.replicated(self._mesh))  # once, not with every call
+        # Once, not with every call
+        needed = jax.device_put(needed, partition.replicated(self._mesh))
 
         def apply(tiles: np.ndarray) -> jax.Array:
             return self._forward(needed, partition.put_rows(tiles, self._mesh), task)

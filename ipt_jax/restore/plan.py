@@ -48,17 +48,23 @@ def plan(inputs: Sequence[str], out: str | None, form: str | None) -> list[Item]
         place or an input's.
     """
     target = Path(out if out else DEFAULT_OUT).expanduser()
-    named = bool(out) and not target.is_dir() and (format_of(target) is not None or is_video(target))
+    named = (
+        bool(out) and not target.is_dir() and (format_of(target) is not None or is_video(target))
+    )
     found: list[tuple[Path, Path]] = []
     for word in inputs:
         found += _found(word, target)
     if named:
         if len(found) > 1 or not Path(inputs[0]).expanduser().is_file():
-            raise UserError(f"-o {out} names one file, but there are {len(found)} results; name a folder")
+            raise UserError(
+                f"-o {out} names one file, but there are {len(found)} results; name a folder"
+            )
         source = found[0][0]
         kind = "video" if is_video(target) else format_of(target)
         if (kind == "video") != is_video(source):
-            raise UserError(f"-o {out}: a video becomes a video, a picture a picture; {source} does not fit")
+            raise UserError(
+                f"-o {out}: a video becomes a video, a picture a picture; {source} does not fit"
+            )
         if form and kind not in (form, "video"):
             raise UserError(f"--format {form} and -o {out} do not go together; drop --format")
         items = [Item(source, target, str(kind))]
@@ -66,7 +72,9 @@ def plan(inputs: Sequence[str], out: str | None, form: str | None) -> list[Item]
         items = _into(target, found, form or "png")
     for item in items:
         if item.out.exists() and item.out.resolve() in {other.source.resolve() for other in items}:
-            raise UserError(f"{item.out}, an input, would be replaced by a result; name another folder with -o")
+            raise UserError(
+                f"{item.out}, an input, would be replaced by a result; name another folder with -o"
+            )
     return items
 
 
@@ -77,15 +85,23 @@ def _found(word: str, target: Path) -> list[tuple[Path, Path]]:
         inside = _pictures(path, target)
         if not inside:
             there = listed(sorted(f.name for f in path.iterdir()), 5) or "nothing"
-            raise UserError(f"{word}: no pictures ({', '.join(PICTURES)}) in this folder; in it: {there}")
+            raise UserError(
+                f"{word}: no pictures ({', '.join(PICTURES)}) in this folder; in it: {there}"
+            )
         return [(path / name, name) for name in inside]
     if path.exists():
         return [(path, Path(path.name))]
     if glob.has_magic(word):
         hits = [Path(hit) for hit in sorted(glob.glob(str(path), recursive=True))]
-        files = [hit for hit in hits if hit.is_file() and hit.suffix.lower() in (*PICTURES, *VIDEOS)]
+        files = [
+            hit for hit in hits if hit.is_file() and hit.suffix.lower() in (*PICTURES, *VIDEOS)
+        ]
         if not files:
-            raise UserError(f"{word}: no pictures match; {len(hits)} other files do" if hits else f"{word}: nothing matches")
+            raise UserError(
+                f"{word}: no pictures match; {len(hits)} other files do"
+                if hits
+                else f"{word}: nothing matches"
+            )
         return [(hit, Path(hit.name)) for hit in files]
     parent = path.parent
     hint = nearest(path.name, [f.name for f in parent.iterdir()]) if parent.is_dir() else ""
@@ -102,8 +118,11 @@ def _pictures(folder: Path, target: Path) -> list[Path]:
             continue
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        names += [Path(parent, name).relative_to(folder) for name in files
-                  if not name.startswith(".") and name.lower().endswith(PICTURES)]  # fmt: skip
+        names += [
+            Path(parent, name).relative_to(folder)
+            for name in files
+            if not name.startswith(".") and name.lower().endswith(PICTURES)
+        ]
     return sorted(names)
 
 
@@ -118,8 +137,14 @@ def _into(target: Path, found: list[tuple[Path, Path]], form: str) -> list[Item]
     for source, name in found:
         path = out(name, count[str(out(name, False)).lower()] > 1)
         items.append(Item(source, path, "video" if is_video(source) else form))
-    twice = [key for key, number in Counter(str(item.out).lower() for item in items).items() if number > 1]
+    twice = [
+        key
+        for key, number in Counter(str(item.out).lower() for item in items).items()
+        if number > 1
+    ]
     if twice:
         both = [str(item.source) for item in items if str(item.out).lower() == twice[0]]
-        raise UserError(f"{' and '.join(both)} would both be written to one file; restore them into different folders")
+        raise UserError(
+            f"{' and '.join(both)} would both be written to one file; restore them into different folders"
+        )
     return items

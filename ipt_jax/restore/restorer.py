@@ -22,7 +22,8 @@ from ipt_jax.restore.network import Apply, CompiledNetwork
 from ipt_jax.restore.strips import Read, Rows, restore_strips
 from ipt_jax.tasks import Task
 
-BATCH = 16  # tiles a call, for each device
+# Tiles a call, for each device
+BATCH = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +74,9 @@ class Restorer:
         if name is None:
             raise ValueError(f"name a task of this model: {', '.join(self.tasks)}")
         if name not in self.tasks:
-            raise ValueError(f"this model has no task {name!r}{nearest(name, self.tasks)}; it has {', '.join(self.tasks)}")
+            raise ValueError(
+                f"this model has no task {name!r}{nearest(name, self.tasks)}; it has {', '.join(self.tasks)}"
+            )
         return self.tasks[name]
 
     def bind(self, task: str) -> Apply:
@@ -104,17 +107,31 @@ class Restorer:
         return np.concatenate(outs)[: len(patches)]
 
     def restore_all(
-        self, images: Iterable[np.ndarray], task: str | None = None, *, protocol: str = "blend", ensemble: bool = False,
-        overlap: int = 12, batch: int = BATCH,
-    ) -> Iterator[np.ndarray]:  # fmt: skip
+        self,
+        images: Iterable[np.ndarray],
+        task: str | None = None,
+        *,
+        protocol: str = "blend",
+        ensemble: bool = False,
+        overlap: int = 12,
+        batch: int = BATCH,
+    ) -> Iterator[np.ndarray]:
         """Restores pictures `[H, W, 3]`, uint8 or float in 0..255, tiles of several in a call.
 
         Yields:
           float32 `[H * scale, W * scale, 3]` for each, in order, neither clipped nor rounded.
         """
         chosen = self.task(task)
-        return restore_pictures(self.bind(chosen.name), images, scale=chosen.scale, tile=self.model.tile, overlap=overlap,
-                                batch=batch * self.devices, protocol=protocol, ensemble=ensemble)  # fmt: skip
+        return restore_pictures(
+            self.bind(chosen.name),
+            images,
+            scale=chosen.scale,
+            tile=self.model.tile,
+            overlap=overlap,
+            batch=batch * self.devices,
+            protocol=protocol,
+            ensemble=ensemble,
+        )
 
     def chain(self, task: str | Sequence[str] | None = None) -> list[Task]:
         """The tasks of "denoise30,sr2" or ["denoise30", "sr2"], in this order: each takes what the one before it made.
@@ -128,9 +145,15 @@ class Restorer:
         return [self.task(name) for name in names]
 
     def restore(
-        self, image: Any, task: str | Sequence[str] | None = None, *, protocol: str = "blend", ensemble: bool = False,
-        overlap: int = 12, batch: int = BATCH,
-    ) -> Any:  # fmt: skip
+        self,
+        image: Any,
+        task: str | Sequence[str] | None = None,
+        *,
+        protocol: str = "blend",
+        ensemble: bool = False,
+        overlap: int = 12,
+        batch: int = BATCH,
+    ) -> Any:
         """Restores a picture of any size, or several.
 
         Args:
@@ -150,32 +173,52 @@ class Restorer:
         Raises:
           ValueError: not such a picture, an unknown task or protocol.
         """
-        settings: dict[str, Any] = dict(protocol=protocol, ensemble=ensemble, overlap=overlap, batch=batch)
+        settings: dict[str, Any] = dict(
+            protocol=protocol, ensemble=ensemble, overlap=overlap, batch=batch
+        )
         if isinstance(image, (list, tuple)):
             return self._restored(list(image), self.chain(task), settings)
         if getattr(image, "ndim", 0) == 4:
             return np.stack(self._restored(list(image), self.chain(task), settings))
         return self._restored([image], self.chain(task), settings)[0]
 
-    def _restored(self, images: list[Any], tasks: list[Task], settings: dict[str, Any]) -> list[Any]:
+    def _restored(
+        self, images: list[Any], tasks: list[Task], settings: dict[str, Any]
+    ) -> list[Any]:
         """Arrays and Pillow pictures; tiles of all of them fill the calls."""
-        arrays = [pillow.to_array(image) if pillow.is_picture(image) else np.asarray(image) for image in images]
+        arrays = [
+            pillow.to_array(image) if pillow.is_picture(image) else np.asarray(image)
+            for image in images
+        ]
         for array in arrays:
             channels.check(array)
         outs = [channels.colour(array) for array in arrays]
         for i, task in enumerate(tasks):
-            outs = [np.clip(out, 0, 255) for out in outs] if i else outs  # what a picture file could hold, but not rounded
+            # What a picture file could hold, but not rounded
+            outs = [np.clip(out, 0, 255) for out in outs] if i else outs
             outs = list(self.restore_all(outs, task.name, **settings))
         scale = math.prod(task.scale for task in tasks)
         alphas = [channels.alpha_of(array) for array in arrays]
         bigs = [None if alpha is None else channels.enlarged(alpha, scale) for alpha in alphas]
         made = [channels.like(*three) for three in zip(outs, arrays, bigs, strict=True)]
-        return [pillow.from_array(out, image) if pillow.is_picture(image) else out for out, image in zip(made, images)]
+        return [
+            pillow.from_array(out, image) if pillow.is_picture(image) else out
+            for out, image in zip(made, images)
+        ]
 
     def restore_strips(
-        self, read: Read, height: int, width: int, task: str | Sequence[str] | None = None, *, protocol: str = "blend",
-        ensemble: bool = False, overlap: int = 12, batch: int = BATCH, done: Callable[[int], Any] = lambda tiles: None,
-    ) -> Iterator[np.ndarray]:  # fmt: skip
+        self,
+        read: Read,
+        height: int,
+        width: int,
+        task: str | Sequence[str] | None = None,
+        *,
+        protocol: str = "blend",
+        ensemble: bool = False,
+        overlap: int = 12,
+        batch: int = BATCH,
+        done: Callable[[int], Any] = lambda tiles: None,
+    ) -> Iterator[np.ndarray]:
         """Restores a picture of any size in bounded memory: yields its rows from top to bottom, strip by strip.
 
         Args:
@@ -197,33 +240,70 @@ class Restorer:
                 above = Rows(strips)
                 read = lambda first, last, above=above: np.clip(above(first, last), 0, 255)  # type: ignore[misc]  # noqa: E731
             if protocol == "blend":
-                strips = restore_strips(self.bind(one.name), read, height, width, scale=one.scale, tile=self.model.tile,
-                                        batch=batch * self.devices, done=done, **settings)  # fmt: skip
+                strips = restore_strips(
+                    self.bind(one.name),
+                    read,
+                    height,
+                    width,
+                    scale=one.scale,
+                    tile=self.model.tile,
+                    batch=batch * self.devices,
+                    done=done,
+                    **settings,
+                )
             else:
-                strips = self._whole(read, height, width, one, done, dict(settings, protocol=protocol, batch=batch))
+                strips = self._whole(
+                    read, height, width, one, done, dict(settings, protocol=protocol, batch=batch)
+                )
             height, width = height * one.scale, width * one.scale
         return strips
 
     def _whole(
-        self, read: Read, height: int, width: int, task: Task, done: Callable[[int], Any], settings: dict[str, Any]
+        self,
+        read: Read,
+        height: int,
+        width: int,
+        task: Task,
+        done: Callable[[int], Any],
+        settings: dict[str, Any],
     ) -> Iterator[np.ndarray]:
         yield from self.restore_all([read(0, height)], task.name, **settings)
-        done(self.tiles(height, width, task.name, **{k: v for k, v in settings.items() if k != "batch"}))
+        done(
+            self.tiles(
+                height, width, task.name, **{k: v for k, v in settings.items() if k != "batch"}
+            )
+        )
 
     def tiles(
-        self, height: int, width: int, task: str | Sequence[str] | None = None, *, protocol: str = "blend",
-        ensemble: bool = False, overlap: int = 12,
-    ) -> int:  # fmt: skip
+        self,
+        height: int,
+        width: int,
+        task: str | Sequence[str] | None = None,
+        *,
+        protocol: str = "blend",
+        ensemble: bool = False,
+        overlap: int = 12,
+    ) -> int:
         """Tiles that restoring a picture of this size takes, all tasks of a chain together."""
         total = 0
         for one in self.chain(task):
-            total += count_tiles(height, width, tile=self.model.tile, protocol=protocol, overlap=overlap, ensemble=ensemble)
+            total += count_tiles(
+                height,
+                width,
+                tile=self.model.tile,
+                protocol=protocol,
+                overlap=overlap,
+                ensemble=ensemble,
+            )
             height, width = height * one.scale, width * one.scale
         return total
 
     def only(self, names: Sequence[str]) -> Restorer:
         """The same weights with some of the tasks, in this order."""
         tasks = {name: self.task(name) for name in names}
-        groups = {"body": self.params["body"], **{f"task_{name}": self.params[f"task_{name}"] for name in tasks}}
+        groups = {
+            "body": self.params["body"],
+            **{f"task_{name}": self.params[f"task_{name}"] for name in tasks},
+        }
         scales = tuple((task.name, task.scale) for task in tasks.values())
         return Restorer(self.model.clone(scales=scales), groups, tasks, self.provenance)

@@ -45,9 +45,18 @@ class _Tile:
 
 
 def restore_strips(
-    apply: Apply, read: Read, height: int, width: int, *, scale: int, tile: int = 48, overlap: int = 12, batch: int = 16,
-    ensemble: bool = False, done: Callable[[int], Any] = lambda tiles: None,
-) -> Iterator[np.ndarray]:  # fmt: skip
+    apply: Apply,
+    read: Read,
+    height: int,
+    width: int,
+    *,
+    scale: int,
+    tile: int = 48,
+    overlap: int = 12,
+    batch: int = 16,
+    ensemble: bool = False,
+    done: Callable[[int], Any] = lambda tiles: None,
+) -> Iterator[np.ndarray]:
     """Restores a picture by blended tiles, strip by strip.
 
     Args:
@@ -69,11 +78,14 @@ def restore_strips(
       ValueError: an impossible overlap.
     """
     if not 0 <= overlap < tile:
-        raise ValueError(f"overlap={overlap}: tiles of {tile} pixels can overlap by 0 to {tile - 1}")
+        raise ValueError(
+            f"overlap={overlap}: tiles of {tile} pixels can overlap by 0 to {tile - 1}"
+        )
     tops, lefts = offsets(height, tile, overlap), offsets(width, tile, overlap)
     down, down_sum = _weights(tops, tile, scale)
     across, across_sum = _weights(lefts, tile, scale)
-    total = np.zeros((tile * scale, max(width, tile) * scale, 3), np.float32)  # from the row of tiles that is added to on
+    # From the row of tiles that is added to on
+    total = np.zeros((tile * scale, max(width, tile) * scale, 3), np.float32)
     transforms = EIGHT if ensemble else PLAIN
 
     def cut() -> Iterator[_Tile]:
@@ -114,7 +126,8 @@ def restore_strips(
     waiting: list[_Tile] = []
     for one in cut():
         waiting.append(one)
-        if len(waiting) == batch:  # a call is made before the one before it is read: device and host work at once
+        # A call is made before the one before it is read: device and host work at once
+        if len(waiting) == batch:
             fresh = start(waiting)
             waiting = []
             if running is not None:
@@ -131,7 +144,9 @@ def restore_strips(
 
 def _weights(starts: list[int], tile: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
     """Each tile's weights along an axis, `[tiles, tile * scale]`, and their sum over the whole axis."""
-    weights = np.stack(blend_weights([start * scale for start in starts], tile * scale)).astype(np.float32)
+    weights = np.stack(blend_weights([start * scale for start in starts], tile * scale)).astype(
+        np.float32
+    )
     whole = np.zeros((starts[-1] + tile) * scale, np.float32)
     for start, weight in zip(starts, weights, strict=True):
         whole[start * scale :][: len(weight)] += weight

@@ -33,7 +33,9 @@ class Stitcher(Protocol):
         """The whole, float32 `[height * scale, width * scale, 3]`, once every tile was added."""
 
 
-def stitcher(protocol: str, height: int, width: int, *, tile: int, scale: int, overlap: int = 12) -> Stitcher:
+def stitcher(
+    protocol: str, height: int, width: int, *, tile: int, scale: int, overlap: int = 12
+) -> Stitcher:
     """The canvas of a picture that is at least as large as a tile.
 
     Args:
@@ -50,10 +52,16 @@ def stitcher(protocol: str, height: int, width: int, *, tile: int, scale: int, o
         raise ValueError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
     if protocol == "blend":
         if not 0 <= overlap < tile:
-            raise ValueError(f"overlap={overlap}: tiles of {tile} pixels can overlap by 0 to {tile - 1}")
+            raise ValueError(
+                f"overlap={overlap}: tiles of {tile} pixels can overlap by 0 to {tile - 1}"
+            )
         return Blend(height, width, tile, overlap, scale)
     # A quarter of the tile in the PyTorch code; "overlapping by 10" in the paper, by 12 in the MindSpore code.
-    stride, margin = {"official": (tile // 4, tile // 4), "paper": (tile - 10, 5), "mindspore": (tile - 12, 6)}[protocol]
+    stride, margin = {
+        "official": (tile // 4, tile // 4),
+        "paper": (tile - 10, 5),
+        "mindspore": (tile - 12, 6),
+    }[protocol]
     return Chop(height, width, tile, stride, margin, scale)
 
 
@@ -91,7 +99,9 @@ class Blend:
         self.corners = [(y, x) for y in self._rows for x in self._columns]
         self._scale = scale
         self._down, self._across = (
-            np.stack(blend_weights([start * scale for start in starts], tile * scale)).astype(np.float32)
+            np.stack(blend_weights([start * scale for start in starts], tile * scale)).astype(
+                np.float32
+            )
             for starts in (self._rows, self._columns)
         )
         self._total = np.zeros((height * scale, width * scale, 3), np.float32)
@@ -104,7 +114,9 @@ class Blend:
 
     def picture(self) -> np.ndarray:
         sums = []
-        for size, starts, weights in zip(self._total.shape, (self._rows, self._columns), (self._down, self._across)):
+        for size, starts, weights in zip(
+            self._total.shape, (self._rows, self._columns), (self._down, self._across)
+        ):
             whole = np.zeros(size, np.float32)
             for start, weight in zip(starts, weights, strict=True):
                 whole[start * self._scale :][: len(weight)] += weight
@@ -151,22 +163,32 @@ class Chop:
         self._last = (height - tile, width - tile)
         self._margin = margin * s
         regular_height, regular_width = height - self._rest[0], width - self._rest[1]
-        rows, columns = range(0, regular_height - tile + 1, stride), range(0, regular_width - tile + 1, stride)
+        rows, columns = (
+            range(0, regular_height - tile + 1, stride),
+            range(0, regular_width - tile + 1, stride),
+        )
         self._rows, self._columns = set(rows), set(columns)
-        wanted = {(y, x) for y in (*rows, self._last[0]) for x in columns} | {(y, self._last[1]) for y in rows}
+        wanted = {(y, x) for y in (*rows, self._last[0]) for x in columns} | {
+            (y, self._last[1]) for y in rows
+        }
         self.corners = sorted(wanted | {self._last})
         strip = lambda size, axis: _Strip(size * s, self._tile, self._margin, axis)  # noqa: E731
         self._top, self._bottom = strip(regular_width, 1), strip(regular_width, 1)
         self._left, self._right = strip(regular_height, 0), strip(regular_height, 0)
         self._corner = np.zeros((self._tile, self._tile, 3), np.float32)
         self._sum = np.zeros((regular_height * s, regular_width * s, 3), np.float32)
-        inner = [self._count(starts, size * s) for starts, size in ((rows, regular_height), (columns, regular_width))]
+        inner = [
+            self._count(starts, size * s)
+            for starts, size in ((rows, regular_height), (columns, regular_width))
+        ]
         self._tiles_over = np.outer(*inner)[..., None]
 
     def _count(self, starts: range, size: int) -> np.ndarray:
         count = np.zeros(size, np.float32)
         for start in starts:
-            count[start * self._scale + self._margin : start * self._scale + self._tile - self._margin] += 1
+            count[
+                start * self._scale + self._margin : start * self._scale + self._tile - self._margin
+            ] += 1
         return count
 
     def add(self, k: int, out: np.ndarray) -> None:
@@ -174,7 +196,9 @@ class Chop:
         s, q, t = self._scale, self._margin, self._tile
         if x in self._columns:
             if y in self._rows:
-                self._sum[y * s + q : y * s + t - q, x * s + q : x * s + t - q] += out[q : t - q, q : t - q]
+                self._sum[y * s + q : y * s + t - q, x * s + q : x * s + t - q] += out[
+                    q : t - q, q : t - q
+                ]
             if y == 0:
                 self._top.add(x * s, out)
             if y == self._last[0]:
@@ -204,5 +228,8 @@ class Chop:
         """`end` over the last rows (or columns) of `main`, from the middle of what they share on."""
         shared = (self._tile - self._rest[axis] * self._scale) / 2
         keep = main.shape[axis] - math.floor(shared)
-        parts = (main.take(range(keep), axis), end.take(range(math.ceil(shared), end.shape[axis]), axis))
+        parts = (
+            main.take(range(keep), axis),
+            end.take(range(math.ceil(shared), end.shape[axis]), axis),
+        )
         return np.concatenate(parts, axis)

@@ -18,7 +18,8 @@ from ipt_jax.restore.images import to_uint8
 from ipt_jax.restore.plan import Item
 from ipt_jax.restore.restorer import Restorer
 
-CRF = 16  # of x264: visually without loss
+# Of x264: visually without loss
+CRF = 16
 
 # `--quality` 1..100 -> crf 45..5.
 _CRF_OF = (45.4, 0.404)
@@ -27,7 +28,9 @@ _CRF_OF = (45.4, 0.404)
 def _program(name: str) -> str:
     found = shutil.which(name)
     if found is None:
-        raise VideoError(f"videos need {name}, which is not installed (apt install ffmpeg, brew install ffmpeg)")
+        raise VideoError(
+            f"videos need {name}, which is not installed (apt install ffmpeg, brew install ffmpeg)"
+        )
     return found
 
 
@@ -50,7 +53,17 @@ def _fraction(text: str) -> float:
 
 
 def _probe(path: Path) -> Any:
-    command = [_program("ffprobe"), "-v", "error", "-select_streams", "v:0", "-show_streams", "-of", "json", f"file:{path}"]
+    command = [
+        _program("ffprobe"),
+        "-v",
+        "error",
+        "-select_streams",
+        "v:0",
+        "-show_streams",
+        "-of",
+        "json",
+        f"file:{path}",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     streams = json.loads(done.stdout or "{}").get("streams")
     if done.returncode or not streams:
@@ -63,9 +76,14 @@ def _last(text: str) -> str:
 
 
 def restore(
-    model: Restorer, item: Item, tasks: list[str], cut: dict[str, Any], batch: int, quality: int | None,
+    model: Restorer,
+    item: Item,
+    tasks: list[str],
+    cut: dict[str, Any],
+    batch: int,
+    quality: int | None,
     done: Callable[[int], Any],
-) -> None:  # fmt: skip
+) -> None:
     """Restores every frame; sound and subtitles are copied. Tiles of several frames fill a call.
 
     Raises:
@@ -79,10 +97,26 @@ def restore(
     each = model.tiles(height, width, tasks, **cut)
     part = item.out.with_name(f".{item.out.stem}.part{item.out.suffix}")
     crf = CRF if quality is None else round(_CRF_OF[0] - _CRF_OF[1] * quality)
-    rate = stream["avg_frame_rate"] if _fraction(stream["avg_frame_rate"]) else stream["r_frame_rate"]
+    rate = (
+        stream["avg_frame_rate"] if _fraction(stream["avg_frame_rate"]) else stream["r_frame_rate"]
+    )
     ffmpeg = [_program("ffmpeg"), "-v", "error", "-nostdin"]
-    reader = [*ffmpeg, "-i", f"file:{item.source}", "-map", "0:v:0", "-fps_mode", "cfr", "-r", rate,
-              "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]  # fmt: skip
+    reader = [
+        *ffmpeg,
+        "-i",
+        f"file:{item.source}",
+        "-map",
+        "0:v:0",
+        "-fps_mode",
+        "cfr",
+        "-r",
+        rate,
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-",
+    ]
     try:
         with _started(reader, stdout=subprocess.PIPE) as source:
             frames = _frames(source.process.stdout, height, width)
@@ -93,7 +127,10 @@ def restore(
                 for frame in frames:
                     if out is None:
                         out = stack.enter_context(
-                            _started(_writer(ffmpeg, frame.shape, rate, crf, item.source, part), stdin=subprocess.PIPE)
+                            _started(
+                                _writer(ffmpeg, frame.shape, rate, crf, item.source, part),
+                                stdin=subprocess.PIPE,
+                            )
                         )
                     out.feed(to_uint8(frame).tobytes())
                     done(each)
@@ -106,13 +143,47 @@ def restore(
         part.unlink(missing_ok=True)
 
 
-def _writer(ffmpeg: list[str], shape: tuple[int, ...], rate: str, crf: int, source: Path, part: Path) -> list[str]:
+def _writer(
+    ffmpeg: list[str], shape: tuple[int, ...], rate: str, crf: int, source: Path, part: Path
+) -> list[str]:
     webm = part.suffix.lower() == ".webm"
-    codec = ["-c:v", "libvpx-vp9", "-b:v", "0"] if webm else ["-c:v", "libx264", "-preset", "medium"]
-    pixels = "yuv420p" if shape[0] % 2 == shape[1] % 2 == 0 else "yuv444p"  # halved colours need even sides
-    return [*ffmpeg, "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{shape[1]}x{shape[0]}", "-r", rate, "-i", "-",
-            "-i", f"file:{source}", "-map", "0:v", "-map", "1:a?", *codec, "-crf", str(crf), "-pix_fmt", pixels,
-            "-c:a", "copy", "-map_metadata", "1", "-metadata:s:v:0", "rotate=", f"file:{part}"]  # fmt: skip
+    codec = (
+        ["-c:v", "libvpx-vp9", "-b:v", "0"] if webm else ["-c:v", "libx264", "-preset", "medium"]
+    )
+    # Halved colours need even sides
+    pixels = "yuv420p" if shape[0] % 2 == shape[1] % 2 == 0 else "yuv444p"
+    return [
+        *ffmpeg,
+        "-y",
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-s",
+        f"{shape[1]}x{shape[0]}",
+        "-r",
+        rate,
+        "-i",
+        "-",
+        "-i",
+        f"file:{source}",
+        "-map",
+        "0:v",
+        "-map",
+        "1:a?",
+        *codec,
+        "-crf",
+        str(crf),
+        "-pix_fmt",
+        pixels,
+        "-c:a",
+        "copy",
+        "-map_metadata",
+        "1",
+        "-metadata:s:v:0",
+        "rotate=",
+        f"file:{part}",
+    ]
 
 
 def _frames(stream: Any, height: int, width: int) -> Iterator[np.ndarray]:
@@ -151,7 +222,8 @@ class _Process:
 
 @contextlib.contextmanager
 def _started(command: list[str], **pipes: Any) -> Iterator[_Process]:
-    with tempfile.TemporaryFile() as errors:  # not a pipe, which could fill and block
+    # Not a pipe, which could fill and block
+    with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, stderr=errors, **pipes)
         try:
             yield _Process(process, errors)

@@ -17,7 +17,8 @@ def save_curves(file: epath.Path, lines: Sequence[dict[str, Any]]) -> None:
     """
     import io
 
-    from matplotlib.figure import Figure  # late: a second; and without pyplot, which keeps what it drew
+    # Late: a second; and without pyplot, which keeps what it drew
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     losses, rates, scores = figure.subplots(1, 3)
@@ -35,13 +36,19 @@ def save_curves(file: epath.Path, lines: Sequence[dict[str, Any]]) -> None:
     draw(rates, training, "lr", "learning rate")
     for key in sorted({key for line in evaluations for key in line if key.endswith("/psnr_y")}):
         draw(scores, evaluations, key, key.split("/")[-2], marker="o", markersize=3)
-    titles = {losses: "loss, L1 (0..255)", rates: "learning rate", scores: "PSNR-Y, held-out pictures (dB)"}
+    titles = {
+        losses: "loss, L1 (0..255)",
+        rates: "learning rate",
+        scores: "PSNR-Y, held-out pictures (dB)",
+    }
     for axes, title in titles.items():
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize=8)
-    if any((line.get("loss") or 0) > 0 for line in training) and all((line.get("loss") or 1) > 0 for line in training):
+    if any((line.get("loss") or 0) > 0 for line in training) and all(
+        (line.get("loss") or 1) > 0 for line in training
+    ):
         losses.set_yscale("log")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)

@@ -23,7 +23,8 @@ from etils import epath
 
 from ipt_jax.errors import Locked
 
-BEAT = 20.0  # seconds between two heartbeats; one that is silent for twice as long is dead
+# Seconds between two heartbeats; one that is silent for twice as long is dead
+BEAT = 20.0
 
 
 @contextlib.contextmanager
@@ -52,7 +53,8 @@ def hold(folder: epath.Path, active: bool = True) -> Iterator[None]:
                     path.unlink()
     finally:
         if made:
-            with contextlib.suppress(OSError, ValueError):  # etils' word for a folder that is not empty
+            # Etils' word for a folder that is not empty
+            with contextlib.suppress(OSError, ValueError):
                 folder.rmdir()
 
 
@@ -67,7 +69,9 @@ def _refuse(path: epath.Path, text: str) -> Locked:
         who = f"process {owner['pid']} on {owner['host']}, since {owner['since']}"
     except (ValueError, KeyError, TypeError):
         who = "another process"
-    return Locked(f"{path.parent} belongs to a run that is under way ({who}); wait for it, stop it, or name another folder")
+    return Locked(
+        f"{path.parent} belongs to a run that is under way ({who}); wait for it, stop it, or name another folder"
+    )
 
 
 @contextlib.contextmanager
@@ -88,7 +92,8 @@ def _kernel_lock(path: epath.Path) -> Iterator[None]:
                 break
         except FileNotFoundError:
             pass
-        file.close()  # its owner removed it just now: this is no longer the file that others see
+        # Its owner removed it just now: this is no longer the file that others see
+        file.close()
     with file:
         file.truncate(0)
         file.write(json.dumps(_owner()))
@@ -100,7 +105,8 @@ def _kernel_lock(path: epath.Path) -> Iterator[None]:
 def _heartbeat(path: epath.Path) -> Iterator[None]:
     before = _read(path)
     if before is not None:
-        time.sleep(2 * BEAT)  # by this clock alone: hosts' clocks differ
+        # By this clock alone: hosts' clocks differ
+        time.sleep(2 * BEAT)
         now = _read(path)
         if now is not None and now != before:
             raise _refuse(path, now or before)
@@ -111,7 +117,8 @@ def _heartbeat(path: epath.Path) -> Iterator[None]:
         count = 0
         while not over.wait(BEAT):
             count += 1
-            with contextlib.suppress(OSError):  # a store that is away for a while must not end the run
+            # A store that is away for a while must not end the run
+            with contextlib.suppress(OSError):
                 path.write_text(json.dumps({**owner, "beat": count}))
 
     thread = threading.Thread(target=beat, name="ipt-lock", daemon=True)

@@ -24,7 +24,9 @@ class MetricsLog:
     Object stores cannot append: there each line becomes a part, `metrics/<step>-<kind>.jsonl`.
     """
 
-    def __init__(self, workdir: epath.Path, start: int, finished: bool, tensorboard: bool, active: bool):
+    def __init__(
+        self, workdir: epath.Path, start: int, finished: bool, tensorboard: bool, active: bool
+    ):
         self._active = active
         self._remote = "://" in str(workdir)
         self._path = workdir / ("metrics" if self._remote else "metrics.jsonl")
@@ -48,7 +50,11 @@ class MetricsLog:
                 if again(int(step), kind != "train"):
                     part.unlink()
         elif self._path.exists():
-            kept = [line for line in read_lines(self._path) if not again(line["step"], "loss" not in line)]
+            kept = [
+                line
+                for line in read_lines(self._path)
+                if not again(line["step"], "loss" not in line)
+            ]
             fresh = self._path.parent / "metrics.jsonl.new"
             fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
             fresh.replace(self._path)
@@ -64,7 +70,8 @@ class MetricsLog:
                 (self._path / f"{step:09d}-{kind}.jsonl").write_text(line)
             else:
                 self._append(line.encode())
-        except OSError as error:  # a full disk must not end a run whose state is whole in memory
+        # A full disk must not end a run whose state is whole in memory
+        except OSError as error:
             logger.error("step %d is not in %s: %s", step, self._path, error)
         if self._events is not None:
             self._events.add(step, values)
@@ -72,7 +79,8 @@ class MetricsLog:
     def _append(self, line: bytes) -> None:
         with open(self._path, "ab", buffering=0) as file:
             begin = file.tell()
-            if file.write(line) < len(line):  # a disk that is nearly full takes what there is room for
+            # A disk that is nearly full takes what there is room for
+            if file.write(line) < len(line):
                 file.truncate(begin)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

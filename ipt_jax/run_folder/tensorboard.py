@@ -37,13 +37,20 @@ class Events:
             if self._file is None:
                 self._open()
             for name, value in values.items():
-                what = summary.scalar(name, value) if picture is None else summary.image(name, picture, dataformats="HWC")
+                what = (
+                    summary.scalar(name, value)
+                    if picture is None
+                    else summary.image(name, picture, dataformats="HWC")
+                )
                 self._write(step, summary=what)
             self._file.flush()
             self._failed = False
-        except (OSError, ImportError) as error:  # gs:// takes another package. These are extras: no run ends for them
+        # Gs:// takes another package. These are extras: no run ends for them
+        except (OSError, ImportError) as error:
             if not self._failed:
-                _log.error("TensorBoard's events of step %d are not in %s: %s", step, self._folder, error)
+                _log.error(
+                    "TensorBoard's events of step %d are not in %s: %s", step, self._folder, error
+                )
             self._failed = True
             self.close()
 
@@ -62,7 +69,9 @@ class Events:
         directory_check(self._folder)
         self._files += 1
         # The name that it gives has the time in seconds, and files of one name would be one.
-        self._file = EventsWriter(f"{self._folder.rstrip('/')}/events", f".{self._files}" if self._files > 1 else "")
+        self._file = EventsWriter(
+            f"{self._folder.rstrip('/')}/events", f".{self._files}" if self._files > 1 else ""
+        )
         if self._start:
             self._write(self._start, session_log=SessionLog(status=SessionLog.START))
 

@@ -42,13 +42,16 @@ def eq5(features: Array) -> Array:
     n = f.shape[1]
     if n < 2:
         raise ValueError("eq. 5 needs at least two pictures in a group")
-    means = jnp.mean(f, axis=2)  # the mean of all N^2 cosines of two pictures is the product of their means
-    if n == 2:  # with one other picture the logarithm undoes the exponential
+    # The mean of all N^2 cosines of two pictures is the product of their means
+    means = jnp.mean(f, axis=2)
+    # With one other picture the logarithm undoes the exponential
+    if n == 2:
         return jnp.sum(means[:, 0] * means[:, 1], -1) - 0.5 * jnp.sum(means**2, (1, 2))
 
     @jax.checkpoint
     def picture(group: Array, j: Array) -> Array:
-        cosines = _cosines(group[j], group)  # [n, N, N]
+        # [n, N, N]
+        cosines = _cosines(group[j], group)
         others = jnp.where((jnp.arange(n) != j)[:, None, None], jnp.exp(cosines), 0)
         return jnp.mean(jnp.log(jnp.sum(others, axis=0)) - cosines[j])
 
@@ -71,7 +74,8 @@ def supcon(features: Array, temperature: float = 0.07) -> Array:
 
     @jax.checkpoint
     def picture(group: Array, j: Array) -> Array:
-        logits = _cosines(group[j], group) / temperature  # [n, N, N]: anchor patches along axis 1
+        # [n, N, N]: anchor patches along axis 1
+        logits = _cosines(group[j], group) / temperature
         itself = (jnp.arange(n) == j)[:, None, None] & jnp.eye(patches, dtype=bool)
         logits = jnp.where(itself, -jnp.inf, logits)
         log_denominator = jax.nn.logsumexp(logits, axis=(0, 2))

@@ -38,7 +38,9 @@ def schedule(optim: Mapping[str, Any]) -> Callable[[Array], Array]:
     if optim["schedule"] == "cosine":
         after = optax.cosine_decay_schedule(peak, max(1, steps - warmup), alpha=final / peak)
     elif optim["schedule"] == "step":
-        after = optax.piecewise_constant_schedule(peak, {round(optim["drop_at"] * steps) - warmup: final / peak})
+        after = optax.piecewise_constant_schedule(
+            peak, {round(optim["drop_at"] * steps) - warmup: final / peak}
+        )
     elif optim["schedule"] == "wsd" and optim["decay_start"]:
         after = _stable_then_decay(peak, final, optim["decay_start"] - warmup, optim["decay_steps"])
     else:
@@ -48,7 +50,9 @@ def schedule(optim: Mapping[str, Any]) -> Callable[[Array], Array]:
     return optax.join_schedules([warm, after], [warmup])
 
 
-def _stable_then_decay(peak: float, final: float, start: int, length: int) -> Callable[[Array], Array]:
+def _stable_then_decay(
+    peak: float, final: float, start: int, length: int
+) -> Callable[[Array], Array]:
     """`peak` up to the step `start`, then down to `final` within `length` steps, steeply at first and ever more gently."""
 
     def rate(step: Array) -> Array:
@@ -75,7 +79,8 @@ def direction(optim: Mapping[str, Any]) -> optax.GradientTransformation:
         consistent_rms=0.2,
         muon_weight_dimension_numbers=_matrices,
     )
-    return optax.chain(muon, optax.scale(-1.0))  # it comes with the sign of an update
+    # It comes with the sign of an update
+    return optax.chain(muon, optax.scale(-1.0))
 
 
 def _matrices(params: Tree) -> Tree:
@@ -89,7 +94,9 @@ def _matrices(params: Tree) -> Tree:
         name = jax.tree_util.keystr(path, simple=True, separator="/").rpartition("/")[2]
         if name not in ("kernel", "qkv", "a", "b") or (x.ndim == 4 and 3 in x.shape[2:]):
             return None
-        return contrib.MuonDimensionNumbers(tuple(range(3)) if x.ndim == 4 else x.ndim - 2, x.ndim - 1)
+        return contrib.MuonDimensionNumbers(
+            tuple(range(3)) if x.ndim == 4 else x.ndim - 2, x.ndim - 1
+        )
 
     return jax.tree_util.tree_map_with_path(axes, params)
 

@@ -49,7 +49,8 @@ def init_state(params: Params, config: Mapping[str, Any]) -> TrainState:
     params = lora.with_adapters(params, config)
     trained = adapt.trained(params, config)
 
-    def zero() -> Array:  # a buffer each, since the state is donated
+    # A buffer each, since the state is donated
+    def zero() -> Array:
         return jnp.zeros((), jnp.int32)
 
     return TrainState(

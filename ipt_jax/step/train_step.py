@@ -31,11 +31,15 @@ def groups_of(batch: Mapping[str, Any], params: Mapping[str, Any] | None = None)
     return ("body", *(f"task_{name}" for name in batch), *adapters)
 
 
-def loss_fn(model: IPT, params: Params, batch: Batch, loss: Mapping[str, Any], shards: int) -> tuple[Array, dict[str, Array]]:
+def loss_fn(
+    model: IPT, params: Params, batch: Batch, loss: Mapping[str, Any], shards: int
+) -> tuple[Array, dict[str, Array]]:
     """Mean over the tasks of L1 (0..255), plus lambda times the mean over groups of the contrastive term."""
     if model.gather is not None:
         params = model.gather(params)
-    outputs, tokens = model.apply({"params": params}, {name: pair["lq"] for name, pair in batch.items()}, shards)
+    outputs, tokens = model.apply(
+        {"params": params}, {name: pair["lq"] for name, pair in batch.items()}, shards
+    )
     metrics = {f"l1/{name}": losses.l1(outputs[name], pair["hq"]) for name, pair in batch.items()}
     total = jnp.mean(jnp.stack(list(metrics.values())))
     term = losses.contrastive(loss)
@@ -43,7 +47,9 @@ def loss_fn(model: IPT, params: Params, batch: Batch, loss: Mapping[str, Any], s
         size = loss["group"]
         rows = len(next(iter(tokens.values())))
         if rows % (shards * size):
-            raise ValueError(f"{rows} rows a task on {shards} device(s) do not divide into groups of {size} (loss.group)")
+            raise ValueError(
+                f"{rows} rows a task on {shards} device(s) do not divide into groups of {size} (loss.group)"
+            )
         per_task = [term(t.reshape(-1, size, *t.shape[1:])) for t in tokens.values()]
         metrics["contrastive"] = jnp.mean(jnp.stack(per_task))
         total = total + loss["weight"] * metrics["contrastive"]
@@ -77,8 +83,13 @@ def gradients(
     if count == 1:
         return one(batch)
     parts = micro_batches(batch, count, shards)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts)))
-    total, _ = jax.lax.scan(lambda sums, part: (jax.tree.map(jnp.add, sums, one(part)), None), zeros, parts)
+    zeros = jax.tree.map(
+        lambda s: jnp.zeros(s.shape, s.dtype),
+        jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts)),
+    )
+    total, _ = jax.lax.scan(
+        lambda sums, part: (jax.tree.map(jnp.add, sums, one(part)), None), zeros, parts
+    )
     return jax.tree.map(lambda x: x / count, total)
 
 
@@ -113,7 +124,9 @@ def train_step(
     ema = state.ema
     if ema is not None:
         decay = jnp.where(good, optim.ema_decay(settings["ema"], state.step), 1.0)
-        averaged = {g: jax.tree.map(lambda e, p: e * decay + p * (1 - decay), ema[g], new[g]) for g in new}
+        averaged = {
+            g: jax.tree.map(lambda e, p: e * decay + p * (1 - decay), ema[g], new[g]) for g in new
+        }
         ema = {**ema, **averaged}
 
     bad = 1 - good.astype(jnp.int32)
@@ -148,4 +161,9 @@ def compile_step(model: IPT, config: Mapping[str, Any], mesh: Mesh) -> jax.stage
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         return train_step(model, config, shards, state, batch)
 
-    return jax.jit(step, in_shardings=(kept, partition.split(mesh)), out_shardings=(kept, whole), donate_argnums=0)
+    return jax.jit(
+        step,
+        in_shardings=(kept, partition.split(mesh)),
+        out_shardings=(kept, whole),
+        donate_argnums=0,
+    )

@@ -12,7 +12,18 @@ GIB = 2.0**30
 SOURCE = "HBM: the limit that libtpu's compiler states; the rest: Google Cloud's TPU documentation, system architecture pages"
 
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
+_CUBES = (
+    "2x2x1",
+    "2x2x2",
+    "2x2x4",
+    "2x4x4",
+    "4x4x4",
+    "4x4x8",
+    "4x8x8",
+    "8x8x8",
+    "8x8x16",
+    "8x16x16",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +56,21 @@ CHIPS: dict[str, Chip] = {
     chip.name: chip
     for chip in (
         # clock: 275e12 / (8 units x 128 x 128 x 2), and so on
-        Chip("v4", "TPU v4", 275e12, 30.75 * GIB, 1200e9, 300e9, None, 1.05e9, (*_CUBES, "12x16x16")),
+        Chip(
+            "v4", "TPU v4", 275e12, 30.75 * GIB, 1200e9, 300e9, None, 1.05e9, (*_CUBES, "12x16x16")
+        ),
         Chip("v5e", "TPU v5 lite", 197e12, 15.75 * GIB, 819e9, 200e9, 3.125e9, 1.5e9, _FLAT),
-        Chip("v5p", "TPU v5", 459e12, 95.73 * GIB, 2765e9, 600e9, 6.25e9, 1.75e9, (*_CUBES, "16x16x16", "16x16x24")),
+        Chip(
+            "v5p",
+            "TPU v5",
+            459e12,
+            95.73 * GIB,
+            2765e9,
+            600e9,
+            6.25e9,
+            1.75e9,
+            (*_CUBES, "16x16x16", "16x16x24"),
+        ),
         Chip("v6e", "TPU v6 lite", 918e12, 31.24 * GIB, 1638e9, 400e9, None, None, _FLAT),
     )
 }

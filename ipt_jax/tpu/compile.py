@@ -21,11 +21,38 @@ UTILISATION = 0.45
 
 def add_parser(commands: Any) -> None:
     """`ipt compile`."""
-    command = commands.add_parser("compile", allow_abbrev=False, help="compile for a TPU slice, without one", description=ABOUT)
-    command.add_argument("--config", required=True, metavar="FILE", help="a config file; FILE:ARGUMENT as for pretrain")
-    command.add_argument("--topology", required=True, metavar="NAME", help="v5e:16x16, v4:2x2x2, v5p:2x2x1, v6e:2x4, ...")
-    command.add_argument("--slices", type=int, default=1, metavar="N", help="so many of these, over the data-centre network")
-    command.add_argument("--batch-per-chip", type=int, default=0, metavar="N", help="samples a chip (default: the config's)")
+    command = commands.add_parser(
+        "compile",
+        allow_abbrev=False,
+        help="compile for a TPU slice, without one",
+        description=ABOUT,
+    )
+    command.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE",
+        help="a config file; FILE:ARGUMENT as for pretrain",
+    )
+    command.add_argument(
+        "--topology",
+        required=True,
+        metavar="NAME",
+        help="v5e:16x16, v4:2x2x2, v5p:2x2x1, v6e:2x4, ...",
+    )
+    command.add_argument(
+        "--slices",
+        type=int,
+        default=1,
+        metavar="N",
+        help="so many of these, over the data-centre network",
+    )
+    command.add_argument(
+        "--batch-per-chip",
+        type=int,
+        default=0,
+        metavar="N",
+        help="samples a chip (default: the config's)",
+    )
     command.add_argument(
         "--utilisation",
         type=float,
@@ -51,10 +78,13 @@ def run(options: argparse.Namespace) -> int:
 
     where = chips.topology(options.topology, options.slices)
     if not 0 < options.utilisation <= 1:
-        raise UserError(f"--utilisation={options.utilisation}: a share of the peak, above 0 and at most 1")
+        raise UserError(
+            f"--utilisation={options.utilisation}: a share of the peak, above 0 and at most 1"
+        )
     if options.batch_per_chip < 0:
         raise UserError(f"--batch-per-chip={options.batch_per_chip}: at least 1")
-    for flag, file in (("json", options.json), ("hlo", options.hlo)):  # before the minutes that it takes, not after
+    # Before the minutes that it takes, not after
+    for flag, file in (("json", options.json), ("hlo", options.hlo)):
         if file and not pathlib.Path(file).absolute().parent.is_dir():
             raise UserError(f"--{flag}={file}: there is no folder {pathlib.Path(file).parent}")
     config = configs.load(options.config, [*options.overrides, "devices=0"])
@@ -70,7 +100,9 @@ def run(options: argparse.Namespace) -> int:
     return 0 if report["fits"] else 1
 
 
-def compile_for(plain: dict[str, Any], where: chips.Topology, utilisation: float) -> tuple[dict[str, Any], str]:
+def compile_for(
+    plain: dict[str, Any], where: chips.Topology, utilisation: float
+) -> tuple[dict[str, Any], str]:
     """(report, compiled program's text, empty if it did not compile) of a resolved config's step.
 
     Raises:
@@ -93,7 +125,9 @@ def compile_for(plain: dict[str, Any], where: chips.Topology, utilisation: float
     try:
         mesh = devices.topology_mesh(where.name, where.slices)
     except ModuleNotFoundError:
-        raise UserError("ipt compile needs libtpu, the TPU compiler: pip install 'ipt_jax[tpu]'") from None
+        raise UserError(
+            "ipt compile needs libtpu, the TPU compiler: pip install 'ipt_jax[tpu]'"
+        ) from None
     except ValueError as error:
         raise UserError(str(error)) from None
     tasks = make_tasks(plain["tasks"])
@@ -104,11 +138,18 @@ def compile_for(plain: dict[str, Any], where: chips.Topology, utilisation: float
     # Of tasks drawn one a step, the one with the largest pictures.
     drawn = tasks if plain["data"]["draw"] == "all" else (max(tasks, key=lambda task: task.scale),)
     names = tuple(task.name for task in drawn)
-    pairs = {task.name: empty_pair(task, plain["batch_size"] // len(drawn), model.tile) for task in drawn}
+    pairs = {
+        task.name: empty_pair(task, plain["batch_size"] // len(drawn), model.tile) for task in drawn
+    }
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), pairs)
 
     samples = plain["batch_size"] // mesh.size
-    log.logger.info("compiling for %d x %s, %d samples a chip; this takes minutes", mesh.size, where.chip.kind, samples)
+    log.logger.info(
+        "compiling for %d x %s, %d samples a chip; this takes minutes",
+        mesh.size,
+        where.chip.kind,
+        samples,
+    )
     began = time.perf_counter()
     lowered = compile_step(model, plain, mesh).lower(state, batch)
     text, memory, refused = "", None, ""
@@ -121,8 +162,13 @@ def compile_for(plain: dict[str, Any], where: chips.Topology, utilisation: float
             raise RunError(f"the compiler refuses the step: {refused}") from error
     seconds = time.perf_counter() - began
 
-    def held(tree: Any, places: Any) -> int:  # bytes of a tree on one chip
-        sizes = jax.tree.map(lambda x, s: np.prod(s.shard_shape(x.shape), dtype=np.int64) * x.dtype.itemsize, tree, places)
+    # Bytes of a tree on one chip
+    def held(tree: Any, places: Any) -> int:
+        sizes = jax.tree.map(
+            lambda x, s: np.prod(s.shard_shape(x.shape), dtype=np.int64) * x.dtype.itemsize,
+            tree,
+            places,
+        )
         return int(sum(jax.tree.leaves(sizes)))
 
     hbm = fit.memory(memory, refused, where.chip.hbm)
@@ -149,7 +195,9 @@ def compile_for(plain: dict[str, Any], where: chips.Topology, utilisation: float
         "flop_per_chip": work / mesh.size,
         "collectives": program.summary(),
         "compile_s": seconds,
-        "estimate": fit.estimate(work, plain["batch_size"], program, where, utilisation) if text else None,
+        "estimate": fit.estimate(work, plain["batch_size"], program, where, utilisation)
+        if text
+        else None,
         "advice": [],
         "versions": versions.versions("jax", "libtpu"),
     }
@@ -170,7 +218,11 @@ def describe(report: dict[str, Any]) -> str:
         f"model           {report['parameters'] / 1e6:.1f} M parameters, {report['dtype']}, model.remat={report['remat']}, "
         f"sharding={report['sharding']}, optim.accumulate={report['accumulate']}",
         f"HBM a chip      {hbm['needed'] / gib:.2f} of {hbm['available'] / gib:.2f} GiB"
-        + ("" if report["fits"] else f": DOES NOT FIT, by {(hbm['needed'] - hbm['available']) / gib:.2f} GiB"),
+        + (
+            ""
+            if report["fits"]
+            else f": DOES NOT FIT, by {(hbm['needed'] - hbm['available']) / gib:.2f} GiB"
+        ),
     ]
     if "arguments" in hbm:
         lines.append(
@@ -183,7 +235,9 @@ def describe(report: dict[str, Any]) -> str:
     )
     if estimate is not None:
         for one in report["collectives"]:
-            lines.append(f"{one['kind']:<15} {one['count']} a step, {one['bytes'] / 1e6:.1f} MB on a chip")
+            lines.append(
+                f"{one['kind']:<15} {one['count']} a step, {one['bytes'] / 1e6:.1f} MB on a chip"
+            )
         if not report["collectives"]:
             lines.append("collectives     none")
         lines.append(
@@ -192,10 +246,13 @@ def describe(report: dict[str, Any]) -> str:
             f"MFU {100 * estimate['mfu']:.0f} %"
         )
         if estimate["compiler_s"] is not None:
-            lines.append(f"                the compiler's own estimate of cycles gives {1e3 * estimate['compiler_s']:.1f} ms")
+            lines.append(
+                f"                the compiler's own estimate of cycles gives {1e3 * estimate['compiler_s']:.1f} ms"
+            )
         lines += [f"  assumed: {text}" for text in estimate["assumptions"]]
     lines.append(
-        f"compiled in     {report['compile_s']:.0f} s with " + ", ".join(f"{k} {v}" for k, v in report["versions"].items())
+        f"compiled in     {report['compile_s']:.0f} s with "
+        + ", ".join(f"{k} {v}" for k, v in report["versions"].items())
     )
     if report["advice"]:
         lines += ["what would fit:", *(f"  {text}" for text in report["advice"])]

@@ -81,7 +81,8 @@ def read(text: str) -> Program:
     times: dict[str, int] = {}
     in_fusion: set[str] = set()
     waiting = [(entry, 1, False)]
-    while waiting:  # each computation is called from few places: the sum over all ways to it
+    # Each computation is called from few places: the sum over all ways to it
+    while waiting:
         name, factor, fused = waiting.pop()
         times[name] = times.get(name, 0) + factor
         if fused:
@@ -101,7 +102,9 @@ def read(text: str) -> Program:
                     if one in spread:
                         continue
                     spread.add(one)
-                found.append(_collective(line, op, factor, scattered=name.startswith("all-reduce-scatter")))
+                found.append(
+                    _collective(line, op, factor, scattered=name.startswith("all-reduce-scatter"))
+                )
             if name not in in_fusion:
                 cycles += factor * sum(int(n) for n in _CYCLES.findall(line))
     return Program(tuple(found), cycles)
@@ -135,13 +138,18 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 def _calls(computations: dict[str, list[str]], name: str) -> Iterator[tuple[str, int, bool]]:
     """(called computation, how often, whether as a fusion) of each call."""
     for line in computations[name]:
-        if " async-done(" in line or " async-update(" in line:  # they name again what async-start called
+        # They name again what async-start called
+        if " async-done(" in line or " async-update(" in line:
             continue
         for how, names in _CALLED.findall(line):
             for callee in re.findall(r"%?([\w.\-]+)", names):
                 if callee in computations:
                     loop = how in ("body", "condition")
-                    yield callee, _trips(computations, line) if loop else 1, " fusion(" in line or how == "to_apply"
+                    yield (
+                        callee,
+                        _trips(computations, line) if loop else 1,
+                        " fusion(" in line or how == "to_apply",
+                    )
 
 
 def _trips(computations: dict[str, list[str]], line: str) -> int:
@@ -162,7 +170,8 @@ def _trips(computations: dict[str, list[str]], line: str) -> int:
 def _collective(line: str, op: re.Match[str], times: int, scattered: bool) -> Collective:
     kind, start = op.group(1), bool(op.group(2))
     shapes = ["{}[{}]".format(*shape) for shape in _SHAPE.findall(line[: op.start()])]
-    if start and kind != "all-reduce":  # what goes in, what comes out, and perhaps a counter or two
+    # What goes in, what comes out, and perhaps a counter or two
+    if start and kind != "all-reduce":
         shapes = [s for s in shapes if not s.endswith("[]")]
         shapes = shapes[len(shapes) // 2 :]
     group = _group(line)
@@ -184,7 +193,9 @@ def _group(line: str) -> int:
     mesh = re.match(r"mesh\[(.*?)\] *\{(.*?)\}", text)
     if mesh is not None:
         sides = dict(re.findall(r"'(\w+)'=(\d+)", mesh.group(1)))
-        return math.prod(int(sides[axis]) for axis in re.findall(r"'(\w+)'", mesh.group(2)) if axis in sides)
+        return math.prod(
+            int(sides[axis]) for axis in re.findall(r"'(\w+)'", mesh.group(2)) if axis in sides
+        )
     listed = re.match(r"\{\{([\d,]*)\}", text)
     if listed is not None:
         return len(listed.group(1).split(","))

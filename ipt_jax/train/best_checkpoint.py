@@ -35,17 +35,35 @@ class BestCheckpoint:
     line: hosts.ProcessGroup = dataclasses.field(default_factory=hosts.ProcessGroup)
 
     @classmethod
-    def open(cls, folder: epath.Path, settings: Mapping[str, Any], start: int, line: hosts.ProcessGroup | None = None) -> BestCheckpoint:
+    def open(
+        cls,
+        folder: epath.Path,
+        settings: Mapping[str, Any],
+        start: int,
+        line: hosts.ProcessGroup | None = None,
+    ) -> BestCheckpoint:
         """Of a run that starts at a step: what was seen later will be seen again."""
-        best = cls(folder / BEST, settings["best"], settings["patience"], [], line or hosts.ProcessGroup())
+        best = cls(
+            folder / BEST, settings["best"], settings["patience"], [], line or hosts.ProcessGroup()
+        )
         if best.metric and best.file.exists():
             try:
                 old = json.loads(best.file.read_text())
                 if old["metric"] == best.metric:
-                    best.seen = [(int(step), float(value)) for step, value in old["evaluations"] if step <= start]
+                    best.seen = [
+                        (int(step), float(value))
+                        for step, value in old["evaluations"]
+                        if step <= start
+                    ]
             except (ValueError, KeyError, TypeError) as error:
-                logger.warning("%s cannot be read (%r): the best checkpoint is looked for from now on", best.file, error)
-        best.seen = [(int(step), float(value)) for step, value in best.line.gather("best", best.seen)[0]]
+                logger.warning(
+                    "%s cannot be read (%r): the best checkpoint is looked for from now on",
+                    best.file,
+                    error,
+                )
+        best.seen = [
+            (int(step), float(value)) for step, value in best.line.gather("best", best.seen)[0]
+        ]
         return best
 
     def add(self, step: int, scores: Mapping[str, Mapping[str, float]]) -> bool:
@@ -54,13 +72,23 @@ class BestCheckpoint:
             return False
         task, _, metric = self.metric.rpartition("/")
         names = [task] if task else list(scores)
-        value = float(self.line.gather(f"best {step}", float(np.mean([scores[name][metric] for name in names])))[0])
+        value = float(
+            self.line.gather(
+                f"best {step}", float(np.mean([scores[name][metric] for name in names]))
+            )[0]
+        )
         self.seen = [*(one for one in self.seen if one[0] != step), (step, value)]
         if devices.is_main():
             fresh = self.file.parent / f"{BEST}.new"
-            described = {"metric": self.metric, "step": self.step, "value": dict(self.seen)[self.step or 0]}
+            described = {
+                "metric": self.metric,
+                "step": self.step,
+                "value": dict(self.seen)[self.step or 0],
+            }
             with extra(self.file):
-                fresh.write_text(json.dumps({**described, "evaluations": self.seen}, indent=1) + "\n")
+                fresh.write_text(
+                    json.dumps({**described, "evaluations": self.seen}, indent=1) + "\n"
+                )
                 fresh.replace(self.file)
         return self.step == step
 

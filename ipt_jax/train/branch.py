@@ -34,19 +34,29 @@ def state(path: str, run: Run, target: Any) -> tuple[TrainState, int]:
     """
     folder, step = split_step(path)
     if not (folder / "config.json").exists():
-        raise ConfigError(f"branch_from={path!r}: {folder} is not the folder of a run (it holds no config.json)")
+        raise ConfigError(
+            f"branch_from={path!r}: {folder} is not the folder of a run (it holds no config.json)"
+        )
     if step and not step.isdigit():
-        raise ConfigError(f"branch_from={path!r}: {step!r} is not a step; name one, such as {folder}@1000")
+        raise ConfigError(
+            f"branch_from={path!r}: {step!r} is not a step; name one, such as {folder}@1000"
+        )
     with Checkpoints(folder / "checkpoints") as theirs:
         steps = theirs.steps()
         if not steps or (step and int(step) not in steps):
             there = ", ".join(map(str, steps)) or "no checkpoint"
-            raise ConfigError(f"branch_from={path!r}: there is no such checkpoint; there is {there}")
+            raise ConfigError(
+                f"branch_from={path!r}: there is no such checkpoint; there is {there}"
+            )
         meta = theirs.read_meta(int(step) if step else None)
         may_change = (*defaults.MAY_CHANGE, *defaults.BRANCH_MAY_CHANGE)
         differing = resolve.differences(meta["config"], run.config, may_change)
         data = meta["data"]
-        differing += [f"the data's {k}: {data.get(k)} -> {run.data[k]}" for k in run.data if data.get(k) != run.data[k]]
+        differing += [
+            f"the data's {k}: {data.get(k)} -> {run.data[k]}"
+            for k in run.data
+            if data.get(k) != run.data[k]
+        ]
         if differing:
             raise ConfigError(
                 f"branch_from={path!r}: a branch may change only the schedule, steps, and what a resumed run may change, but "

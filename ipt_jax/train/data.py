@@ -24,7 +24,11 @@ def open_data(config: ConfigDict) -> tuple[ConfigDict, Source]:
     """
     source = open_source(data_of(config), "train")
     config = ConfigDict(config.to_dict())
-    if isinstance(source, Pairs) and isinstance(config.tasks[0], Mapping) and config.tasks[0].get("degradation") == "pairs":
+    if (
+        isinstance(source, Pairs)
+        and isinstance(config.tasks[0], Mapping)
+        and config.tasks[0].get("degradation") == "pairs"
+    ):
         config.tasks = ({**config.tasks[0], "scale": source.scale},)
     if not config.epochs:
         return config, source
@@ -35,6 +39,13 @@ def open_data(config: ConfigDict) -> tuple[ConfigDict, Source]:
     tasks = f" for each of {drawn} tasks" if drawn > 1 else ""
     logger.info(
         "an epoch is %d crop(s) of each of the %d pictures%s: %d samples, %.1f steps of %d; %d epoch(s) are %d steps",
-        crops, len(source), tasks, samples, samples / config.batch_size, config.batch_size, config.epochs, config.steps,
-    )  # fmt: skip
+        crops,
+        len(source),
+        tasks,
+        samples,
+        samples / config.batch_size,
+        config.batch_size,
+        config.epochs,
+        config.steps,
+    )
     return config, source

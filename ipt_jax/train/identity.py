@@ -35,7 +35,9 @@ class Run:
     data: dict[str, Any]
 
     @classmethod
-    def open(cls, folder: epath.Path, config: ConfigDict, source: Source, force: bool = False) -> Run:
+    def open(
+        cls, folder: epath.Path, config: ConfigDict, source: Source, force: bool = False
+    ) -> Run:
         """The run that this config makes in this folder, new or begun.
 
         With `force`, the run goes on under another config or with other data, and the log says what differs.
@@ -43,22 +45,34 @@ class Run:
         Raises:
           ConfigError: the folder holds another run (all differences are listed), or something that is not a run.
         """
-        data = {"fingerprint": source.fingerprint(), "pictures": len(source), "version": pipeline.DATA_VERSION}
+        data = {
+            "fingerprint": source.fingerprint(),
+            "pictures": len(source),
+            "version": pipeline.DATA_VERSION,
+        }
         file = folder / "config.json"
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"workdir {folder} is a file; name a folder")
         if not file.exists():
             if (folder / "checkpoints").exists():
-                raise ConfigError(f"workdir {folder} holds checkpoints but no config.json; name another folder")
+                raise ConfigError(
+                    f"workdir {folder} holds checkpoints but no config.json; name another folder"
+                )
             return cls(folder, resolve.resolve(config), data)
         try:
             old = json.loads(file.read_text())
             before, old_data = old["config"], old["data"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ConfigError(f"{file} is not a run's config ({error!r}); name another folder") from None
+            raise ConfigError(
+                f"{file} is not a run's config ({error!r}); name another folder"
+            ) from None
         plain = json.loads(json.dumps(resolve.resolve(config, before["optim"]["schedule_steps"])))
         changed = resolve.differences(before, plain)
-        changed += [f"the data's {k}: {old_data.get(k)} -> {data[k]}" for k in data if old_data.get(k) != data[k]]
+        changed += [
+            f"the data's {k}: {old_data.get(k)} -> {data[k]}"
+            for k in data
+            if old_data.get(k) != data[k]
+        ]
         lines = "".join(f"\n  {line}" for line in changed)
         if changed and not force:
             raise ConfigError(
@@ -77,14 +91,17 @@ class Run:
         """
         if line.count == 1:
             return
-        deadline = time.monotonic() + 60  # network file systems show what others made a little late
+        # Network file systems show what others made a little late
+        deadline = time.monotonic() + 60
         while not (there := (self.folder / "lock").exists()) and time.monotonic() < deadline:
             time.sleep(0.2)
         seen = line.gather("workdir", [there, socket.gethostname()])
         blind = [f"process {i} ({host})" for i, (there, host) in enumerate(seen) if not there]
         if blind:
-            raise ConfigError(f"workdir {self.folder} is not the same folder on every host: {listed(blind, 8)} cannot see what "
-                              "process 0 wrote there; name one on shared storage, such as gs://BUCKET/RUN")  # fmt: skip
+            raise ConfigError(
+                f"workdir {self.folder} is not the same folder on every host: {listed(blind, 8)} cannot see what "
+                "process 0 wrote there; name one on shared storage, such as gs://BUCKET/RUN"
+            )
 
     def begin(self) -> None:
         """Writes config.json, if this process does."""
@@ -97,11 +114,22 @@ class Run:
     def meta(self) -> dict[str, Any]:
         """What goes with each checkpoint."""
         fingerprint = resolve.fingerprint(self.config)
-        return {"config": self.config, "fingerprint": fingerprint, "data": self.data, "versions": versions()}
+        return {
+            "config": self.config,
+            "fingerprint": fingerprint,
+            "data": self.data,
+            "versions": versions(),
+        }
 
 
 # What may differ between the processes of a run (prefixes of dotted keys): how a host gets at its data.
-PER_HOST = ("config.data.dir", "config.data.workers", "config.data.threads", "config.data.prefetch", "config.data.stalled")
+PER_HOST = (
+    "config.data.dir",
+    "config.data.workers",
+    "config.data.threads",
+    "config.data.prefetch",
+    "config.data.stalled",
+)
 
 
 def check_same(line: hosts.ProcessGroup, what: str, mine: Mapping[str, Any]) -> None:
@@ -117,7 +145,9 @@ def check_same(line: hosts.ProcessGroup, what: str, mine: Mapping[str, Any]) -> 
     for index, other in enumerate(others, 1):
         for key in sorted({*first, *other}):
             if first.get(key) != other.get(key):
-                lines.setdefault(f"{key}: {first.get(key)!r} on process 0, {other.get(key)!r} on process", []).append(index)
+                lines.setdefault(
+                    f"{key}: {first.get(key)!r} on process 0, {other.get(key)!r} on process", []
+                ).append(index)
     if lines:
         text = "".join(f"\n  {line} {listed(map(str, where), 8)}" for line, where in lines.items())
         raise ConfigError(f"the processes of a run must have one {what}, but these differ:{text}")
@@ -126,7 +156,16 @@ def check_same(line: hosts.ProcessGroup, what: str, mine: Mapping[str, Any]) -> 
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "opencv-python-headless")
+    packages = (
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "grain",
+        "numpy",
+        "opencv-python-headless",
+    )
     found = {name: metadata.version(name) for name in packages if _installed(name)}
     return {"ipt_jax": __version__, "python": sys.version.split()[0], **found}
 

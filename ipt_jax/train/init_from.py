@@ -58,9 +58,13 @@ def differences(theirs: IPT, ours: IPT) -> list[str]:
     return [f"model.{key}: {a} in the weights, {b} asked for" for key, a, b in pairs if a != b]
 
 
-def assemble(found: Restorer, model: IPT, config: Mapping[str, Any]) -> tuple[dict[str, Any], list[TableRow]]:
+def assemble(
+    found: Restorer, model: IPT, config: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[TableRow]]:
     """The parameters, and the table's lines. Raises ConfigError for a task of another scale, or a rule that does not fit."""
-    rules = rules_of(config["finetune"]["new"], [name for name in model.names if name not in found.tasks], found)
+    rules = rules_of(
+        config["finetune"]["new"], [name for name in model.names if name not in found.tasks], found
+    )
     params: dict[str, Any] = {"body": dict(found.params["body"])}
     lines = [TableRow("body", count(params["body"]), "loaded")]
     fresh: dict[str, dict[str, Any]] = {}
@@ -74,24 +78,41 @@ def assemble(found: Restorer, model: IPT, config: Mapping[str, Any]) -> tuple[di
         group = f"task_{name}"
         if name in found.tasks:
             if found.tasks[name].scale != scale:
-                raise ConfigError(f"tasks: {name!r} is x{found.tasks[name].scale} in the weights and x{scale} here; rename it")
+                raise ConfigError(
+                    f"tasks: {name!r} is x{found.tasks[name].scale} in the weights and x{scale} here; rename it"
+                )
             params[group] = dict(found.params[group])
-            lines += [TableRow(f"{group}/{part}", count(params[group][part]), "loaded") for part in PARTS]
+            lines += [
+                TableRow(f"{group}/{part}", count(params[group][part]), "loaded") for part in PARTS
+            ]
             continue
         rule = rules[name]
         if rule in STARTS:
             params[group] = started(rule)[group]
-            lines += [TableRow(f"{group}/{part}", count(params[group][part]), f"new ({rule} start)") for part in PARTS]
+            lines += [
+                TableRow(f"{group}/{part}", count(params[group][part]), f"new ({rule} start)")
+                for part in PARTS
+            ]
             continue
         params[group] = dict(found.params[f"task_{rule}"])
         fates = dict.fromkeys(PARTS, f"copied from {rule}")
         if found.tasks[rule].scale != scale:
             params[group]["tail"] = started(model.start)[group]["tail"]
-            fates["tail"] = f"new ({model.start} start): {rule} is x{found.tasks[rule].scale}, not x{scale}"
-        lines += [TableRow(f"{group}/{part}", count(params[group][part]), fates[part]) for part in PARTS]
+            fates["tail"] = (
+                f"new ({model.start} start): {rule} is x{found.tasks[rule].scale}, not x{scale}"
+            )
+        lines += [
+            TableRow(f"{group}/{part}", count(params[group][part]), fates[part]) for part in PARTS
+        ]
     for name in found.tasks:
         if name not in model.names:
-            lines.append(TableRow(f"task_{name}", count(found.params[f"task_{name}"]), "dropped: not among the tasks"))
+            lines.append(
+                TableRow(
+                    f"task_{name}",
+                    count(found.params[f"task_{name}"]),
+                    "dropped: not among the tasks",
+                )
+            )
     return params, lines
 
 
@@ -107,16 +128,22 @@ def rules_of(text: str, new: list[str], found: Restorer) -> dict[str, str]:
     for word in (word.strip() for word in text.split(",") if word.strip()):
         name, equals, rule = (part.strip() for part in word.rpartition("="))
         if equals and name not in new:
-            raise ConfigError(f"finetune.new: {name!r} is no new task{nearest(name, new)}; new: {', '.join(new) or 'none'}")
+            raise ConfigError(
+                f"finetune.new: {name!r} is no new task{nearest(name, new)}; new: {', '.join(new) or 'none'}"
+            )
         if rule not in known:
-            raise ConfigError(f"finetune.new: unknown {rule!r}{nearest(rule, known)}; known: {', '.join(known)}")
+            raise ConfigError(
+                f"finetune.new: unknown {rule!r}{nearest(rule, known)}; known: {', '.join(known)}"
+            )
         if equals:
             rules[name] = rule
         else:
             default = rule
     missing = [name for name in new if name not in rules and not default]
     if missing:
-        raise ConfigError(f"finetune.new says nothing of {', '.join(missing)}; known: {', '.join(known)}")
+        raise ConfigError(
+            f"finetune.new says nothing of {', '.join(missing)}; known: {', '.join(known)}"
+        )
     return {name: rules.get(name, default) for name in new}
 
 
@@ -136,4 +163,8 @@ def trained_text(params: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     adapt.check(params, config)
     total, trained = count(params), count(adapt.trained(params, config))
     text = f"{total / 1e6:.1f} M parameters"
-    return text if trained == total else f"{text}, {trained:,} of them trained ({100 * trained / total:.2f} %)"
+    return (
+        text
+        if trained == total
+        else f"{text}, {trained:,} of them trained ({100 * trained / total:.2f} %)"
+    )

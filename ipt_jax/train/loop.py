@@ -91,7 +91,9 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
     keep = plain["checkpoint"]
     with (
         lock.hold(folder, devices.is_main()),
-        Checkpoints(folder / "checkpoints", keep=keep["keep"], keep_every=keep["keep_every"]) as checkpoints,
+        Checkpoints(
+            folder / "checkpoints", keep=keep["keep"], keep_every=keep["keep_every"]
+        ) as checkpoints,
     ):
         run.check_shared(line)
         state, start = first_state(model, run, mesh, checkpoints, line)
@@ -100,7 +102,9 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
         best = BestCheckpoint.open(folder, plain["evaluate"], start, line)
         checkpoints.protect(best.step)
         if start >= config.steps or best.exhausted:
-            logger.info("%s is at step %d of %d: nothing left to train", folder, start, config.steps)
+            logger.info(
+                "%s is at step %d of %d: nothing left to train", folder, start, config.steps
+            )
         else:
             logger.info(
                 "%s: step %d of %d, %d tasks, %s, %d pictures, %s",
@@ -114,22 +118,28 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
             )
 
         # Loop. The state saved at step i is the one before batch i is taken.
-        metrics_log = metrics_log_module.MetricsLog(folder, start, start >= config.steps, plain["log"]["tensorboard"], devices.is_main())
+        metrics_log = metrics_log_module.MetricsLog(
+            folder, start, start >= config.steps, plain["log"]["tensorboard"], devices.is_main()
+        )
         meter = StepReporter(plain, len(source), batches, metrics_log)
         scores: dict[str, dict[str, float]] = {}
         step = start
         with (
             StopSignals(line) as stop,
             Watchdog(plain["log"]["stacks_after"]) as watchdog,
-            contextlib.closing(pipeline.stream(batches, start, config.steps, plain["data"], stop.impatient)) as items,
+            contextlib.closing(
+                pipeline.stream(batches, start, config.steps, plain["data"], stop.impatient)
+            ) as items,
         ):
             while step < config.steps and not best.exhausted and not stop.requested(step):
                 item = meter.wait_for(items)
-                if item is None:  # a stop is asked for, and data do not come
+                # A stop is asked for, and data do not come
+                if item is None:
                     continue
                 state, metrics = train_step(state, partition.put_batch(item.batch, mesh))
                 step += 1
-                meter.took(step, metrics, item)  # reads the step before, while this one runs
+                # Reads the step before, while this one runs
+                meter.took(step, metrics, item)
                 watchdog.step_ended()
                 if step % keep["every"] == 0 and step < config.steps:
                     with meter.paused():
@@ -153,35 +163,57 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
                 plots.save_curves(folder / "curves.png", metrics_log.lines())
         metrics_log.close()
     if early:
-        logger.info("stopped early: no better %s in %d evaluations; the best is step %s, %s@best", best.metric, best.patience,
-                    best.step, folder)  # fmt: skip
+        logger.info(
+            "stopped early: no better %s in %d evaluations; the best is step %s, %s@best",
+            best.metric,
+            best.patience,
+            best.step,
+            folder,
+        )
     if finished:
-        logger.info("done: %d steps; checkpoints in %s, log in %s", step, folder / "checkpoints", folder / "metrics.jsonl")
+        logger.info(
+            "done: %d steps; checkpoints in %s, log in %s",
+            step,
+            folder / "checkpoints",
+            folder / "metrics.jsonl",
+        )
     else:
         logger.warning(
-            "stopped by %s at step %d of %d, saved; start the same command again to go on", stop.name, step, config.steps
+            "stopped by %s at step %d of %d, saved; start the same command again to go on",
+            stop.name,
+            step,
+            config.steps,
         )
     return Outcome(step, finished, scores)
 
 
 def first_state(
-    model: IPT, run: Run, mesh: jax.sharding.Mesh, checkpoints: Checkpoints, line: hosts.ProcessGroup
+    model: IPT,
+    run: Run,
+    mesh: jax.sharding.Mesh,
+    checkpoints: Checkpoints,
+    line: hosts.ProcessGroup,
 ) -> tuple[TrainState, int]:
     """The state to start from, laid out as the step wants it, and its step."""
     plain = run.config
     kept = state_shardings(model, plain, mesh)
     fresh = jax.jit(lambda params: init_state(params, plain), out_shardings=kept)
-    if line.gather("newest checkpoint", checkpoints.latest())[0] is not None:  # a host may see less of a shared folder
+    # A host may see less of a shared folder
+    if line.gather("newest checkpoint", checkpoints.latest())[0] is not None:
         state, meta = checkpoints.restore(partition.abstract(abstract_state(model, plain), kept))
         return state, int(meta["step"])
     if plain["branch_from"]:
-        return branch.state(plain["branch_from"], run, partition.abstract(abstract_state(model, plain), kept))
+        return branch.state(
+            plain["branch_from"], run, partition.abstract(abstract_state(model, plain), kept)
+        )
     if plain["init_from"]:
         return fresh(finetune.start_params(plain["init_from"], model, plain)), 0
     return fresh(model.init_params(plain["seed"])), 0
 
 
-def save(checkpoints: Checkpoints, step: int, state: TrainState, run: Run, last: bool = False) -> None:
+def save(
+    checkpoints: Checkpoints, step: int, state: TrainState, run: Run, last: bool = False
+) -> None:
     """Saves in the background. A failure is said loudly and the run goes on: the older checkpoints are whole.
 
     Raises:
@@ -189,11 +221,14 @@ def save(checkpoints: Checkpoints, step: int, state: TrainState, run: Run, last:
     """
     try:
         checkpoints.wait()
-    except CheckpointError as error:  # of the save before, whose place this one takes
+    # Of the save before, whose place this one takes
+    except CheckpointError as error:
         logger.error("%s; going on", error)
     try:
         checkpoints.save(step, state, run.meta())
     except CheckpointError as error:
         if last:
             raise
-        logger.error("%s; going on, the next save is in %d steps", error, run.config["checkpoint"]["every"])
+        logger.error(
+            "%s; going on, the next save is in %d steps", error, run.config["checkpoint"]["every"]
+        )

@@ -24,7 +24,13 @@ logger = log.logger
 class StepReporter:
     """Reads each step's metrics while the next one runs; reports means, speed, waiting and the time left."""
 
-    def __init__(self, plain: dict[str, Any], pictures: int, batches: pipeline.Batches, metrics_log: metrics_log_module.MetricsLog):
+    def __init__(
+        self,
+        plain: dict[str, Any],
+        pictures: int,
+        batches: pipeline.Batches,
+        metrics_log: metrics_log_module.MetricsLog,
+    ):
         self._plain, self._batches, self._log = plain, batches, metrics_log
         self._progress = progress.Progress(devices.is_main())
         self._last: tuple[int, dict[str, jax.Array]] | None = None
@@ -68,14 +74,20 @@ class StepReporter:
 
     def _read(self, step: int, metrics: dict[str, jax.Array]) -> None:
         values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-        if not self._begun:  # the first step's time is the compiler's
+        # The first step's time is the compiler's
+        if not self._begun:
             self._begun = True
             self._clock.report()
         else:
             self._steps_in_report += 1
         in_a_row = int(values.pop("skipped_in_a_row"))
         if in_a_row:
-            logger.warning("step %d: %s; nothing was changed (%d in a row)", step, self._why(step, values), in_a_row)
+            logger.warning(
+                "step %d: %s; nothing was changed (%d in a row)",
+                step,
+                self._why(step, values),
+                in_a_row,
+            )
         for key, value in values.items():
             self._sums.setdefault(key, []).append(value)
         if in_a_row >= self._plain["optim"]["max_skipped"]:
@@ -89,7 +101,11 @@ class StepReporter:
     def _why(self, step: int, values: Mapping[str, float]) -> str:
         """What is wrong with a step, in which tasks, and the pictures that its batch was made of."""
         finite = np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"])
-        what = f"a loss of {values['loss']:.4g} is a spike" if finite else "loss or gradient is not finite"
+        what = (
+            f"a loss of {values['loss']:.4g} is a spike"
+            if finite
+            else "loss or gradient is not finite"
+        )
         names = [task.name for task in self._batches.tasks if f"l1/{task.name}" in values]
         bad = [name for name in names if not np.isfinite(values[f"l1/{name}"])]
         return f"{what} (tasks: {', '.join(bad or names)}; pictures: {listed(self._batches.names(step - 1))})"
@@ -101,10 +117,16 @@ class StepReporter:
         rate = self._steps_in_report / max(seconds, 1e-9)
         self._rates = [*self._rates[-9:], rate] if self._steps_in_report else self._rates
         self._sums, self._steps_in_report = {}, 0
-        means |= {"samples_per_s": rate * self._plain["batch_size"], "wait": wait, "bad_pictures": float(len(self._bad))}
+        means |= {
+            "samples_per_s": rate * self._plain["batch_size"],
+            "wait": wait,
+            "bad_pictures": float(len(self._bad)),
+        }
         self._log.write(step, means)
         steps = self._plain["steps"]
-        left = progress.duration((steps - step) / float(np.mean(self._rates))) if self._rates else "?"
+        left = (
+            progress.duration((steps - step) / float(np.mean(self._rates))) if self._rates else "?"
+        )
         names = [task.name for task in self._batches.tasks if f"l1/{task.name}" in means]
         losses = " ".join(f"{name} {means[f'l1/{name}']:.2f}" for name in names)
         contrast = f" contrastive {means['contrastive']:.3f}" if "contrastive" in means else ""

@@ -17,7 +17,8 @@ from ipt_jax.distributed import process_group as hosts
 logger = log.logger
 
 
-GRACE = 20.0  # seconds that data have to come after a signal, before the run is saved without the step that needs them
+# Seconds that data have to come after a signal, before the run is saved without the step that needs them
+GRACE = 20.0
 
 
 class StopSignals:
@@ -60,14 +61,17 @@ class StopSignals:
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
                 self._before[number] = signal.signal(number, self._on_signal)
-            except ValueError:  # not the main thread, as in a notebook's helper: then nothing is caught
+            # Not the main thread, as in a notebook's helper: then nothing is caught
+            except ValueError:
                 return self
         self._counter = _SignalCounter(lambda: self._signal != "", lambda: self._now)
         return self
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signal, self._since = signal.Signals(number).name, time.monotonic()
-        logger.warning("%s: finishing the step, saving and leaving; once more to leave at once", self._signal)
+        logger.warning(
+            "%s: finishing the step, saving and leaving; once more to leave at once", self._signal
+        )
         signal.signal(signal.SIGTERM, self._before.pop(signal.SIGTERM))
         signal.signal(signal.SIGINT, self._on_second)
 
@@ -100,7 +104,8 @@ class _SignalCounter:
         self._ear, self._mouth = socket.socketpair()
         self._mouth.setblocking(False)
         self._before = signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
-        if self._before != -1:  # an event loop's, as in some notebooks: that has to hear of its signals
+        # An event loop's, as in some notebooks: that has to hear of its signals
+        if self._before != -1:
             signal.set_wakeup_fd(self._before)
             return
         threading.Thread(target=self._listen, name="ipt-signals", daemon=True).start()

@@ -33,7 +33,14 @@ logger = log.logger
 class Validator:
     """Scores the state on held-out pictures; leaves a table and a contact sheet in the run's folder."""
 
-    def __init__(self, model: IPT, tasks: tuple[Task, ...], plain: dict[str, Any], mesh: jax.sharding.Mesh, folder: epath.Path):
+    def __init__(
+        self,
+        model: IPT,
+        tasks: tuple[Task, ...],
+        plain: dict[str, Any],
+        mesh: jax.sharding.Mesh,
+        folder: epath.Path,
+    ):
         self._tasks, self._settings, self._tile = tasks, plain["evaluate"], plain["model"]["tile"]
         self._apply = CompiledNetwork(model, mesh)
         # Compiled, where adapters are to be merged.
@@ -50,7 +57,9 @@ class Validator:
         every = self._settings["every"]
         return bool(every) and step % every == 0
 
-    def __call__(self, state: TrainState, step: int, metrics_log: metrics_log_module.MetricsLog) -> dict[str, dict[str, float]]:
+    def __call__(
+        self, state: TrainState, step: int, metrics_log: metrics_log_module.MetricsLog
+    ) -> dict[str, dict[str, float]]:
         params = self._weights(state.params, state.ema)
         means, rows = [], []
         values: dict[str, float] = {}
@@ -78,8 +87,13 @@ class Validator:
                 save_png(path, picture)
                 plots.save_curves(self._folder.parent / "curves.png", metrics_log.lines())
             sys.stderr.flush()
-            print(f"\nstep {step}, {len(self._pictures)} held-out picture(s):\n{text}\npicture: {path}\n", flush=True)
-        return {s.task: {**{f"input_{k}": v for k, v in s.before.items()}, **s.after} for s in means}
+            print(
+                f"\nstep {step}, {len(self._pictures)} held-out picture(s):\n{text}\npicture: {path}\n",
+                flush=True,
+            )
+        return {
+            s.task: {**{f"input_{k}": v for k, v in s.before.items()}, **s.after} for s in means
+        }
 
 
 def held_out(plain: dict[str, Any], count: int, size: int) -> list[Picture]:
@@ -102,15 +116,20 @@ def held_out(plain: dict[str, Any], count: int, size: int) -> list[Picture]:
             else:
                 hq = raw if isinstance(raw, np.ndarray) else decode(raw)
         except DecodeError as error:
-            logger.warning("held-out picture %s cannot be read and is left out: %s", source.name(i), error)
+            logger.warning(
+                "held-out picture %s cannot be read and is left out: %s", source.name(i), error
+            )
             continue
         if size:
             y, x = (max(0, (s - size) // 2) // scale * scale for s in hq.shape[:2])
             hq = hq[y : y + size, x : x + size]
-        if lq is not None:  # of the same place
+        # Of the same place
+        if lq is not None:
             y, x, height, width = ((y, x) if size else (0, 0)) + hq.shape[:2]
             lq = lq[y // scale : (y + height) // scale, x // scale : (x + width) // scale]
         pictures.append(Picture(source.name(i), hq, lq))
     if not pictures:
-        raise DataError("no held-out picture can be read: set data.held_out, or evaluate.every=0 to go without")
+        raise DataError(
+            "no held-out picture can be read: set data.held_out, or evaluate.every=0 to go without"
+        )
     return pictures

@@ -40,5 +40,6 @@ class Watchdog:
             return
         try:
             faulthandler.dump_traceback_later(self._seconds, repeat=True, file=sys.stderr)
-        except (io.UnsupportedOperation, AttributeError):  # a notebook's stderr is no file
+        # A notebook's stderr is no file
+        except (io.UnsupportedOperation, AttributeError):
             self._seconds = 0.0

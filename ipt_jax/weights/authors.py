@@ -60,11 +60,21 @@ def read(path: Any, task: str | None = None, heads: int | None = None) -> Restor
         params = weights.params_from_torch(state, model)
     except WeightsError as error:
         raise WeightsError(f"{file}: {error}") from None
-    provenance = {"from": file.name, "sha256": sha256(file), "imported by": f"ipt_jax {__version__}"}
+    provenance = {
+        "from": file.name,
+        "sha256": sha256(file),
+        "imported by": f"ipt_jax {__version__}",
+    }
     if tensors.is_mindspore(file) or "norm_eps" in hints:
-        eps = mindspore.LAYER_NORM_EPS if tensors.is_mindspore(file) else _eps(hints["norm_eps"], file)
+        eps = (
+            mindspore.LAYER_NORM_EPS
+            if tensors.is_mindspore(file)
+            else _eps(hints["norm_eps"], file)
+        )
         model = model.clone(norm_eps=eps)
-    return Restorer(model, params, {name: named_task(name, scale) for name, scale in model.scales}, provenance)
+    return Restorer(
+        model, params, {name: named_task(name, scale) for name, scale in model.scales}, provenance
+    )
 
 
 def _eps(text: str, file: Path) -> float:
@@ -92,12 +102,16 @@ def named_task(name: str, scale: int) -> Task:
     """
     if name in TASKS:
         if TASKS[name].scale != scale:
-            raise WeightsError(f"task {name!r} is for x{TASKS[name].scale}; the tail in the file is for x{scale}")
+            raise WeightsError(
+                f"task {name!r} is for x{TASKS[name].scale}; the tail in the file is for x{scale}"
+            )
         return TASKS[name]
     sigma = re.fullmatch(r"denoise(\d+)", name)
     if sigma and scale == 1:
         return Task(name, scale, Noise(float(sigma[1])))
-    return Task(name, scale, Bicubic(scale) if scale > 1 and name == f"sr{scale}" else Paired(scale))
+    return Task(
+        name, scale, Bicubic(scale) if scale > 1 and name == f"sr{scale}" else Paired(scale)
+    )
 
 
 def geometry(state: StateDict, task: str | None, heads: int) -> IPT:
@@ -120,21 +134,31 @@ def geometry(state: StateDict, task: str | None, heads: int) -> IPT:
     tokens = shape(weights.POSITION, 2)[0]
     side = math.isqrt(tokens)
     if features * patch**2 != width or side**2 != tokens:
-        raise WeightsError(f"not IPT's weights: {tokens} tokens of {width} do not fit {features} features")
+        raise WeightsError(
+            f"not IPT's weights: {tokens} tokens of {width} do not fit {features} features"
+        )
     if heads < 1 or width % heads:
-        raise WeightsError(f"heads={heads} does not divide the token width {width}; name the right number with --heads")
+        raise WeightsError(
+            f"heads={heads} does not divide the token width {width}; name the right number with --heads"
+        )
     scales = _tails(state, features)
     heads_found = _count(state, r"head\.(\d+)\.")
     queries = shape(weights.QUERIES, 2)[0]
     if not len(scales) == heads_found == queries:
-        raise WeightsError(f"{heads_found} heads, {len(scales)} tails and {queries} task embeddings do not go together")
+        raise WeightsError(
+            f"{heads_found} heads, {len(scales)} tails and {queries} task embeddings do not go together"
+        )
     return IPT(
-        tuple(zip(_task_names(scales, task), scales, strict=True)), features=features, patch=patch, heads=heads,
+        tuple(zip(_task_names(scales, task), scales, strict=True)),
+        features=features,
+        patch=patch,
+        heads=heads,
         encoder_layers=_count(state, r"body\.encoder\.layers\.(\d+)\."),
         decoder_layers=_count(state, r"body\.decoder\.layers\.(\d+)\."),
-        hidden=shape("body.encoder.layers.0.linear1.weight", 2)[0], tile=side * patch,
+        hidden=shape("body.encoder.layers.0.linear1.weight", 2)[0],
+        tile=side * patch,
         out_bias=any(name.endswith("out_proj.bias") for name in state),
-    )  # fmt: skip
+    )
 
 
 def _count(state: StateDict, pattern: str) -> int:
@@ -142,7 +166,9 @@ def _count(state: StateDict, pattern: str) -> int:
     found = {int(match[1]) for name in state if (match := re.match(pattern, name))}
     count = max(found, default=-1) + 1
     if not found or count > 10 * len(found):
-        raise WeightsError(f"not IPT's weights: {pattern.replace(chr(92), '')} stands for {sorted(found)[:5]}")
+        raise WeightsError(
+            f"not IPT's weights: {pattern.replace(chr(92), '')} stands for {sorted(found)[:5]}"
+        )
     return count
 
 
@@ -155,9 +181,13 @@ def _tails(state: StateDict, features: int) -> list[int]:
         elif f"tail.{i}.0.2.weight" in state:
             scales.append(4)
         else:
-            scales.append(math.isqrt(max(first.shape[0] if first.ndim else 0, features) // features))
+            scales.append(
+                math.isqrt(max(first.shape[0] if first.ndim else 0, features) // features)
+            )
             if scales[-1] < 2:
-                raise WeightsError(f"not IPT's weights: tail.{i}.0.0.weight, {list(first.shape)}, is for x{scales[-1]}")
+                raise WeightsError(
+                    f"not IPT's weights: tail.{i}.0.0.weight, {list(first.shape)}, is for x{scales[-1]}"
+                )
     return scales
 
 
@@ -165,7 +195,9 @@ def _task_names(scales: Sequence[int], task: str | None) -> list[str]:
     if task is not None:
         given = [word.strip() for word in task.split(",")]
         if len(given) != len(scales):
-            raise WeightsError(f"--task names {len(given)} tasks, but there are {len(scales)}, for {_written(scales)}")
+            raise WeightsError(
+                f"--task names {len(given)} tasks, but there are {len(scales)}, for {_written(scales)}"
+            )
         if len(set(given)) != len(given) or not all(word.isidentifier() for word in given):
             raise WeightsError(f"--task {task}: names must be words, each once")
         for name, scale in zip(given, scales, strict=True):
@@ -175,8 +207,10 @@ def _task_names(scales: Sequence[int], task: str | None) -> list[str]:
         return list(PAPER_TASKS)
     if len(set(scales)) == len(scales) and 1 not in scales:
         return [f"sr{scale}" for scale in scales]
-    raise WeightsError(f"its shapes do not tell the tasks: tails for {_written(scales)}; name them in that order, e.g. "
-                       f"--task {','.join(f'sr{s}' if s > 1 else 'denoise50' for s in scales)}")  # fmt: skip
+    raise WeightsError(
+        f"its shapes do not tell the tasks: tails for {_written(scales)}; name them in that order, e.g. "
+        f"--task {','.join(f'sr{s}' if s > 1 else 'denoise50' for s in scales)}"
+    )
 
 
 def _written(scales: Sequence[int]) -> str:
@@ -200,8 +234,10 @@ def write(restorer: Restorer, path: Path, kind: str) -> None:
     said = {**texts, "tasks": ",".join(restorer.tasks), "heads": str(restorer.model.heads)}
     if restorer.model.norm_eps != 1e-5:
         said["norm_eps"] = repr(restorer.model.norm_eps)
-        logger.warning("these weights are for a LayerNorm eps of %g; the authors' PyTorch code computes with 1e-5",
-                       restorer.model.norm_eps)  # fmt: skip
+        logger.warning(
+            "these weights are for a LayerNorm eps of %g; the authors' PyTorch code computes with 1e-5",
+            restorer.model.norm_eps,
+        )
     if kind == "safetensors":
         from safetensors.numpy import save
 
@@ -210,8 +246,12 @@ def write(restorer: Restorer, path: Path, kind: str) -> None:
     try:
         import torch
     except ImportError:
-        raise WeightsError("--format torch needs torch: pip install 'ipt_jax[torch]'; --format safetensors does not") from None
-    made = collections.OrderedDict((name, torch.from_numpy(np.array(value))) for name, value in state.items())
+        raise WeightsError(
+            "--format torch needs torch: pip install 'ipt_jax[torch]'; --format safetensors does not"
+        ) from None
+    made = collections.OrderedDict(
+        (name, torch.from_numpy(np.array(value))) for name, value in state.items()
+    )
     # Where modules keep their versions: load_state_dict passes over it, and the tensors stay the only entries.
     made._metadata = collections.OrderedDict({"": {"version": 1, "ipt_jax": said}})  # type: ignore[attr-defined]
     torch.save(made, path)

@@ -17,7 +17,9 @@ def check_params(params: Mapping[str, Any], model: IPT, what: str) -> None:
     """Raises WeightsError, listing all, unless the parameters are the model's by name, shape and dtype, and finite."""
     want = trees.flatten(abstract(model))
     have = trees.flatten(params)
-    wrong = [f"{k}: missing" for k in want.keys() - have.keys()] + [f"{k}: unexpected" for k in have.keys() - want.keys()]
+    wrong = [f"{k}: missing" for k in want.keys() - have.keys()] + [
+        f"{k}: unexpected" for k in have.keys() - want.keys()
+    ]
     for key in want.keys() & have.keys():
         if have[key].shape != want[key].shape:
             wrong.append(f"{key}: {list(have[key].shape)}, not {list(want[key].shape)}")
@@ -26,4 +28,6 @@ def check_params(params: Mapping[str, Any], model: IPT, what: str) -> None:
         elif not np.isfinite(have[key]).all():
             wrong.append(f"{key}: holds values that are not finite")
     if wrong:
-        raise WeightsError(f"{what} does not hold this model's weights:\n  " + "\n  ".join(sorted(wrong)))
+        raise WeightsError(
+            f"{what} does not hold this model's weights:\n  " + "\n  ".join(sorted(wrong))
+        )

@@ -9,7 +9,8 @@ from pathlib import Path
 from ipt_jax.errors import WeightsError
 
 VARIABLE = "IPT_WEIGHTS"
-SHIPPED = Path(__file__).parent / "weights_data"  # what a release brings: weights folders
+# What a release brings: weights folders
+SHIPPED = Path(__file__).parent / "weights_data"
 
 
 def cache() -> Path:

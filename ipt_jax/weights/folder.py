@@ -54,7 +54,8 @@ def _task(entry: Mapping[str, Any]) -> Task:
     try:
         scaled = {"scale": scale} if fields["degradation"] in ("bicubic", "pairs") else {}
         task = make_task({"name": name, **fields, **scaled})
-    except ValueError:  # of a later version: the weights are still good for restoring
+    # Of a later version: the weights are still good for restoring
+    except ValueError:
         return Task(name, scale, Paired(scale))
     return task
 
@@ -65,13 +66,19 @@ def write(restorer: Restorer, folder: Path, dtype: str = "float32") -> None:
     Raises:
       WeightsError: there is something else in the folder.
     """
-    if folder.exists() and (not folder.is_dir() or {f.name for f in folder.iterdir()} - {"model.json", "weights.safetensors"}):
+    if folder.exists() and (
+        not folder.is_dir()
+        or {f.name for f in folder.iterdir()} - {"model.json", "weights.safetensors"}
+    ):
         raise WeightsError(f"{folder} exists and is not a weights folder; name another one")
     from safetensors.numpy import save
 
     folder.mkdir(parents=True, exist_ok=True)
     params = trees.flatten(restorer.params)
-    flat = {key.replace(".", "/"): np.ascontiguousarray(value, np.dtype(dtype)) for key, value in params.items()}
+    flat = {
+        key.replace(".", "/"): np.ascontiguousarray(value, np.dtype(dtype))
+        for key, value in params.items()
+    }
     (folder / "weights.safetensors.new").write_bytes(save(flat))
     described = {**describe(restorer), "sha256": sha256(folder / "weights.safetensors.new")}
     (folder / "weights.safetensors.new").replace(folder / "weights.safetensors")
@@ -80,9 +87,13 @@ def write(restorer: Restorer, folder: Path, dtype: str = "float32") -> None:
 
 def write_npz(restorer: Restorer, path: Path) -> None:
     """Writes the same as one .npz: our flat names, and `model.json` as bytes."""
-    flat: dict[str, Any] = {key.replace(".", "/"): np.asarray(value) for key, value in trees.flatten(restorer.params).items()}
+    flat: dict[str, Any] = {
+        key.replace(".", "/"): np.asarray(value)
+        for key, value in trees.flatten(restorer.params).items()
+    }
     described = np.frombuffer(json.dumps(describe(restorer)).encode(), np.uint8)
-    with path.open("wb") as file:  # numpy would add .npz to another name
+    # Numpy would add .npz to another name
+    with path.open("wb") as file:
         np.savez(file, **{"model.json": described, **flat})
 
 
@@ -97,7 +108,9 @@ def read(folder: Any) -> Restorer:
         raise WeightsError(f"{where}: no weights.safetensors beside model.json")
     described = _described((where / "model.json").read_bytes(), str(where / "model.json"))
     if described.get("sha256") not in (None, sha256(where / "weights.safetensors")):
-        raise WeightsError(f"{where / 'weights.safetensors'} is not the file that model.json describes: its checksum differs")
+        raise WeightsError(
+            f"{where / 'weights.safetensors'} is not the file that model.json describes: its checksum differs"
+        )
     return _restorer(described, tensors.read(where / "weights.safetensors"), str(where))
 
 
@@ -114,7 +127,9 @@ def _described(text: bytes, what: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{what} does not describe a model: {error!r}") from None
     if not isinstance(version, int) or not 1 <= version <= FORMAT:
-        raise WeightsError(f"{what}: format {version!r}; this version of ipt_jax reads 1 to {FORMAT}: install a newer one")
+        raise WeightsError(
+            f"{what}: format {version!r}; this version of ipt_jax reads 1 to {FORMAT}: install a newer one"
+        )
     return described
 
 
@@ -130,7 +145,10 @@ def _sensible(fields: Mapping[str, Any]) -> None:
             good = isinstance(value, int) and not isinstance(value, bool) and least <= value < 10**6
         if not good:
             raise ValueError(f"model.{key} is {value!r}")
-    if fields["tile"] % fields["patch"] or fields["features"] * fields["patch"] ** 2 % fields["heads"]:
+    if (
+        fields["tile"] % fields["patch"]
+        or fields["features"] * fields["patch"] ** 2 % fields["heads"]
+    ):
         raise ValueError("the patch must divide the tile, and the heads the token width")
 
 
@@ -138,9 +156,12 @@ def _restorer(described: Mapping[str, Any], flat: Mapping[str, np.ndarray], what
     try:
         tasks = {entry["name"]: _task(entry) for entry in described["tasks"]}
         fields = {key: described["model"][key] for key in GEOMETRY if key != "memory_norm"}
-        fields["memory_norm"] = described["model"].get("memory_norm", False)  # not in files of version 0.1
+        # Not in files of version 0.1
+        fields["memory_norm"] = described["model"].get("memory_norm", False)
         _sensible(fields)
-        model = IPT(tuple((task.name, task.scale) for task in tasks.values()), dtype=jnp.float32, **fields)
+        model = IPT(
+            tuple((task.name, task.scale) for task in tasks.values()), dtype=jnp.float32, **fields
+        )
         provenance = dict(described["provenance"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{what} does not describe a model: {error!r}") from None

@@ -55,7 +55,9 @@ def load(
         from ipt_jax.weights import folder as weights_folder
 
         if step:
-            raise WeightsError(f"weights {path!r}: {folder} is a weights folder, which has no steps")
+            raise WeightsError(
+                f"weights {path!r}: {folder} is a weights folder, which has no steps"
+            )
         restorer = weights_folder.read(folder)
         return _kept(restorer, task, dtype)
     if folder.is_dir():

@@ -13,16 +13,29 @@ import numpy as np
 
 from ipt_jax.errors import WeightsError
 
-_TYPES = {"Float32": "<f4", "Float16": "<f2", "Float64": "<f8", "Int32": "<i4", "Int64": "<i8", "Int8": "i1", "UInt8": "u1",
-          "Int16": "<i2", "Bool": "?"}  # fmt: skip
+_TYPES = {
+    "Float32": "<f4",
+    "Float16": "<f2",
+    "Float64": "<f8",
+    "Int32": "<i4",
+    "Int64": "<i8",
+    "Int8": "i1",
+    "UInt8": "u1",
+    "Int16": "<i2",
+    "Bool": "?",
+}
 _RENAMES = (
     (re.compile(r"\.embedding_table$"), ".weight"),
     (re.compile(r"\.layernorm\.gamma$"), ".weight"),
     (re.compile(r"\.layernorm\.beta$"), ".bias"),
-    (re.compile(r"(\.(?:self_attn|multihead_attn))\.(?:weight|in_proj_layer|in_proj_weight)$"), r"\1.in_proj_weight"),
+    (
+        re.compile(r"(\.(?:self_attn|multihead_attn))\.(?:weight|in_proj_layer|in_proj_weight)$"),
+        r"\1.in_proj_weight",
+    ),
 )
 _STEP = re.compile(r"^(tail\.\d+\.0)\.net\.(\d+)\.conv\.")
-LAYER_NORM_EPS = 1e-7  # MindSpore's default; PyTorch's and this project's is 1e-5
+# MindSpore's default; PyTorch's and this project's is 1e-5
+LAYER_NORM_EPS = 1e-7
 
 
 def their_name(name: str) -> str:
@@ -35,8 +48,16 @@ def their_name(name: str) -> str:
 def is_training_state(name: str) -> bool:
     """Whether a name is the optimiser's, not the network's."""
     return name.startswith(("moment1.", "moment2.", "moments.", "accum.")) or name in (
-        "beta1_power", "beta2_power", "learning_rate", "global_step", "scale_sense", "current_iterator_step",
-        "last_overflow_iterator_step", "epoch_num", "step_num")  # fmt: skip
+        "beta1_power",
+        "beta2_power",
+        "learning_rate",
+        "global_step",
+        "scale_sense",
+        "current_iterator_step",
+        "last_overflow_iterator_step",
+        "epoch_num",
+        "step_num",
+    )
 
 
 def read(data: bytes) -> dict[str, np.ndarray]:
@@ -75,11 +96,13 @@ def _array(name: str, dims: list[int], kind: str, content: bytes) -> np.ndarray:
     if kind not in _TYPES:
         raise WeightsError(f"{name}: tensors of type {kind!r} are not read")
     dtype = np.dtype(_TYPES[kind])
-    if dims == [0]:  # how a scalar is written
+    # How a scalar is written
+    if dims == [0]:
         dims = []
     count = 1
     for dim in dims:
-        count *= dim  # exact: a product in 64 bits could be made to overflow
+        # Exact: a product in 64 bits could be made to overflow
+        count *= dim
     if count * dtype.itemsize != len(content):
         raise WeightsError(f"{name}: {len(content)} bytes for {dims} of {kind}")
     return np.frombuffer(content, dtype).reshape(dims)
@@ -114,7 +137,9 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
             value, at = _varint(data, at)
             yield key >> 3, value
             continue
-        size, at = {1: (8, at), 5: (4, at)}.get(wire) or (_varint(data, at) if wire == 2 else (-1, at))
+        size, at = {1: (8, at), 5: (4, at)}.get(wire) or (
+            _varint(data, at) if wire == 2 else (-1, at)
+        )
         if size < 0 or size > len(data) - at:
             raise WeightsError("not a MindSpore checkpoint, or cut short")
         yield key >> 3, data[at : at + size]

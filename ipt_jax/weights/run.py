@@ -24,11 +24,14 @@ def read_run(folder: epath.Path, step: str, raw: bool) -> Restorer:
     file = folder / "config.json"
     if not file.exists():
         there = ", ".join(sorted(f.name for f in folder.iterdir())[:8]) or "nothing"
-        raise WeightsError(f"{folder} is neither a run's folder (config.json, checkpoints) nor a weights folder "
-                           f"(model.json, weights.safetensors); in it: {there}")  # fmt: skip
+        raise WeightsError(
+            f"{folder} is neither a run's folder (config.json, checkpoints) nor a weights folder "
+            f"(model.json, weights.safetensors); in it: {there}"
+        )
     try:
         config = json.loads(file.read_text())["config"]
-        config.setdefault("finetune", defaults.default().finetune.to_dict())  # of a run older than the key
+        # Of a run older than the key
+        config.setdefault("finetune", defaults.default().finetune.to_dict())
         tasks = make_tasks(config["tasks"])
         model = build(config["model"], tasks)
     except (ValueError, KeyError, TypeError) as error:
@@ -40,16 +43,27 @@ def read_run(folder: epath.Path, step: str, raw: bool) -> Restorer:
         if step == "best":
             chosen = folder_module.best_step(folder)
             if chosen is None:
-                raise WeightsError(f"{folder}@best: the run keeps no best checkpoint (evaluate.best names a metric)")
+                raise WeightsError(
+                    f"{folder}@best: the run keeps no best checkpoint (evaluate.best names a metric)"
+                )
             step = str(chosen)
         if step and (not step.isdigit() or int(step) not in steps):
-            raise WeightsError(f"{folder}@{step}: no such checkpoint; there are {', '.join(map(str, steps))}")
+            raise WeightsError(
+                f"{folder}@{step}: no such checkpoint; there are {', '.join(map(str, steps))}"
+            )
         which = ("params",) if raw else ("ema", "params")
         params, meta = checkpoints.restore_params(which, int(step) if step else None)
-        if meta["part"] == "ema" and adapt.is_partial(config):  # kept of what is trained only
+        # Kept of what is trained only
+        if meta["part"] == "ema" and adapt.is_partial(config):
             params = adapt.overlay(checkpoints.restore_params("params", meta["step"])[0], params)
     params = jax.tree.map(np.asarray, lora.merged(params, config))
     check_params(params, model, str(folder))
-    provenance = {"from": f"{folder}@{meta['step']}", "part": meta["part"], "step": meta["step"],
-                  "config": meta.get("fingerprint"), "data": meta.get("data"), "versions": meta.get("versions")}  # fmt: skip
+    provenance = {
+        "from": f"{folder}@{meta['step']}",
+        "part": meta["part"],
+        "step": meta["step"],
+        "config": meta.get("fingerprint"),
+        "data": meta.get("data"),
+        "versions": meta.get("versions"),
+    }
     return Restorer(model, params, {task.name: task for task in tasks}, provenance)

@@ -66,13 +66,17 @@ def names(model: IPT) -> list[Name]:
     ]
     for stack, length in (("encoder", model.encoder_layers), ("decoder", model.decoder_layers)):
         for i in range(length):
-            layer = _layer(f"body.{stack}.layers.{i}", stack == "decoder", model.out_bias, "body", stack)
+            layer = _layer(
+                f"body.{stack}.layers.{i}", stack == "decoder", model.out_bias, "body", stack
+            )
             found += [name._replace(layer=i) for name in layer]
     for i, (task, scale) in enumerate(model.scales):
         found += _product(f"head.{i}.0", f"task_{task}", "head", "conv")
         for block in (1, 2):
             for theirs, ours in ((0, "conv1"), (2, "conv2")):
-                found += _product(f"head.{i}.{block}.body.{theirs}", f"task_{task}", "head", f"block{block}", ours)
+                found += _product(
+                    f"head.{i}.{block}.body.{theirs}", f"task_{task}", "head", f"block{block}", ours
+                )
         for step, _ in enumerate(upsampling_steps(scale)):
             found += _product(f"tail.{i}.0.{2 * step}", f"task_{task}", "tail", f"up{step}")
         found += _product(f"tail.{i}.1", f"task_{task}", "tail", "conv")
@@ -101,7 +105,8 @@ def fixed_tensors(tokens: int) -> dict[str, np.ndarray]:
     for shift, sign in (("sub_mean", -1), ("add_mean", 1)):
         fixed[f"{shift}.weight"] = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
         mean = (np.array(RGB_MEAN) / 255).astype(np.float32)
-        fixed[f"{shift}.bias"] = np.float32(sign * 255) * mean  # in float32, as theirs: the last bit counts
+        # In float32, as theirs: the last bit counts
+        fixed[f"{shift}.bias"] = np.float32(sign * 255) * mean
     return fixed
 
 
@@ -129,7 +134,10 @@ def differences(state: StateDict, model: IPT) -> list[str]:
     """All that keeps a state dict from being the model's: missing, unexpected, mis-shaped and non-finite tensors."""
     want, fixed = shapes(model), fixed_tensors(model.tokens)
     wrong = [f"{name}: missing, {list(want[name])}" for name in want.keys() - state.keys()]
-    wrong += [f"{name}: unexpected, {list(state[name].shape)}" for name in state.keys() - want.keys() - fixed.keys()]
+    wrong += [
+        f"{name}: unexpected, {list(state[name].shape)}"
+        for name in state.keys() - want.keys() - fixed.keys()
+    ]
     for name in want.keys() & state.keys():
         if state[name].shape != want[name]:
             wrong.append(f"{name}: {list(state[name].shape)}, not {list(want[name])}")
@@ -138,8 +146,12 @@ def differences(state: StateDict, model: IPT) -> list[str]:
         elif not np.isfinite(state[name]).all():
             wrong.append(f"{name}: holds values that are not finite")
     for name in fixed.keys() & state.keys():
-        if state[name].shape != fixed[name].shape or not np.allclose(state[name], fixed[name], rtol=1e-5, atol=1e-5):
-            wrong.append(f"{name}: not the published value; pictures are taken as 0..255 with the mean of DIV2K")
+        if state[name].shape != fixed[name].shape or not np.allclose(
+            state[name], fixed[name], rtol=1e-5, atol=1e-5
+        ):
+            wrong.append(
+                f"{name}: not the published value; pictures are taken as 0..255 with the mean of DIV2K"
+            )
     return sorted(wrong)
 
 
@@ -151,7 +163,9 @@ def params_from_torch(state: StateDict, model: IPT) -> dict[str, Any]:
       ValueError: the model's `input_scale` is not 1, which is what the authors' weights compute in.
     """
     if model.input_scale != 1:
-        raise ValueError(f"the authors' weights compute in 0..255: input_scale must be 1, not {model.input_scale}")
+        raise ValueError(
+            f"the authors' weights compute in 0..255: input_scale must be 1, not {model.input_scale}"
+        )
     wrong = differences(state, model)
     if wrong:
         raise WeightsError("these are not the model's weights:\n  " + "\n  ".join(wrong))
@@ -162,7 +176,9 @@ def params_from_torch(state: StateDict, model: IPT) -> dict[str, Any]:
         if layer is not None:
             stacked.add(path)
     for i, (task, _) in enumerate(model.scales):
-        leaves[(f"task_{task}", "embedding")] = [np.asarray(state[QUERIES][i]).reshape(model.tokens, model.width)]
+        leaves[(f"task_{task}", "embedding")] = [
+            np.asarray(state[QUERIES][i]).reshape(model.tokens, model.width)
+        ]
     params: dict[str, Any] = {}
     for path, parts in leaves.items():
         tree = params
@@ -187,7 +203,9 @@ def params_to_torch(params: Mapping[str, Any], model: IPT) -> dict[str, np.ndarr
             elif path[1:3] == ("tail", "conv"):
                 array = (array * model.input_scale).astype(array.dtype)
         state[theirs] = array
-    state[QUERIES] = np.stack([np.asarray(params[f"task_{name}"]["embedding"]).reshape(-1) for name in model.names])
+    state[QUERIES] = np.stack(
+        [np.asarray(params[f"task_{name}"]["embedding"]).reshape(-1) for name in model.names]
+    )
     return {**state, **fixed_tensors(model.tokens)}
 
 

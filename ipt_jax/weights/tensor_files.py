@@ -21,7 +21,15 @@ from ipt_jax.weights import mindspore
 FORMATS = ".pt, .pth, .safetensors, .npz, or MindSpore's .ckpt"
 WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
 # What zipfile and struct raise of a damaged file, beside its own error: an unknown version or method, a flag of encryption.
-_DAMAGE = (ValueError, OSError, EOFError, RuntimeError, OverflowError, struct.error, zipfile.BadZipFile)
+_DAMAGE = (
+    ValueError,
+    OSError,
+    EOFError,
+    RuntimeError,
+    OverflowError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.")
 
 
@@ -38,7 +46,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
             start = file.read(16)
         if not start:
             raise WeightsError("an empty file")
-        if start[8:9] == b"{":  # first: the length before it may begin with any byte
+        # First: the length before it may begin with any byte
+        if start[8:9] == b"{":
             state = _safetensors(path)
         elif start.startswith(b"PK"):
             with zipfile.ZipFile(path) as archive:
@@ -50,13 +59,20 @@ def read(path: Path) -> dict[str, np.ndarray]:
             raise WeightsError("not a safetensors file, or its header is corrupt")
         else:
             found = mindspore.read(path.read_bytes())
-            state = {mindspore.their_name(k): v for k, v in found.items() if not mindspore.is_training_state(k)}
+            state = {
+                mindspore.their_name(k): v
+                for k, v in found.items()
+                if not mindspore.is_training_state(k)
+            }
     except (*_DAMAGE, MemoryError) as error:
         if isinstance(error, MemoryError):
             raise WeightsError(f"{path}: announces more than fits into memory") from None
         cut = "cut short or damaged: " if isinstance(error, zipfile.BadZipFile) else ""
         raise WeightsError(f"{path}: {cut}{first_line(error)}; weights are {FORMATS}") from None
-    real = {k: v.dtype.kind == "f" or v.dtype.name.startswith(("bfloat16", "float8")) for k, v in state.items()}
+    real = {
+        k: v.dtype.kind == "f" or v.dtype.name.startswith(("bfloat16", "float8"))
+        for k, v in state.items()
+    }
     return _unprefixed({k: v.astype(np.float32) if real[k] else v for k, v in state.items()})
 
 
@@ -73,7 +89,9 @@ def hints(path: Path) -> dict[str, str]:
     elif start.startswith((b"PK", b"\x80")):
         import torch
 
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(b"PK"))
+        loaded = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=start.startswith(b"PK")
+        )
         found = (getattr(loaded, "_metadata", None) or {}).get("", {}).get("ipt_jax")
     return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
 
@@ -89,18 +107,27 @@ def _torch(path: Path) -> dict[str, np.ndarray]:
     try:
         import torch
     except ImportError:
-        raise WeightsError("reading a PyTorch file needs torch, which is not installed: pip install 'ipt_jax[torch]', "
-                           "or save it as .safetensors where there is one") from None  # fmt: skip
+        raise WeightsError(
+            "reading a PyTorch file needs torch, which is not installed: pip install 'ipt_jax[torch]', "
+            "or save it as .safetensors where there is one"
+        ) from None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols, before it is refused
+            # Of pickle protocols, before it is refused
+            warnings.simplefilter("ignore")
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))  # the rest is advice on how to run it
-        raise WeightsError("refused: it holds something else than tensors, which could run code"
-                           + (f" ({named[1]})" if named else "")) from None  # fmt: skip
-    except Exception as error:  # of a damaged file torch raises nearly anything
-        raise WeightsError(f"not a whole PyTorch file ({type(error).__name__}: {first_line(error)[:120]})") from None
+        # The rest is advice on how to run it
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        raise WeightsError(
+            "refused: it holds something else than tensors, which could run code"
+            + (f" ({named[1]})" if named else "")
+        ) from None
+    # Of a damaged file torch raises nearly anything
+    except Exception as error:
+        raise WeightsError(
+            f"not a whole PyTorch file ({type(error).__name__}: {first_line(error)[:120]})"
+        ) from None
 
     def plain(value: Any) -> Any:
         if isinstance(value, torch.Tensor):
@@ -122,7 +149,11 @@ def _unwrapped(loaded: Any) -> dict[str, np.ndarray]:
         loaded = inner
     if not isinstance(loaded, dict) or not loaded:
         raise WeightsError(f"it holds {type(loaded).__name__}, not named tensors")
-    other = [f"{key} ({type(value).__name__})" for key, value in loaded.items() if not isinstance(value, np.ndarray)]
+    other = [
+        f"{key} ({type(value).__name__})"
+        for key, value in loaded.items()
+        if not isinstance(value, np.ndarray)
+    ]
     if other:
         raise WeightsError(f"not only named tensors in it: {', '.join(other[:5])}")
     return loaded
@@ -169,12 +200,19 @@ def _npy(file: Any, size: int, name: str) -> np.ndarray:
         version = npy.read_magic(stream)
         header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = header(stream)
-    except (ValueError, SyntaxError, TypeError, RecursionError, tokenize.TokenError) as error:  # it is Python's literals
+    # It is Python's literals
+    except (ValueError, SyntaxError, TypeError, RecursionError, tokenize.TokenError) as error:
         raise WeightsError(f"{name}: {first_line(error)}") from None
     count = 1
     for dim in shape:
         count *= dim
-    if dtype.hasobject or dtype.kind not in "fiub" or count * dtype.itemsize != size - stream.tell():
-        raise WeightsError(f"{name}: its header announces {list(shape)} of {dtype}, the file holds {size} bytes")
+    if (
+        dtype.hasobject
+        or dtype.kind not in "fiub"
+        or count * dtype.itemsize != size - stream.tell()
+    ):
+        raise WeightsError(
+            f"{name}: its header announces {list(shape)} of {dtype}, the file holds {size} bytes"
+        )
     flat = np.frombuffer(stream.read(), dtype)
     return flat.reshape(shape, order="F" if fortran else "C")

@@ -23,8 +23,10 @@ ARCHIVES = {
     "train": ("ILSVRC2012_img_train.tar", re.compile(r"n\d{8}\.tar"), 1_000),
     "validation": ("ILSVRC2012_img_val.tar", re.compile(r"ILSVRC2012_val_\d{8}\.JPEG"), 50_000),
 }
-SAMPLE = 1_000  # pictures of each split that are decoded when it is made
-_BLOCK = 512  # bytes, of a tar
+# Pictures of each split that are decoded when it is made
+SAMPLE = 1_000
+# Bytes, of a tar
+_BLOCK = 512
 
 
 class Report(NamedTuple):
@@ -71,20 +73,27 @@ def prepare(manual_dir: str, data_dir: str, splits: Sequence[str]) -> Report:
         lines.append(f"{NAME} is in {data_dir} already; nothing to build")
     except DataError as missing:
         if "has no split" in str(missing):
-            raise DataError(f"{NAME} in {data_dir} was built without one of the splits that you ask for ({missing}); TFDS "
-                            "does not add to a set: remove it, or build into another --data-dir") from None  # fmt: skip
+            raise DataError(
+                f"{NAME} in {data_dir} was built without one of the splits that you ask for ({missing}); TFDS "
+                "does not add to a set: remove it, or build into another --data-dir"
+            ) from None
         folder = pathlib.Path(manual_dir).expanduser()
         warnings = [warning for split in splits for warning in check_archive(folder, split)]
         lines += warnings
         _build(folder, data_dir, splits)
-        lines += [f"note: {left} is of a build that was interrupted, and can be removed" for left in _unfinished(data_dir)]
+        lines += [
+            f"note: {left} is of a build that was interrupted, and can be removed"
+            for left in _unfinished(data_dir)
+        ]
         sources = [Tfds(NAME, split, data_dir) for split in splits]
     unreadable = 0
     for split, source in zip(splits, sources, strict=True):
         found = check(Subset(source, SAMPLE))
         unreadable += len(found["unreadable"])
-        lines.append(f"{split}: {len(source)} pictures; {found['pictures']} of them decoded, "
-                     f"{len(found['unreadable'])} of these unreadable")  # fmt: skip
+        lines.append(
+            f"{split}: {len(source)} pictures; {found['pictures']} of them decoded, "
+            f"{len(found['unreadable'])} of these unreadable"
+        )
         lines += [f"  {name}: {fault}" for name, fault in found["unreadable"].items()]
     lines.append(f"to decode all: ipt data check {NAME} --data-dir {data_dir} --split {splits[0]}")
     lines.append(f"to train on it: --config.data.source=tfds --config.data.dir={data_dir}")
@@ -101,27 +110,45 @@ def check_archive(folder: pathlib.Path, split: str) -> list[str]:
     path = folder / name
     if not path.is_file():
         there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else None
-        holds = "that folder does not exist" if there is None else f"the folder holds {listed(there) or 'nothing'}"
+        holds = (
+            "that folder does not exist"
+            if there is None
+            else f"the folder holds {listed(there) or 'nothing'}"
+        )
         similar = [p for p in there or [] if re.search(r"img_" + name[15:18], p, re.IGNORECASE)]
         hint = f"; is it {similar[0]!r}? Then rename it" if similar else ""
-        raise DataError(f"--manual-dir {folder} has no {name}: {holds}{hint}. It comes from "
-                        "https://image-net.org/download-images (free for research, after registration)")  # fmt: skip
+        raise DataError(
+            f"--manual-dir {folder} has no {name}: {holds}{hint}. It comes from "
+            "https://image-net.org/download-images (free for research, after registration)"
+        )
     size, count, end = path.stat().st_size, 0, 0
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 if not pattern.fullmatch(pathlib.PurePosixPath(member.name).name):
-                    raise DataError(f"{path} holds {member.name!r}, which is not of the {split} archive "
-                                    f"({pattern.pattern}): is it another archive under this name?")  # fmt: skip
+                    raise DataError(
+                        f"{path} holds {member.name!r}, which is not of the {split} archive "
+                        f"({pattern.pattern}): is it another archive under this name?"
+                    )
                 count += 1
                 end = member.offset_data + member.size
     except tarfile.TarError as error:
         truncated = count and "unexpected end" in str(error)
-        what = f"is truncated after {count} members" if truncated else f"is not a tar archive ({first_line(error)})"
+        what = (
+            f"is truncated after {count} members"
+            if truncated
+            else f"is not a tar archive ({first_line(error)})"
+        )
         raise DataError(f"{path} {what}; download it again") from error
     if size < end + _BLOCK or not count:
-        raise DataError(f"{path} is truncated: {size} bytes, and its {count} members need more than {end}; download it again")
-    return [] if count == usual else [f"note: {path.name} has {count} members; ImageNet's own has {usual}"]
+        raise DataError(
+            f"{path} is truncated: {size} bytes, and its {count} members need more than {end}; download it again"
+        )
+    return (
+        []
+        if count == usual
+        else [f"note: {path.name} has {count} members; ImageNet's own has {usual}"]
+    )
 
 
 def _build(manual: pathlib.Path, data_dir: str, splits: Sequence[str]) -> None:
@@ -130,16 +157,23 @@ def _build(manual: pathlib.Path, data_dir: str, splits: Sequence[str]) -> None:
         import tensorflow  # noqa: F401
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise DataError(f'building {NAME} needs TensorFlow ({error}): pip install "ipt_jax[prepare]"') from error
+        raise DataError(
+            f'building {NAME} needs TensorFlow ({error}): pip install "ipt_jax[prepare]"'
+        ) from error
     _check_room(manual, data_dir, splits)
     builder = tfds.builder(NAME, data_dir=data_dir, file_format="array_record")
-    before = _unfinished(data_dir)  # of a run that was killed, or that goes on beside this one
+    # Of a run that was killed, or that goes on beside this one
+    before = _unfinished(data_dir)
     try:
         with _only(manual, splits) as archives:
-            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=archives))
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(manual_dir=archives)
+            )
     except Exception as error:
-        raise OSError(f"TFDS could not build {NAME} in {data_dir}: {first_line(error)}; what was begun has been removed, "
-                      "start the same command again") from error  # fmt: skip
+        raise OSError(
+            f"TFDS could not build {NAME} in {data_dir}: {first_line(error)}; what was begun has been removed, "
+            "start the same command again"
+        ) from error
     finally:
         for folder in _unfinished(data_dir) - before:
             shutil.rmtree(folder, ignore_errors=True)
@@ -155,7 +189,9 @@ def _check_room(folder: pathlib.Path, data_dir: str, splits: Sequence[str]) -> N
     need += max((folder / ARCHIVES[split][0]).stat().st_size for split in splits)
     free = shutil.disk_usage(there).free
     if need > free:
-        raise DataError(f"building {NAME} takes up to {need / 1e9:.1f} GB; {data_dir} has {free / 1e9:.1f} GB free")
+        raise DataError(
+            f"building {NAME} takes up to {need / 1e9:.1f} GB; {data_dir} has {free / 1e9:.1f} GB free"
+        )
 
 
 @contextlib.contextmanager
@@ -163,7 +199,9 @@ def _only(folder: pathlib.Path, splits: Sequence[str]) -> Iterator[str]:
     """A folder with the archives of these splits alone: TFDS's builder takes all that it finds."""
     with tempfile.TemporaryDirectory() as links:
         for split in splits:
-            (pathlib.Path(links) / ARCHIVES[split][0]).symlink_to((folder / ARCHIVES[split][0]).absolute())
+            (pathlib.Path(links) / ARCHIVES[split][0]).symlink_to(
+                (folder / ARCHIVES[split][0]).absolute()
+            )
         yield links
 
 

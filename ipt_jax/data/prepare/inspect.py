@@ -15,8 +15,16 @@ from typing import Any
 from ipt_jax.data.sources.packed import DESCRIPTION
 from ipt_jax.errors import DataError
 
-CROP = 192  # side of the largest crop: four times the paper's tile of 48
-_MAGIC = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"RIFF": "WebP", b"BM": "BMP", b"II": "TIFF", b"MM": "TIFF"}
+# Side of the largest crop: four times the paper's tile of 48
+CROP = 192
+_MAGIC = {
+    b"\xff\xd8": "JPEG",
+    b"\x89PNG": "PNG",
+    b"RIFF": "WebP",
+    b"BM": "BMP",
+    b"II": "TIFF",
+    b"MM": "TIFF",
+}
 
 
 def add_parser(commands: Any) -> None:
@@ -27,12 +35,25 @@ def add_parser(commands: Any) -> None:
         help="read a whole set: what is in it, and what of it cannot be read",
         description="Reads and decodes every picture of a set; exit code 1 if any cannot be read.",
     )
-    command.add_argument("set", metavar="SET", help="a folder of pictures, a packed set, or the name of a TFDS set")
+    command.add_argument(
+        "set", metavar="SET", help="a folder of pictures, a packed set, or the name of a TFDS set"
+    )
     command.add_argument("--data-dir", metavar="DIR", help="where the TFDS set is; local or gs://")
     command.add_argument("--split", metavar="NAME", help="of a TFDS set (default: train)")
-    command.add_argument("--crop", type=int, default=CROP, metavar="PIXELS",
-                         help=f"count pictures with a side shorter than this (default: {CROP}, the x4 task's)")  # fmt: skip
-    command.add_argument("--threads", type=int, default=0, metavar="N", help="that read and decode (default: all cores)")
+    command.add_argument(
+        "--crop",
+        type=int,
+        default=CROP,
+        metavar="PIXELS",
+        help=f"count pictures with a side shorter than this (default: {CROP}, the x4 task's)",
+    )
+    command.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        metavar="N",
+        help="that read and decode (default: all cores)",
+    )
     command.add_argument("--json", metavar="FILE", help="also write the report there")
     command.set_defaults(run=run)
 
@@ -64,11 +85,15 @@ def find(name: str, data_dir: str | None, split: str | None = None) -> Any:
         if (path / DESCRIPTION).exists():
             return Packed(path)
         if (path / "dataset_info.json").exists():
-            raise DataError(f"{name} is a TFDS set; name it and say where it is: ipt data check "
-                            f"{path.absolute().parent.name} --data-dir {path.absolute().parent.parent}")  # fmt: skip
+            raise DataError(
+                f"{name} is a TFDS set; name it and say where it is: ipt data check "
+                f"{path.absolute().parent.name} --data-dir {path.absolute().parent.parent}"
+            )
         return Folder(path)
     if data_dir is None and (os.sep in name or path.exists()):
-        raise DataError(f"{name} is not a folder; name a folder of pictures, a packed set, or a TFDS set with --data-dir")
+        raise DataError(
+            f"{name} is not a folder; name a folder of pictures, a packed set, or a TFDS set with --data-dir"
+        )
     return Tfds(name, split or "train", data_dir)
 
 
@@ -89,7 +114,13 @@ def check(source: Any, crop: int = CROP, threads: int = 0) -> dict[str, Any]:
     formats: collections.Counter[str] = collections.Counter()
     shorter, longer, total, unreadable = [], [], 0, {}
     for i, (kind, size, shape, fault) in enumerate(
-        tqdm(_all(source, threads or os.cpu_count() or 1), "checking", len(source), unit=" pictures", file=sys.stderr)
+        tqdm(
+            _all(source, threads or os.cpu_count() or 1),
+            "checking",
+            len(source),
+            unit=" pictures",
+            file=sys.stderr,
+        )
     ):
         total += size
         if fault:
@@ -99,10 +130,14 @@ def check(source: Any, crop: int = CROP, threads: int = 0) -> dict[str, Any]:
             shorter.append(min(shape))
             longer.append(max(shape))
     return {
-        "pictures": len(source), "bytes": total, "formats": dict(formats.most_common()),
+        "pictures": len(source),
+        "bytes": total,
+        "formats": dict(formats.most_common()),
         "sides": {"shorter": _spread(shorter), "longer": _spread(longer)},
-        "crop": crop, "smaller_than_crop": sum(side < crop for side in shorter), "unreadable": unreadable,
-    }  # fmt: skip
+        "crop": crop,
+        "smaller_than_crop": sum(side < crop for side in shorter),
+        "unreadable": unreadable,
+    }
 
 
 def _all(source: Any, threads: int) -> Iterator[tuple[str, int, tuple[int, int], str]]:
@@ -129,7 +164,8 @@ def _all(source: Any, threads: int) -> Iterator[tuple[str, int, tuple[int, int],
 
     cv2.setNumThreads(1)
     with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(source), 64 * threads):  # map() alone would hold all that it has read
+        # map() alone would hold all that it has read
+        for start in range(0, len(source), 64 * threads):
             yield from pool.map(one, range(start, min(len(source), start + 64 * threads)))
 
 
@@ -141,7 +177,9 @@ def _spread(sides: list[int]) -> list[int]:
 def lines(name: str, found: dict[str, Any], limit: int = 50) -> Iterator[str]:
     """The report for the user."""
     yield f"{name}: {found['pictures']} pictures, {found['bytes'] / 1e6:.1f} MB"
-    yield "formats: " + (", ".join(f"{kind} {count}" for kind, count in found["formats"].items()) or "none")
+    yield "formats: " + (
+        ", ".join(f"{kind} {count}" for kind, count in found["formats"].items()) or "none"
+    )
     for which, spread in found["sides"].items():
         if spread:
             yield f"{which} side: {spread[0]} to {spread[2]} pixels, median {spread[1]}"

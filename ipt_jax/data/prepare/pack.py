@@ -24,7 +24,8 @@ from ipt_jax.images.decode import decode
 from ipt_jax.messages import listed
 
 SHARD_BYTES = 256 * 2**20
-_OPTIONS = "group_size:1,uncompressed"  # one by one, for random access; pictures are compressed already
+# One by one, for random access; pictures are compressed already
+_OPTIONS = "group_size:1,uncompressed"
 
 
 class Outcome(NamedTuple):
@@ -58,7 +59,8 @@ def pack(source: str, target: str, shard_bytes: int = SHARD_BYTES, threads: int 
     unfinished = final.with_name(final.name + ".incomplete")
     _check_room(pictures, source, final)
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+        # Of a run that was killed
+        shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         outcome = _write(pictures, unfinished, shard_bytes, threads or os.cpu_count() or 1)
         _read_back(unfinished)
@@ -71,17 +73,24 @@ def pack(source: str, target: str, shard_bytes: int = SHARD_BYTES, threads: int 
 
 def _check_room(pictures: Folder, source: str, final: pathlib.Path) -> None:
     there = next(parent for parent in final.parents if parent.exists())
-    need = sum((pathlib.Path(source).expanduser() / pictures.name(i)).stat().st_size for i in range(len(pictures)))
+    need = sum(
+        (pathlib.Path(source).expanduser() / pictures.name(i)).stat().st_size
+        for i in range(len(pictures))
+    )
     free = shutil.disk_usage(there).free
     if need * 1.02 > free:
-        raise DataError(f"{len(pictures)} pictures of {need / 1e9:.2f} GB do not fit: {there} has {free / 1e9:.2f} GB free")
+        raise DataError(
+            f"{len(pictures)} pictures of {need / 1e9:.2f} GB do not fit: {there} has {free / 1e9:.2f} GB free"
+        )
 
 
 def _write(pictures: Folder, folder: pathlib.Path, shard_bytes: int, threads: int) -> Outcome:
     shards = _Shards(folder, shard_bytes)
     names, checksums, unreadable, total = [], [], [], 0
     with contextlib.closing(shards):
-        for name, data, fault in tqdm(_read(pictures, threads), "packing", len(pictures), unit=" pictures", file=sys.stderr):
+        for name, data, fault in tqdm(
+            _read(pictures, threads), "packing", len(pictures), unit=" pictures", file=sys.stderr
+        ):
             if fault:
                 unreadable.append(f"{name}: {fault}")
                 continue
@@ -90,9 +99,18 @@ def _write(pictures: Folder, folder: pathlib.Path, shard_bytes: int, threads: in
             checksums.append(crc32(data))
             total += len(data)
     if not names:
-        raise DataError(f"none of the {len(unreadable)} pictures can be read: {listed(unreadable, 3)}")
-    description = {"format": FORMAT, "version": VERSION, "pictures": len(names), "bytes": total,
-                   "shards": shards.described(), "names": names, "crc32": checksums}  # fmt: skip
+        raise DataError(
+            f"none of the {len(unreadable)} pictures can be read: {listed(unreadable, 3)}"
+        )
+    description = {
+        "format": FORMAT,
+        "version": VERSION,
+        "pictures": len(names),
+        "bytes": total,
+        "shards": shards.described(),
+        "names": names,
+        "crc32": checksums,
+    }
     (folder / DESCRIPTION).write_text(json.dumps(description) + "\n")
     return Outcome(len(names), total, unreadable)
 
@@ -142,7 +160,9 @@ class _Shards:
                 self._size = 0
             self._writer.write(data)
         except Exception as error:
-            raise OSError(f"writing to {self._folder} failed: {error}; nothing of it was kept") from error
+            raise OSError(
+                f"writing to {self._folder} failed: {error}; nothing of it was kept"
+            ) from error
         self._counts[-1] += 1
         self._size += len(data)
         if self._size >= self._limit:
@@ -154,7 +174,9 @@ class _Shards:
             try:
                 writer.close()
             except Exception as error:
-                raise OSError(f"writing to {self._folder} failed: {error}; nothing of it was kept") from error
+                raise OSError(
+                    f"writing to {self._folder} failed: {error}; nothing of it was kept"
+                ) from error
 
     def described(self) -> list[dict[str, Any]]:
         """Names the files; their counts, sizes and checksums."""
@@ -164,7 +186,14 @@ class _Shards:
             self._path(i).rename(path)
             with open(path, "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            shards.append({"file": path.name, "pictures": count, "bytes": path.stat().st_size, "sha256": digest})
+            shards.append(
+                {
+                    "file": path.name,
+                    "pictures": count,
+                    "bytes": path.stat().st_size,
+                    "sha256": digest,
+                }
+            )
         return shards
 
     def _path(self, i: int) -> pathlib.Path:
@@ -173,16 +202,23 @@ class _Shards:
 
 def _read_back(folder: pathlib.Path) -> None:
     packed = Packed(folder)
-    wrong = [packed.name(i) for i in tqdm(range(len(packed)), "reading back", unit=" pictures", file=sys.stderr)
-             if crc32(packed[i]) != packed.checksum(i)]  # fmt: skip
+    wrong = [
+        packed.name(i)
+        for i in tqdm(range(len(packed)), "reading back", unit=" pictures", file=sys.stderr)
+        if crc32(packed[i]) != packed.checksum(i)
+    ]
     if wrong:
-        raise OSError(f"{len(wrong)} pictures were not written as they are (a full or faulty disk?): {listed(wrong)}")
+        raise OSError(
+            f"{len(wrong)} pictures were not written as they are (a full or faulty disk?): {listed(wrong)}"
+        )
 
 
 def report(outcome: Outcome, target: str) -> Sequence[str]:
     """Lines for the user."""
-    lines = [f"{target}: {outcome.pictures} pictures, {outcome.bytes / 1e9:.2f} GB; to train on it: "
-             f"--config.data.source=packed --config.data.dir={target}"]  # fmt: skip
+    lines = [
+        f"{target}: {outcome.pictures} pictures, {outcome.bytes / 1e9:.2f} GB; to train on it: "
+        f"--config.data.source=packed --config.data.dir={target}"
+    ]
     if outcome.unreadable:
         lines.append(f"{len(outcome.unreadable)} picture(s) cannot be read and were left out:")
         lines += [f"  {text}" for text in outcome.unreadable]

@@ -12,14 +12,32 @@ PAIRS = 4
 def add_parser(commands: Any) -> None:
     """`ipt data preview`."""
     command = commands.add_parser(
-        "preview", allow_abbrev=False, help="show the first batch of a config",
+        "preview",
+        allow_abbrev=False,
+        help="show the first batch of a config",
         description="Writes a batch as a picture: a row a task, pairs of what the network sees and what it should give.",
         epilog="Every key of the config can be set: --config.data.dir=photos",
-    )  # fmt: skip
-    command.add_argument("--config", required=True, metavar="FILE", help="a config file, e.g. configs/demo.py")
-    command.add_argument("-o", "--out", default="preview.png", metavar="FILE", help="the picture (default: preview.png)")
-    command.add_argument("--step", type=int, default=0, metavar="N", help="whose batch (default: 0)")
-    command.add_argument("--pairs", type=int, default=PAIRS, metavar="N", help=f"of each task, at most (default: {PAIRS})")
+    )
+    command.add_argument(
+        "--config", required=True, metavar="FILE", help="a config file, e.g. configs/demo.py"
+    )
+    command.add_argument(
+        "-o",
+        "--out",
+        default="preview.png",
+        metavar="FILE",
+        help="the picture (default: preview.png)",
+    )
+    command.add_argument(
+        "--step", type=int, default=0, metavar="N", help="whose batch (default: 0)"
+    )
+    command.add_argument(
+        "--pairs",
+        type=int,
+        default=PAIRS,
+        metavar="N",
+        help=f"of each task, at most (default: {PAIRS})",
+    )
     command.set_defaults(run=run)
 
 
@@ -42,7 +60,9 @@ def run(options: argparse.Namespace) -> int:
         print(f"replaced a picture that cannot be read: {text}")
     _save(out, sheet(item.batch, options.pairs))
     rows = len(next(iter(item.batch.values()))["lq"])
-    print(f"{out}: step {options.step}, {', '.join(item.batch)}; {min(rows, options.pairs)} of {rows} pairs of each")
+    print(
+        f"{out}: step {options.step}, {', '.join(item.batch)}; {min(rows, options.pairs)} of {rows} pairs of each"
+    )
     return 0
 
 
@@ -63,9 +83,19 @@ def sheet(batch: dict[str, dict[str, Any]], pairs: int = PAIRS) -> Any:
     page = np.full((len(batch) * (side + text + gap) + gap, width, 3), 255, np.uint8)
     for row, (name, pair) in enumerate(batch.items()):
         top = gap + row * (side + text + gap)
-        cv2.putText(page, f"{name}: degraded | clean", (gap, top + 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1,
-                    cv2.LINE_AA)  # fmt: skip
-        for column, (lq, hq) in enumerate(zip(pair["lq"][:columns], pair["hq"][:columns], strict=True)):
+        cv2.putText(
+            page,
+            f"{name}: degraded | clean",
+            (gap, top + 14),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.45,
+            (0, 0, 0),
+            1,
+            cv2.LINE_AA,
+        )
+        for column, (lq, hq) in enumerate(
+            zip(pair["lq"][:columns], pair["hq"][:columns], strict=True)
+        ):
             for place, image in enumerate((lq, hq)):
                 image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
                 image = cv2.resize(image, (side, side), interpolation=cv2.INTER_NEAREST)

@@ -30,7 +30,11 @@ class Embedded:
 
     def __init__(self, split: str = "train"):
         check_split(split)
-        self._names = [name for name in PHOTOGRAPHS if split in ("all", "eval" if name == HELD_OUT else "train")]
+        self._names = [
+            name
+            for name in PHOTOGRAPHS
+            if split in ("all", "eval" if name == HELD_OUT else "train")
+        ]
         for name in self._names:
             _photograph(name)
 
@@ -65,6 +69,9 @@ def _photograph(name: str) -> np.ndarray:
     try:
         image = decode(path.read_bytes())
     except FileNotFoundError:
-        raise DataError(f"this version of scikit-image does not ship {path.name} (looked in {path.parent})") from None
-    image.flags.writeable = False  # All readers share it.
+        raise DataError(
+            f"this version of scikit-image does not ship {path.name} (looked in {path.parent})"
+        ) from None
+    # All readers share it.
+    image.flags.writeable = False
     return image

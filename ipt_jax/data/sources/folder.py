@@ -89,7 +89,9 @@ class Folder:
                             file.seek(max(0, size // 2 - 2048))
                             digest.update(file.read(4096))
                 except OSError as error:
-                    raise DataError(f"cannot read {name} in {self._directory}: {error.strerror}") from error
+                    raise DataError(
+                        f"cannot read {name} in {self._directory}: {error.strerror}"
+                    ) from error
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 
@@ -99,7 +101,9 @@ def list_pictures(directory: str, shown: str) -> list[str]:
     if not shown:
         raise DataError("data.dir is empty: give the folder that holds the pictures")
     if "://" in shown:
-        raise DataError(f"{shown}: folders must be local; copy it, or use data.source=tfds, which reads gs://")
+        raise DataError(
+            f"{shown}: folders must be local; copy it, or use data.source=tfds, which reads gs://"
+        )
     if not os.path.exists(directory):
         raise DataError(f"folder not found: {shown} (looked at {os.path.abspath(directory)})")
     if not os.path.isdir(directory):
@@ -109,14 +113,17 @@ def list_pictures(directory: str, shown: str) -> list[str]:
     visited: set[str] = set()
     for parent, folders, files in os.walk(directory, followlinks=True):
         real = os.path.realpath(parent)
-        if real in visited:  # A link back to a folder above would never end.
+        # A link back to a folder above would never end.
+        if real in visited:
             folders.clear()
             continue
         visited.add(real)
         folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
         for file in files:
             if not file.startswith("."):
-                name = pathlib.PurePath(os.path.relpath(os.path.join(parent, file), directory)).as_posix()
+                name = pathlib.PurePath(
+                    os.path.relpath(os.path.join(parent, file), directory)
+                ).as_posix()
                 (names if file.lower().endswith(SUFFIXES) else others).append(name)
     if not names:
         there = f"found only {listed(others)}" if others else "it is empty"

@@ -46,7 +46,11 @@ class Packed:
         self._records: Any = None
 
     def __len__(self) -> int:
-        return {"all": self._total, "eval": len(self._held), "train": self._total - len(self._held)}[self._split]
+        return {
+            "all": self._total,
+            "eval": len(self._held),
+            "train": self._total - len(self._held),
+        }[self._split]
 
     def __getitem__(self, i: int) -> bytes:
         place = self._place(i)
@@ -57,7 +61,9 @@ class Packed:
         except Exception as error:
             # As in `Tfds`: what is damaged can be replaced, what cannot be reached just now cannot.
             kind = DecodeError if "Corrupted" in str(error) else DataError
-            raise kind(f"cannot read {self.name(i)} in {self._directory}: {first_line(error)}") from error
+            raise kind(
+                f"cannot read {self.name(i)} in {self._directory}: {first_line(error)}"
+            ) from error
 
     def name(self, i: int) -> str:
         return self._described()["names"][self._place(i)]
@@ -85,7 +91,8 @@ class Packed:
         return i
 
     def _described(self) -> dict[str, Any]:
-        if self._description is None:  # A worker reads it when it needs it: a million names are not sent to each.
+        # A worker reads it when it needs it: a million names are not sent to each.
+        if self._description is None:
             self._description = read_description(self._directory)
         return self._description
 
@@ -99,7 +106,8 @@ def read_description(directory: str) -> dict[str, Any]:
     Raises:
       DataError: as `Packed` does.
     """
-    from etils import epath  # Also opens gs:// paths.
+    # Also opens gs:// paths.
+    from etils import epath
 
     if not directory:
         raise DataError("data.dir is empty: give the folder that `ipt data prepare folder` made")
@@ -108,28 +116,48 @@ def read_description(directory: str) -> dict[str, Any]:
     path = folder / DESCRIPTION
     if not path.exists():
         there = listed(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else None
-        what = "that folder does not exist" if there is None else f"the folder holds {there or 'nothing'}"
-        raise DataError(f"no packed set in {directory}: no {DESCRIPTION}; {what}. To make one: ipt data prepare folder")
+        what = (
+            "that folder does not exist"
+            if there is None
+            else f"the folder holds {there or 'nothing'}"
+        )
+        raise DataError(
+            f"no packed set in {directory}: no {DESCRIPTION}; {what}. To make one: ipt data prepare folder"
+        )
     try:
         description = json.loads(path.read_text())
         known, version = description["format"], int(description["version"])
         if known == FORMAT and version <= VERSION:
             shards = {str(shard["file"]): int(shard["bytes"]) for shard in description["shards"]}
-            counts = {sum(int(shard["pictures"]) for shard in description["shards"]), len(description["names"]),
-                      len(description["crc32"])}  # fmt: skip
+            counts = {
+                sum(int(shard["pictures"]) for shard in description["shards"]),
+                len(description["names"]),
+                len(description["crc32"]),
+            }
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} does not describe a packed set ({type(error).__name__}: {first_line(error)})") from error
+        raise DataError(
+            f"{path} does not describe a packed set ({type(error).__name__}: {first_line(error)})"
+        ) from error
     if known != FORMAT:
         raise DataError(f"{path} is of format {known!r}, not {FORMAT!r}")
     if version > VERSION:
-        raise DataError(f"{path} is of version {version}; this version of ipt_jax reads up to {VERSION}: update it")
+        raise DataError(
+            f"{path} is of version {version}; this version of ipt_jax reads up to {VERSION}: update it"
+        )
     if len(counts) > 1:
-        raise DataError(f"{path} is damaged: it counts its pictures differently in different places")
+        raise DataError(
+            f"{path} is damaged: it counts its pictures differently in different places"
+        )
     sizes = {p.name: p.stat().length for p in folder.iterdir() if p.name in shards}
-    wrong = [f"{name} ({'missing' if name not in sizes else f'{sizes[name]} bytes instead of {size}'})"
-             for name, size in shards.items() if sizes.get(name) != size]  # fmt: skip
+    wrong = [
+        f"{name} ({'missing' if name not in sizes else f'{sizes[name]} bytes instead of {size}'})"
+        for name, size in shards.items()
+        if sizes.get(name) != size
+    ]
     if wrong:
-        raise DataError(f"packed set {directory} lacks {len(wrong)} of its {len(shards)} files: {listed(wrong)}")
+        raise DataError(
+            f"packed set {directory} lacks {len(wrong)} of its {len(shards)} files: {listed(wrong)}"
+        )
     return description
 
 
@@ -143,4 +171,6 @@ def _open_records(directory: str, shards: list[dict[str, Any]]) -> Any:
     from etils import epath
 
     folder = epath.Path(directory).expanduser()
-    return ArrayRecordDataSource([f"{os.fspath(folder / s['file'])}[0:{s['pictures']}]" for s in shards])
+    return ArrayRecordDataSource(
+        [f"{os.fspath(folder / s['file'])}[0:{s['pictures']}]" for s in shards]
+    )

@@ -32,28 +32,43 @@ class Pairs:
         match, several scales to choose from; what is wrong is named.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], split: str = "all", held_out: int = 0, scale: int = 0):
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        split: str = "all",
+        held_out: int = 0,
+        scale: int = 0,
+    ):
         check_split(split)
         shown = os.fspath(directory)
         folder = Path(shown).expanduser()
         if not shown or not folder.is_dir():
-            raise DataError(f"data.dir={shown!r}: {'no folder is named' if not shown else 'there is no such folder'}; give one "
-                            "that holds pairs of folders, such as input/ and target/")  # fmt: skip
-        from ipt_jax.data import layouts as sets  # late: it brings jax, which processes that make batches do without
+            raise DataError(
+                f"data.dir={shown!r}: {'no folder is named' if not shown else 'there is no such folder'}; give one "
+                "that holds pairs of folders, such as input/ and target/"
+            )
+        # Late: it brings jax, which processes that make batches do without
+        from ipt_jax.data import layouts as sets
 
         found = sets.understand(folder)
         if found is None or not found.lq:
             there = listed(sorted(child.name for child in folder.iterdir()), 8) or "nothing"
-            raise DataError(f"{shown}: no pairs in a layout that is known ({sets.LOOKED_FOR}); there is: {there}")
+            raise DataError(
+                f"{shown}: no pairs in a layout that is known ({sets.LOOKED_FOR}); there is: {there}"
+            )
         if (scale or next(iter(found.lq))) not in found.lq or (not scale and len(found.lq) > 1):
-            raise DataError(f"{shown}: the pairs are x{', x'.join(map(str, found.lq))}; the task is "
-                            f"{f'x{scale}' if scale else 'for one scale: give it'}")  # fmt: skip
+            raise DataError(
+                f"{shown}: the pairs are x{', x'.join(map(str, found.lq))}; the task is "
+                f"{f'x{scale}' if scale else 'for one scale: give it'}"
+            )
         self.scale = scale or next(iter(found.lq))
         lq, hq = found.lq[self.scale], found.hq
         extra = _unpaired(lq, hq)
         if extra:
-            raise DataError(f"{shown}: {len(hq)} clean and {len(hq) + len(extra)} degraded pictures; without a clean one: "
-                            f"{listed(extra)}")  # fmt: skip
+            raise DataError(
+                f"{shown}: {len(hq)} clean and {len(hq) + len(extra)} degraded pictures; without a clean one: "
+                f"{listed(extra)}"
+            )
         names = list(hq)
         check_held_out(split, held_out, len(names), f"{shown} ({found.layout})")
         if split != "all":
@@ -68,12 +83,19 @@ class Pairs:
         for small, big in self._files.values():
             try:
                 sizes = _size(small), _size(big)
-            except (OSError, ValueError, SyntaxError):  # a damaged file is met, named and counted when it is read
+            # A damaged file is met, named and counted when it is read
+            except (OSError, ValueError, SyntaxError):
                 continue
-            if tuple(side * self.scale for side in sizes[0]) != sizes[1] and not _floored(*sizes, self.scale):
-                wrong.append(f"{small} ({sizes[0][0]}x{sizes[0][1]}) and {big} ({sizes[1][0]}x{sizes[1][1]})")
+            if tuple(side * self.scale for side in sizes[0]) != sizes[1] and not _floored(
+                *sizes, self.scale
+            ):
+                wrong.append(
+                    f"{small} ({sizes[0][0]}x{sizes[0][1]}) and {big} ({sizes[1][0]}x{sizes[1][1]})"
+                )
         if wrong:
-            raise DataError(f"{len(wrong)} pair(s) whose sizes do not match at x{self.scale}: {listed(wrong, 3)}")
+            raise DataError(
+                f"{len(wrong)} pair(s) whose sizes do not match at x{self.scale}: {listed(wrong, 3)}"
+            )
 
     def __len__(self) -> int:
         return len(self._names)
@@ -111,7 +133,12 @@ def _unpaired(lq: Mapping[str, Path], hq: Mapping[str, Path]) -> list[str]:
 
     taken = {str(path) for path in (*lq.values(), *hq.values())}
     folders = {path.parent for path in lq.values()} - {path.parent for path in hq.values()}
-    return [path.name for folder in sorted(folders) for path in sets.files(folder).values() if str(path) not in taken]
+    return [
+        path.name
+        for folder in sorted(folders)
+        for path in sets.files(folder).values()
+        if str(path) not in taken
+    ]
 
 
 def _size(file: str) -> tuple[int, int]:
@@ -138,5 +165,7 @@ def decode_pair(raw: tuple[bytes, bytes], scale: int) -> tuple[np.ndarray, np.nd
     lq, hq = (decode(data) for data in raw)
     height, width = lq.shape[:2]
     if (hq.shape[0] // scale, hq.shape[1] // scale) != (height, width):
-        raise DecodeError(f"the pair's sizes do not match: {width}x{height} and {hq.shape[1]}x{hq.shape[0]} at x{scale}")
+        raise DecodeError(
+            f"the pair's sizes do not match: {width}x{height} and {hq.shape[1]}x{hq.shape[0]} at x{scale}"
+        )
     return lq, np.ascontiguousarray(hq[: height * scale, : width * scale])

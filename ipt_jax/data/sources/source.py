@@ -63,5 +63,7 @@ def open_source(config_data: Mapping[str, Any], split: str = "train") -> Source:
     if source not in openers:
         near = difflib.get_close_matches(source, openers, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise DataError(f"data.source: unknown source {source!r}{hint} (known: {', '.join(openers)})")
+        raise DataError(
+            f"data.source: unknown source {source!r}{hint} (known: {', '.join(openers)})"
+        )
     return openers[source]()

@@ -45,13 +45,20 @@ class Tfds:
         info = builder.info
         try:
             parts = info.splits[tfds_split].file_instructions
-        except Exception as error:  # TFDS raises nearly anything for a split it cannot parse.
-            splits = ", ".join(f"{key} ({value.num_examples})" for key, value in info.splits.items())
-            raise DataError(f"{info.full_name} has no split {tfds_split!r}; its splits: {splits}") from error
+        # TFDS raises nearly anything for a split it cannot parse.
+        except Exception as error:
+            splits = ", ".join(
+                f"{key} ({value.num_examples})" for key, value in info.splits.items()
+            )
+            raise DataError(
+                f"{info.full_name} has no split {tfds_split!r}; its splits: {splits}"
+            ) from error
         stored = {os.path.basename(os.fspath(path)) for path in _epath(self._builder_dir).iterdir()}
         missing = [part.filename for part in parts if os.path.basename(part.filename) not in stored]
         if missing:
-            raise DataError(f"{info.full_name} lacks {len(missing)} of its {len(parts)} files: {listed(missing)}")
+            raise DataError(
+                f"{info.full_name} lacks {len(missing)} of its {len(parts)} files: {listed(missing)}"
+            )
         total = sum(part.take for part in parts)
         check_held_out(split, held_out, total, f"{info.full_name}, split {tfds_split}")
         parts_of = {
@@ -61,7 +68,10 @@ class Tfds:
         }
         self._indices = range(total)[parts_of[split]]
         self._label = f"{info.name}/{tfds_split}"
-        shards = [(os.path.basename(part.filename), part.skip, part.take, part.examples_in_shard) for part in parts]
+        shards = [
+            (os.path.basename(part.filename), part.skip, part.take, part.examples_in_shard)
+            for part in parts
+        ]
         self._identity = repr((info.full_name, tfds_split, self._indices, shards))
         self._has_file_name = "file_name" in info.features
         self._records: Any = None
@@ -76,8 +86,11 @@ class Tfds:
         """For example "imagenet2012/train[123] (n01440764_10026.JPEG)"; reads the record."""
         label = f"{self._label}[{self._indices[i]}]"
         try:
-            return f"{label} ({self._read(i)['file_name'].decode()})" if self._has_file_name else label
-        except (DataError, UnicodeDecodeError, AttributeError):  # the last: a record without that feature
+            return (
+                f"{label} ({self._read(i)['file_name'].decode()})" if self._has_file_name else label
+            )
+        # The last: a record without that feature
+        except (DataError, UnicodeDecodeError, AttributeError):
             return label
 
     def fingerprint(self) -> str:
@@ -92,7 +105,8 @@ class Tfds:
 
     def _read(self, i: int) -> dict[str, Any]:
         index = self._indices[i]
-        if self._records is None:  # Two threads may both do this; the second wins, and nothing is lost.
+        # Two threads may both do this; the second wins, and nothing is lost.
+        if self._records is None:
             self._records = _tfds_records(self._builder_dir, self._tfds_split)
         try:
             record = self._records[index]
@@ -100,10 +114,14 @@ class Tfds:
             # A damaged record is unreadable for ever and can be replaced; anything else, such as storage that does not
             # answer, may be readable next time, when a replacement would make it another batch.
             kind = DecodeError if "Corrupted" in str(error) else DataError
-            raise kind(f"cannot read {self._label}[{index}] in {self._builder_dir}: {first_line(error)}") from error
+            raise kind(
+                f"cannot read {self._label}[{index}] in {self._builder_dir}: {first_line(error)}"
+            ) from error
         if not isinstance(record["image"], bytes):
-            raise DataError(f'{self._label}[{index}] in {self._builder_dir} has no feature "image", which features.json names: '
-                            "its files were written by something else")  # fmt: skip
+            raise DataError(
+                f'{self._label}[{index}] in {self._builder_dir} has no feature "image", which features.json names: '
+                "its files were written by something else"
+            )
         return record
 
     def __getstate__(self) -> dict[str, Any]:
@@ -111,7 +129,8 @@ class Tfds:
 
 
 def _epath(path: str | os.PathLike[str]) -> Any:
-    from etils import epath  # Also opens gs:// paths.
+    # Also opens gs:// paths.
+    from etils import epath
 
     return epath.Path(path).expanduser()
 
@@ -120,7 +139,9 @@ def _tfds_directory(name: str, data_dir: str | os.PathLike[str] | None) -> str:
     """The folder <data_dir>/<name>[/<config>]/<version> of a prepared set."""
     match = re.fullmatch(r"(\w+)(?:/([\w.+-]+))?(?::(\d+\.\d+\.\d+))?", name)
     if match is None:
-        raise DataError(f'data.name: {name!r} is not of the form "name", "name/config" or "name:1.2.3"')
+        raise DataError(
+            f'data.name: {name!r} is not of the form "name", "name/config" or "name:1.2.3"'
+        )
     if data_dir is None:
         data_dir = os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
     root = _epath(data_dir)
@@ -128,10 +149,16 @@ def _tfds_directory(name: str, data_dir: str | os.PathLike[str] | None) -> str:
     base = root.joinpath(*filter(None, match.groups()[:2]))
 
     def listing(path: Any) -> list[str]:
-        return sorted(entry.name for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
+        return (
+            sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+            if path.is_dir()
+            else []
+        )
 
     versions = [entry for entry in listing(base) if re.fullmatch(r"\d+\.\d+\.\d+", entry)]
-    wanted = match.group(3) or max(versions, key=lambda v: tuple(map(int, v.split("."))), default=None)
+    wanted = match.group(3) or max(
+        versions, key=lambda v: tuple(map(int, v.split("."))), default=None
+    )
     if wanted in versions and (base / wanted / "dataset_info.json").exists():
         return os.fspath(base / wanted)
     if not root.is_dir():
@@ -154,8 +181,11 @@ def _tfds_builder(builder_dir: str, name: str) -> Any:
     try:
         builder = tfds.builder_from_directory(builder_dir)
         formats = {file_format.value for file_format in builder.info.available_file_formats()}
-    except Exception as error:  # A damaged or ancient dataset_info.json or features.json.
-        raise DataError(f"cannot read the description of a TFDS set in {builder_dir}: {first_line(error)}") from error
+    # A damaged or ancient dataset_info.json or features.json.
+    except Exception as error:
+        raise DataError(
+            f"cannot read the description of a TFDS set in {builder_dir}: {first_line(error)}"
+        ) from error
     if "array_record" not in formats:
         raise DataError(
             f"TFDS set {name} in {builder_dir} is in {' and '.join(sorted(formats))} format, which has no "
@@ -166,7 +196,9 @@ def _tfds_builder(builder_dir: str, name: str) -> Any:
     builder.info.set_file_format("array_record", override=True, override_if_initialized=True)
     features = builder.info.features
     if "image" not in features or not isinstance(features["image"], tfds.features.Image):
-        raise DataError(f'TFDS set {name} has no image feature "image"; its features: {", ".join(sorted(features))}')
+        raise DataError(
+            f'TFDS set {name} has no image feature "image"; its features: {", ".join(sorted(features))}'
+        )
     return builder
 
 
