@@ -6,7 +6,7 @@ import re
 from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ipt_jax" / "__init__.py").read_text()).group(
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ipt_jax" / "versions.py").read_text()).group(
     1
 )
 
@@ -46,7 +46,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    # The config files travel inside the package, so that --config=configs/demo.py works without a clone.
+    # The config files travel inside the package, so that --config=configs/demo.py works without a
+    # clone.
     packages=[*find_packages(include=["ipt_jax", "ipt_jax.*"]), "ipt_jax.configs"],
     package_dir={"ipt_jax": "ipt_jax", "ipt_jax.configs": "configs"},
     package_data={"ipt_jax": ["py.typed", "weights_data/**"]},

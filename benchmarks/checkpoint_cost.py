@@ -1,4 +1,5 @@
-"""What fingerprints cost: saving and restoring a state with them and without, in turn, the best of several rounds.
+"""What fingerprints cost: saving and restoring a state with them and without, in turn, the best of
+several rounds.
 
 python benchmarks/checkpoint_cost.py [--mb 1024] [--rounds 3] [--folder DIR]
 """
@@ -74,7 +75,8 @@ def main() -> None:
         for name, rows in found.items()
     }
     print(
-        f"{gigabytes:.2f} GB in {len(state)} arrays, {jnp.zeros(()).devices()}; best of {options.rounds}, a GB:"
+        f"{gigabytes:.2f} GB in {len(state)} arrays, {jnp.zeros(()).devices()}; best of "
+        f"{options.rounds}, a GB:"
     )
     for name, (seconds, cpu) in best.items():
         print(f"  {name:20} {seconds:6.2f} s  {cpu:6.2f} CPU s")

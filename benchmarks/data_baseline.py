@@ -1,7 +1,8 @@
 """The input pipeline against the same work done the way the published pipelines do it.
 
-The published way: one task a batch; for every crop its picture is decoded anew by imageio; a batch of crops is reduced by a
-bicubic that gathers, for each output pixel, its inputs by index and sums them with their weights, in float32.
+The published way: one task a batch; for every crop its picture is decoded anew by imageio; a batch
+of crops is reduced by a bicubic that gathers, for each output pixel, its inputs by index and sums
+them with their weights, in float32.
 
 python benchmarks/data_baseline.py FOLDER [--seconds 20]      prints one JSON object last
 """
@@ -40,7 +41,9 @@ def cubic(x: np.ndarray) -> np.ndarray:
 
 
 def contributions(size: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and indices `[outputs, taps]` of a reduction by `scale`, antialiased, with a symmetric border."""
+    """Weights and indices `[outputs, taps]` of a reduction by `scale`, antialiased, with a
+    symmetric border.
+    """
     outputs, taps = math.ceil(size / scale), 4 * scale + 2
     centre = (np.arange(outputs) + 0.5) * scale - 0.5
     index = np.floor(centre - 2 * scale)[:, None] + np.arange(taps)
@@ -141,7 +144,8 @@ def main() -> None:
             "ratio": round(mine / theirs, 2),
         }
         print(
-            f"{crops} crop(s): {mine:.0f} against {theirs:.0f} samples a CPU second: {mine / theirs:.1f}x",
+            f"{crops} crop(s): {mine:.0f} against {theirs:.0f} samples a CPU second: "
+            f"{mine / theirs:.1f}x",
             flush=True,
         )
     print(json.dumps(found))

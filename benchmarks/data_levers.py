@@ -1,6 +1,8 @@
-"""What each part of the input pipeline could be done with, and what that costs: CPU milliseconds, the best of several rounds.
+"""What each part of the input pipeline could be done with, and what that costs: CPU milliseconds,
+the best of several rounds.
 
-python benchmarks/data_levers.py FOLDER        FOLDER: JPEGs; simplejpeg is measured if it is installed
+python benchmarks/data_levers.py FOLDER        FOLDER: JPEGs; simplejpeg is measured if it is
+installed
 """
 
 from __future__ import annotations

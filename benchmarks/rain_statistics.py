@@ -1,11 +1,13 @@
-"""Compares the rain that ``ipt_jax`` draws with Rain100L's: coverage, intensity, orientation, streak size.
+"""Compares the rain that ``ipt_jax`` draws with Rain100L's: coverage, intensity, orientation,
+streak size.
 
-    python benchmarks/rain_statistics.py --rain100l DIR [--plot FILE.png] [--json FILE] [--draws 4] [--seed 0]
+    python benchmarks/rain_statistics.py --rain100l DIR [--plot FILE.png] [--json FILE] [--draws 4]
+    [--seed 0]
 
-DIR holds ``rainy/`` and ``clean/`` with equal file names. Our rain is drawn over the same clean pictures,
-rounded and clipped as files are, and measured in the same way. The layer of a picture is the largest of its
-three channels' differences, since the darkest channel is the last to saturate. Prints mean +- standard
-deviation over the pictures.
+DIR holds ``rainy/`` and ``clean/`` with equal file names. Our rain is drawn over the same clean
+pictures, rounded and clipped as files are, and measured in the same way. The layer of a picture is
+the largest of its three channels' differences, since the darkest channel is the last to saturate.
+Prints mean +- standard deviation over the pictures.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ def layer_of(rainy: np.ndarray, clean: np.ndarray) -> np.ndarray:
 
 
 def orientation(layer: np.ndarray) -> tuple[float, float]:
-    """Angle of the streaks from upright in degrees (positive: top leans right) and coherence in 0..1."""
+    """Angle of the streaks from upright in degrees (positive: top leans right) and coherence in
+    0..1.
+    """
     smooth = cv2.GaussianBlur(layer, (0, 0), 1.0)
     dx, dy = cv2.Scharr(smooth, cv2.CV_32F, 1, 0), cv2.Scharr(smooth, cv2.CV_32F, 0, 1)
     xx, yy, xy = (float(np.mean(v)) for v in (dx * dx, dy * dy, dx * dy))
@@ -137,7 +141,8 @@ def main() -> None:
             layers[1].append(layer_of(drawn[0], clean))
 
     print(
-        f"{len(names)} pictures, ours drawn {arguments.draws} times over each, seed {arguments.seed}"
+        f"{len(names)} pictures, ours drawn {arguments.draws} times over each, seed "
+        f"{arguments.seed}"
     )
     print("| per picture | Rain100L | ours |\n|---|---|---|")
     for key in real[0]:

@@ -1,12 +1,15 @@
-"""The training step and the forward pass against the same in plain PyTorch, both in one run, taking turns.
+"""The training step and the forward pass against the same in plain PyTorch, both in one run, taking
+turns.
 
     pip install torch                             # or a build for your GPU
-    python benchmarks/torch_step.py               # a CPU: paper's size, float32, one task, batch 4; forward of batch 8
-    python benchmarks/torch_step.py --device cuda # a GPU: bfloat16, six tasks, batch 264; torch.compile and autocast
+    python benchmarks/torch_step.py               # a CPU: paper's size, float32, one task, batch 4;
+    forward of batch 8 python benchmarks/torch_step.py --device cuda # a GPU: bfloat16, six tasks,
+    batch 264; torch.compile and autocast
 
-Each round times one call of either side, so that a machine that is busy is busy for both; ratios are medians over rounds
-of ours / PyTorch's. The PyTorch side is written here from the description of the model: pre-LN layers, scaled
-dot-product attention as torch ships it, Adam as torch ships it (fused on a GPU), no data loading. One JSON object last.
+Each round times one call of either side, so that a machine that is busy is busy for both; ratios
+are medians over rounds of ours / PyTorch's. The PyTorch side is written here from the description
+of the model: pre-LN layers, scaled dot-product attention as torch ships it, Adam as torch ships it
+(fused on a GPU), no data loading. One JSON object last.
 """
 
 from __future__ import annotations
@@ -70,7 +73,9 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """An encoder layer, or with `decoder` one with cross-attention and the task's embedding on queries."""
+    """An encoder layer, or with `decoder` one with cross-attention and the task's embedding on
+    queries.
+    """
 
     def __init__(self, width: int, heads: int, hidden: int, decoder: bool):
         super().__init__()
@@ -144,7 +149,9 @@ class Network(nn.Module):
     def forward(
         self, lq: dict[str, torch.Tensor]
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """`{task: [B, 3, 48, 48]}`, 0..255 -> (`{task: [B, 3, 48 s, 48 s]}`, `{task: [B, N, D]}`)."""
+        """`{task: [B, 3, 48, 48]}`, 0..255 -> (`{task: [B, 3, 48 s, 48 s]}`, `{task: [B, N,
+        D]}`).
+        """
         rows = len(next(iter(lq.values())))
         features = torch.cat(
             [self.heads[name]((x.float() - self.mean) / self.scale) for name, x in lq.items()]
@@ -188,9 +195,11 @@ def loss_of(
 
 
 def take_turns(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Any]:
-    """Medians of seconds, and of the ratio ours / torch of each round, after one round that does not count.
+    """Medians of seconds, and of the ratio ours / torch of each round, after one round that does
+    not count.
 
-    `processor_ratio` is that of processor seconds, all threads: on a busy machine it is the steadier one.
+    `processor_ratio` is that of processor seconds, all threads: on a busy machine it is the
+    steadier one.
     """
     clocks = {"": time.perf_counter, "processor_": time.process_time}
     seconds: dict[str, list[float]] = {f"{clock}{name}": [] for clock in clocks for name in sides}

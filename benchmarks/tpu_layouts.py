@@ -1,12 +1,14 @@
-"""Layouts that could serve the matrix units better, by the TPU compiler's own estimate of cycles: forward and backward.
+"""Layouts that could serve the matrix units better, by the TPU compiler's own estimate of cycles:
+forward and backward.
 
     pip install libtpu
     python benchmarks/tpu_layouts.py v5e:1x1 v5p:2x2x1
 
 Each variant computes the same numbers from the same parameters (checked here on the CPU first).
 
-- A 5x5 convolution of 64 channels fills half of a matrix unit's 128 rows and half of its columns. Folded, two neighbouring
-  columns of the picture are one of 128 channels, and the kernel becomes 5x3 over these: 1.2 times the products.
+- A 5x5 convolution of 64 channels fills half of a matrix unit's 128 rows and half of its columns.
+  Folded, two neighbouring columns of the picture are one of 128 channels, and the kernel becomes
+  5x3 over these: 1.2 times the products.
 - Query, key and value as one product with `[D, 3 D]`, or as three with `[D, D]`.
 """
 
@@ -37,7 +39,9 @@ def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def folded(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The same on `[B, H, W / 2, 2 C]`: tap d of block offset -1, 0, 1 joins column i of one pair with j of another."""
+    """The same on `[B, H, W / 2, 2 C]`: tap d of block offset -1, 0, 1 joins column i of one pair
+    with j of another.
+    """
     *lead, width, c = x.shape
     rows = []
     for offset in (-1, 0, 1):

@@ -1,10 +1,12 @@
-"""Deraining: fine-tuning on pairs, such as RainTrainL's 200 (rainy/ + clean/, or rain-x + norain-x).
+"""Deraining: fine-tuning on pairs, such as RainTrainL's 200 (rainy/ + clean/, or rain-x +
+norain-x).
 
-ipt finetune --config=configs/finetune_derain.py --workdir=runs/derain --config.init_from=WEIGHTS --config.data.dir=RainTrainL
+ipt finetune --config=configs/finetune_derain.py --workdir=runs/derain --config.init_from=WEIGHTS
+--config.data.dir=RainTrainL
 
-The paper's recipe: Adam, 30 epochs at 2e-5, L1. An epoch is 64 crops of each pair, about what covers one once. The
-network's size is that of the weights; a preset after the colon (configs/finetune_derain.py:tiny) is for `ipt
-pretrain`, which starts the same run from scratch.
+The paper's recipe: Adam, 30 epochs at 2e-5, L1. An epoch is 64 crops of each pair, about what
+covers one once. The network's size is that of the weights; a preset after the colon
+(configs/finetune_derain.py:tiny) is for `ipt pretrain`, which starts the same run from scratch.
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,11 @@
-"""The paper's deblurring model, 256x256 inputs, 8x8 patches, 9 features, on photographs blurred by motion as they are read.
+"""The paper's deblurring model, 256x256 inputs, 8x8 patches, 9 features, on photographs blurred by
+motion as they are read.
 
 ipt pretrain --config=configs/pretrain_deblur.py --workdir=runs/deblur --config.data.dir=PHOTOS
 
-The authors never released it, and the paper says no more than its geometry: 32x32 tokens of 576. Straight motion of 3 to 31
-pixels in every direction, then a little sensor noise. configs/finetune_deblur.py goes on from it on GoPro.
+The authors never released it, and the paper says no more than its geometry: 32x32 tokens of 576.
+Straight motion of 3 to 31 pixels in every direction, then a little sensor noise.
+configs/finetune_deblur.py goes on from it on GoPro.
 """
 
 from ml_collections import ConfigDict

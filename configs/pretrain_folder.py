@@ -2,10 +2,12 @@
 
 ipt pretrain --config=configs/pretrain_folder.py --workdir=runs/folder --config.data.dir=PHOTOS
 
-More of everything, on an accelerator (any key can be set so, but not a whole preset: copy this file for that):
+More of everything, on an accelerator (any key can be set so, but not a whole preset: copy this file
+for that):
 
 ipt pretrain --config=configs/pretrain_folder.py --workdir=runs/folder --config.data.dir=PHOTOS \
-    --config.steps=50000 --config.batch_size=192 --config.model.dtype=bfloat16 --config.data.workers=8
+    --config.steps=50000 --config.batch_size=192 --config.model.dtype=bfloat16
+    --config.data.workers=8
 """
 
 from ml_collections import ConfigDict

@@ -1,18 +1,22 @@
-"""The model that the package ships: the paper's six tasks and four more, on some 270 lossless photographs.
+"""The model that the package ships: the paper's six tasks and four more, on some 270 lossless
+photographs.
 
 ipt pretrain --config=configs/pretrain_small.py --workdir=runs/small --config.data.dir=PHOTOS
 
-PHOTOS holds the pictures of CID22 (CC BY-SA 4.0), GB82 (CC0) and 41 of CLIC 2025 (Unsplash licence). The run has no fixed end:
-after its warm-up the learning rate stays, and --config.steps can be raised whenever the command is repeated. Weights to ship
-come from a branch that decays it:
+PHOTOS holds the pictures of CID22 (CC BY-SA 4.0), GB82 (CC0) and 41 of CLIC 2025 (Unsplash
+licence). The run has no fixed end: after its warm-up the learning rate stays, and --config.steps
+can be raised whenever the command is repeated. Weights to ship come from a branch that decays it:
 
 ipt pretrain --config=configs/pretrain_small.py --workdir=runs/small-30k --config.data.dir=PHOTOS \
-    --config.branch_from=runs/small@30000 --config.steps=36000 --config.optim.decay_start=30000 --config.optim.decay_steps=6000
+    --config.branch_from=runs/small@30000 --config.steps=36000 --config.optim.decay_start=30000
+    --config.optim.decay_steps=6000
 
 On an accelerator, from what is shipped or from the start:
 
-ipt pretrain --config=configs/pretrain_small.py --workdir=runs/more --config.data.dir=PHOTOS --config.init_from=WEIGHTS \
-    --config.steps=50000 --config.batch_size=200 --config.model.dtype=bfloat16 --config.data.workers=8
+ipt pretrain --config=configs/pretrain_small.py --workdir=runs/more --config.data.dir=PHOTOS
+--config.init_from=WEIGHTS \
+    --config.steps=50000 --config.batch_size=200 --config.model.dtype=bfloat16
+    --config.data.workers=8
 """
 
 from ml_collections import ConfigDict

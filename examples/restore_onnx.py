@@ -1,9 +1,11 @@
-"""Restores a whole picture with an exported ONNX file: numpy for tiles and blending, onnxruntime for the network.
+"""Restores a whole picture with an exported ONNX file: numpy for tiles and blending, onnxruntime
+for the network.
 
     ipt export --weights runs/demo --format onnx --task sr2 --out sr2.onnx
     python examples/restore_onnx.py sr2.onnx photo.png restored.png
 
-Needs numpy, onnxruntime and Pillow, and nothing of ipt_jax; gives the picture that `ipt restore` gives.
+Needs numpy, onnxruntime and Pillow, and nothing of ipt_jax; gives the picture that `ipt restore`
+gives.
 """
 
 import argparse
@@ -14,7 +16,9 @@ from PIL import Image
 
 
 def starts(size: int, tile: int, overlap: int) -> list[int]:
-    """Starts of the fewest tiles that cover `size` pixels and overlap by at least `overlap`, evenly spread."""
+    """Starts of the fewest tiles that cover `size` pixels and overlap by at least `overlap`, evenly
+    spread.
+    """
     if size <= tile:
         return [0]
     count = -(-(size - tile) // (tile - overlap)) + 1
@@ -22,7 +26,9 @@ def starts(size: int, tile: int, overlap: int) -> list[int]:
 
 
 def ramps(at: list[int], tile: int) -> np.ndarray:
-    """Each tile's weights along an axis, `[tiles, tile]`: 1 in the middle, a sin^2 ramp over what it shares."""
+    """Each tile's weights along an axis, `[tiles, tile]`: 1 in the middle, a sin^2 ramp over what
+    it shares.
+    """
     centres = (np.arange(tile) + 0.5) / tile
     weights = np.ones((len(at), tile))
     for i, start in enumerate(at):

@@ -1,9 +1,11 @@
-"""One sheet with all tasks of a model: degraded (for super-resolution enlarged bicubically), restored and clean crops.
+"""One sheet with all tasks of a model: degraded (for super-resolution enlarged bicubically),
+restored and clean crops.
 
     python examples/showcase.py [--weights WEIGHTS] --out restored.png
 
-The photographs are scikit-image's (pip install scikit-image), public domain or CC0. Whole pictures are degraded and restored;
-PSNR on Y, of the degraded and of the restored picture, is that of the whole picture.
+The photographs are scikit-image's (pip install scikit-image), public domain or CC0. Whole pictures
+are degraded and restored; PSNR on Y, of the degraded and of the restored picture, is that of the
+whole picture.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from ipt_jax.weights.default import default_weights
 
 # Pixels: of a crop, between crops, of a line of text
 SIDE, GAP, LINE = 192, 8, 24
-# (photograph, left, top) of the crop that is shown, turn by turn: eyes and a badge, a cat, a cup, a launch pad.
+# (photograph, left, top) of the crop that is shown, turn by turn: eyes and a badge, a cat, a cup, a
+# launch pad.
 CROPS = (
     ("astronaut", 150, 60),
     ("chelsea", 120, 70),

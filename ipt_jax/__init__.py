@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ipt_jax.versions import __version__
+
 if TYPE_CHECKING:
     from ipt_jax.restore.restorer import Restorer
 
-__version__ = "0.1.0"
-# Where the project is published, for git and the notebooks; empty until it is
-ADDRESS = ""
 __all__ = ["__version__", "load"]
 
 
 def load(path: str, **settings: Any) -> Restorer:
-    """Loads weights of any kind, to restore pictures with: see `ipt_jax.weights.load.load`, which this calls.
+    """Loads weights of any kind, to restore pictures with: see `ipt_jax.weights.load.load`, which
+    this calls.
 
-    `ipt_jax.load("runs/demo").restore(image, task="sr2")`: uint8 `[H, W, 3]` -> uint8 `[2H, 2W, 3]`.
+    `ipt_jax.load("runs/demo").restore(image, task="sr2")`: uint8 `[H, W, 3]` -> uint8 `[2H, 2W,
+    3]`.
     """
     # Late: jax takes a second to import
     from ipt_jax.weights import load as loading

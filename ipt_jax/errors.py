@@ -6,7 +6,9 @@ class UserError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A fault while running; what was saved is whole, and the run can be started again. Exit code 1."""
+    """A fault while running; what was saved is whole, and the run can be started again. Exit code
+    1.
+    """
 
 
 class DataError(UserError):
@@ -22,11 +24,15 @@ class ConfigError(UserError):
 
 
 class WeightsError(UserError):
-    """Weights that are not there, or do not hold what they should; the message lists all that is wrong."""
+    """Weights that are not there, or do not hold what they should; the message lists all that is
+    wrong.
+    """
 
 
 class CheckpointError(RunError):
-    """A checkpoint could not be saved or restored, or is not what was asked for; the message says which."""
+    """A checkpoint could not be saved or restored, or is not what was asked for; the message says
+    which.
+    """
 
 
 class Locked(UserError):
@@ -38,7 +44,9 @@ class WorkerError(DataError):
 
 
 class Stalled(DataError):
-    """No item came for a long time. What makes them may hang for ever, and with it this process's end."""
+    """No item came for a long time. What makes them may hang for ever, and with it this process's
+    end.
+    """
 
 
 class ExportError(RunError):
@@ -50,12 +58,18 @@ class VideoError(RunError):
 
 
 class StartError(UserError):
-    """A start on several processes that cannot work as it was asked for; the message names the flag."""
+    """A start on several processes that cannot work as it was asked for; the message names the
+    flag.
+    """
 
 
 class Lost(RunError):
-    """Another process of the run is missing, has gone, or reported an error; the message names it."""
+    """Another process of the run is missing, has gone, or reported an error; the message names
+    it.
+    """
 
 
 class UsageError(UserError):
-    """Something asked for that does not exist or does not go together; the message is one line for the user."""
+    """Something asked for that does not exist or does not go together; the message is one line for
+    the user.
+    """

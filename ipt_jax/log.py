@@ -18,12 +18,15 @@ def setup() -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    # Not by its name, which would make another logger where absl has not been imported, one that cannot tell who speaks.
+    # Not by its name, which would make another logger where absl has not been imported, one that
+    # cannot tell who speaks.
     absl_logging.get_absl_logger().setLevel(logging.ERROR)
 
 
 def for_process(index: int) -> None:
-    """In a run on several processes: process 0 says all, the others only what is wrong, with their number."""
+    """In a run on several processes: process 0 says all, the others only what is wrong, with their
+    number.
+    """
     if index:
         logger.setLevel(logging.WARNING)
         for handler in logger.handlers:
@@ -36,7 +39,9 @@ def for_process(index: int) -> None:
 
 @contextlib.contextmanager
 def extra(what: object) -> Iterator[None]:
-    """Pictures, tables and the like: a full disk, or one that cannot be written to, is said and ends no run for them."""
+    """Pictures, tables and the like: a full disk, or one that cannot be written to, is said and
+    ends no run for them.
+    """
     try:
         yield
     except OSError as error:

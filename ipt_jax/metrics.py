@@ -1,6 +1,7 @@
 """PSNR and SSIM, as the tables of the field are computed.
 
-Pictures are uint8 ``[H, W, 3]`` (RGB) or ``[H, W]`` (grey: R = G = B), in 0..255; all arithmetic is float64.
+Pictures are uint8 ``[H, W, 3]`` (RGB) or ``[H, W]`` (grey: R = G = B), in 0..255; all arithmetic is
+float64.
 """
 
 from __future__ import annotations
@@ -42,15 +43,16 @@ def psnr(a: np.ndarray, b: np.ndarray, channel: str = "y", border: int = 0) -> f
 
     Args:
       a, b: uint8 ``[H, W, 3]`` or ``[H, W]``, of the same shape.
-      channel: "y" (the luma of both, not rounded) or "rgb" (the MSE over the three channels together).
+      channel: "y" (the luma of both, not rounded) or "rgb" (the MSE over the three channels
+        together).
       border: pixels left out at every side; the scale for super-resolution, 0 elsewhere.
 
     Returns:
       dB; ``inf`` where the pictures are equal.
 
     Raises:
-      ValueError: not uint8 (round and clip first), different shapes, an unknown channel, or a border that
-        leaves nothing.
+      ValueError: not uint8 (round and clip first), different shapes, an unknown channel, or a
+        border that leaves nothing.
     """
     difference = [x - y for x, y in _planes("psnr", a, b, channel, border)]
     mse = float(np.mean([np.mean(np.square(d)) for d in difference]))
@@ -58,10 +60,12 @@ def psnr(a: np.ndarray, b: np.ndarray, channel: str = "y", border: int = 0) -> f
 
 
 def ssim(a: np.ndarray, b: np.ndarray, channel: str = "y", border: int = 0) -> float:
-    """Structural similarity, as Wang et al.'s MATLAB ``ssim_index`` ("Image quality assessment", TIP 2004).
+    """Structural similarity, as Wang et al.'s MATLAB ``ssim_index`` ("Image quality assessment",
+    TIP 2004).
 
-    An 11x11 Gaussian window of sigma 1.5, only where it lies inside the picture; K1 = .01, K2 = .03, L = 255.
-    No reduction of large pictures beforehand, as the tables of the field are computed.
+    An 11x11 Gaussian window of sigma 1.5, only where it lies inside the picture; K1 = .01, K2 =
+    .03, L = 255. No reduction of large pictures beforehand, as the tables of the field are
+    computed.
 
     Args:
       a, b: uint8 ``[H, W, 3]`` or ``[H, W]``, of the same shape.
@@ -72,14 +76,16 @@ def ssim(a: np.ndarray, b: np.ndarray, channel: str = "y", border: int = 0) -> f
       At most 1, which equal pictures have.
 
     Raises:
-      ValueError: as :func:`psnr`; also where less than 11x11 pixels are inside the border: the measure has no
-        value there, and a smaller window would give a number that compares with no other.
+      ValueError: as :func:`psnr`; also where less than 11x11 pixels are inside the border: the
+        measure has no value there, and a smaller window would give a number that compares with no
+        other.
     """
     planes = _planes("ssim", a, b, channel, border)
     height, width = planes[0][0].shape
     if min(height, width) < _WINDOW:
         raise ValueError(
-            f"ssim: its window is 11x11 pixels; inside a border of {border} the picture has {height}x{width}."
+            f"ssim: its window is 11x11 pixels; inside a border of {border} the picture has "
+            f"{height}x{width}."
         )
     return float(np.mean([_ssim_plane(x, y) for x, y in planes]))
 
@@ -109,7 +115,8 @@ def _planes(
     for image in (a, b):
         if image.dtype != np.uint8:
             raise ValueError(
-                f"{name}: pictures must be uint8, not {image.dtype}: a score is that of the stored picture. "
+                f"{name}: pictures must be uint8, not {image.dtype}: a score is that of the stored "
+                "picture. "
                 "Round first: np.clip(np.floor(image + 0.5), 0, 255).astype(np.uint8)."
             )
         if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):

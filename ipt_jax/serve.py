@@ -156,7 +156,8 @@ def _page(model: Restorer, results: Path, max_pixels: int) -> Any:
         )
     ) as page:
         gr.Markdown(
-            "# ipt\nRestores a picture with the Image Processing Transformer, on the machine that serves this page."
+            "# ipt\nRestores a picture with the Image Processing Transformer, on the machine that "
+            "serves this page."
         )
         with gr.Row():
             label = f"Picture (PNG, JPEG, WebP, TIFF, BMP; up to {max_pixels / 1e6:g} megapixels)"
@@ -178,7 +179,8 @@ def _page(model: Restorer, results: Path, max_pixels: int) -> Any:
 def restored(
     model: Restorer, source: Path, task: str, place: Path, max_pixels: int
 ) -> tuple[Path, Path, str]:
-    """Restores a file; returns two PNGs of one size, the input (for super-resolution enlarged, bicubic) and the result.
+    """Restores a file; returns two PNGs of one size, the input (for super-resolution enlarged,
+    bicubic) and the result.
 
     Raises:
       DecodeError: not a picture, or too large; the message names no file.

@@ -10,7 +10,9 @@ from ipt_jax.messages import first_line
 
 
 def reachable(path: Any, what: str) -> None:
-    """Raises DataError if a gs:// path (etils') cannot be opened because what opens such paths is not installed."""
+    """Raises DataError if a gs:// path (etils') cannot be opened because what opens such paths is
+    not installed.
+    """
     try:
         path.exists()
     except ImportError as error:

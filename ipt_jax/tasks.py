@@ -1,8 +1,8 @@
 """The table of tasks: the only place where a task is defined.
 
-A task turns a clean picture (hq) into a degraded one (lq) and asks for the way back. Heads, tails, embeddings, the
-pipeline, the loss and the evaluator all read this table, so a new task is one entry here, or one `{name, ...}` dict
-in a config.
+A task turns a clean picture (hq) into a degraded one (lq) and asks for the way back. Heads, tails,
+embeddings, the pipeline, the loss and the evaluator all read this table, so a new task is one entry
+here, or one `{name, ...}` dict in a config.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class Degradation(Protocol):
 
     @property
     def margin(self) -> int:
-        """lq pixels that a crop needs on every side to be what a crop of the whole degraded picture would be."""
+        """lq pixels that a crop needs on every side to be what a crop of the whole degraded picture
+        would be.
+        """
 
     @property
     def rounded(self) -> bool:
@@ -54,7 +56,9 @@ class Task:
 
     @property
     def border(self) -> int:
-        """Pixels of hq left out on every side when a result is scored: the scale for SR, none at x1."""
+        """Pixels of hq left out on every side when a result is scored: the scale for SR, none at
+        x1.
+        """
         return self.scale if self.scale > 1 else 0
 
 
@@ -70,7 +74,8 @@ TASKS: dict[str, Task] = {
         Task("derain", 1, Rain()),
         Task("denoise30", 1, Noise(30.0)),
         Task("denoise50", 1, Noise(50.0)),
-        # Beyond the paper: what photographs from phones and the web need. Each crop draws its own strength.
+        # Beyond the paper: what photographs from phones and the web need. Each crop draws its own
+        # strength.
         Task("denoise", 1, Noise((0.0, 55.0), clipped=0.5, clean=0.05)),
         Task("jpeg", 1, Jpeg((10, 95), clean=0.05)),
         Task(
@@ -82,7 +87,8 @@ TASKS: dict[str, Task] = {
     )
 }
 
-# What a config's `{name, degradation, ...}` dict can ask for; the other keys are the degradation's own fields.
+# What a config's `{name, degradation, ...}` dict can ask for; the other keys are the degradation's
+# own fields.
 DEGRADATIONS: dict[str, type] = {
     "bicubic": Bicubic,
     "noise": Noise,
@@ -105,7 +111,8 @@ PARTS = {"chain": "steps", "one_of": "choices"}
 
 
 def make_task(entry: str | Mapping[str, Any]) -> Task:
-    """A task from a config's entry: a name of the table, or a dict of `name`, `degradation` and its fields.
+    """A task from a config's entry: a name of the table, or a dict of `name`, `degradation` and its
+    fields.
 
     `{"name": "denoise70", "degradation": "noise", "sigma": 70}` is a new task.
 
@@ -135,12 +142,14 @@ def make_degradation(kind: Any, fields: Mapping[str, Any]) -> Degradation:
     """A degradation from its name and fields.
 
     Raises:
-      ValueError: no such degradation or field (the nearest known one is named), or a value that does not fit.
+      ValueError: no such degradation or field (the nearest known one is named), or a value that
+        does not fit.
       TypeError: a field without a default is missing.
     """
     if kind not in DEGRADATIONS:
         raise ValueError(
-            f"unknown degradation {kind!r}{nearest(str(kind), DEGRADATIONS)}; known: {', '.join(DEGRADATIONS)}"
+            f"unknown degradation {kind!r}{nearest(str(kind), DEGRADATIONS)}; known: "
+            f"{', '.join(DEGRADATIONS)}"
         )
     known = [field.name for field in dataclasses.fields(DEGRADATIONS[kind])]
     for field in fields:
@@ -167,7 +176,9 @@ def make_degradation(kind: Any, fields: Mapping[str, Any]) -> Degradation:
 
 
 def entry_of(degrade: Any) -> dict[str, Any] | None:
-    """The `{degradation, ...}` dict that makes a degradation, or None for one that no config can ask for."""
+    """The `{degradation, ...}` dict that makes a degradation, or None for one that no config can
+    ask for.
+    """
     kind = next((name for name, made in DEGRADATIONS.items() if type(degrade) is made), None)
     if kind is None:
         return None

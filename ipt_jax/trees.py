@@ -45,7 +45,9 @@ def nested(flat: Mapping[str, Any]) -> Tree:
 
 
 def matches(path: str, patterns: Sequence[str]) -> bool:
-    """Whether a path, or what it lies in, is one of the patterns: `body`, `body/encoder/*`, `*/tail`, `*norm*`."""
+    """Whether a path, or what it lies in, is one of the patterns: `body`, `body/encoder/*`,
+    `*/tail`, `*norm*`.
+    """
     parts = path.split("/")
     inside = ["/".join(parts[: i + 1]) for i in range(len(parts))]
     return any(

@@ -1,4 +1,6 @@
-"""The run that all studies vary: ipt_small, six tasks, 12 samples a step; some three minutes of two cores."""
+"""The run that all studies vary: ipt_small, six tasks, 12 samples a step; some three minutes of two
+cores.
+"""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,6 @@
-"""What the transformer does: without it, with half of it, and with LayerNorm where the paper writes it."""
+"""What the transformer does: without it, with half of it, and with LayerNorm where the paper writes
+it.
+"""
 
 from studies.study import Study, Variant, main
 

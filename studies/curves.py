@@ -1,4 +1,6 @@
-"""Loss of several runs against their steps, from their logs: python -m studies.curves NAME=metrics.jsonl ... -o curves.png"""
+"""Loss of several runs against their steps, from their logs: python -m studies.curves
+NAME=metrics.jsonl ... -o curves.png
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def draw(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draws, and prints each run's mean loss over the last fifth of the steps that all of them have."""
+    """Draws, and prints each run's mean loss over the last fifth of the steps that all of them
+    have.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m studies.curves", description="Loss of several runs against their steps."
     )

@@ -1,4 +1,6 @@
-"""Pre-trained on six tasks, then fine-tuned on one, against trained on that one alone for as many samples."""
+"""Pre-trained on six tasks, then fine-tuned on one, against trained on that one alone for as many
+samples.
+"""
 
 from studies.study import Study, Variant, main
 

@@ -1,4 +1,6 @@
-"""Parameters that start as the authors' (PyTorch's defaults) or as a copy of the input, at two sizes."""
+"""Parameters that start as the authors' (PyTorch's defaults) or as a copy of the input, at two
+sizes.
+"""
 
 from studies.study import Study, Variant, main
 

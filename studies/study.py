@@ -1,4 +1,6 @@
-"""What studies share: variants of one run, trained, scored on photographs that none of them saw, tabulated and drawn."""
+"""What studies share: variants of one run, trained, scored on photographs that none of them saw,
+tabulated and drawn.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ BASE = pathlib.Path(__file__).with_name("base.py")
 HELD_OUT = 8
 # Of what is scored of each: its middle
 SIDE = 256
-# DB: variants nearer than that are trained with more seeds; these differ by 0.1 or more by themselves
+# DB: variants nearer than that are trained with more seeds; these differ by 0.1 or more by
+# themselves
 CLOSE = 0.25
 
 
@@ -74,7 +77,9 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One run: scores are PSNR-Y in dB by task, `curve` has `step`, `samples`, `seconds`, `l1` (mean over tasks, 0..255)."""
+    """One run: scores are PSNR-Y in dB by task, `curve` has `step`, `samples`, `seconds`, `l1`
+    (mean over tasks, 0..255).
+    """
 
     variant: str
     seed: int
@@ -90,7 +95,9 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a study's photographs and runs lie. Runs have names made of their settings, so that studies share them."""
+    """Where a study's photographs and runs lie. Runs have names made of their settings, so that
+    studies share them.
+    """
 
     folder: pathlib.Path
     steps: int
@@ -122,7 +129,9 @@ class Place:
 
 
 def prepare(photos: pathlib.Path, place: Place, shares: Sequence[float]) -> None:
-    """Splits a folder of photographs: some to be scored, shares of the others (in the order of their names' hashes)."""
+    """Splits a folder of photographs: some to be scored, shares of the others (in the order of
+    their names' hashes).
+    """
     try:
         names = list_pictures(str(photos), str(photos))
     except DataError as error:
@@ -155,7 +164,9 @@ def prepare(photos: pathlib.Path, place: Place, shares: Sequence[float]) -> None
 
 
 def train(variant: Variant, seed: int, place: Place) -> pathlib.Path:
-    """Trains a variant, and first what it starts with; goes on where it stopped. Returns its folder."""
+    """Trains a variant, and first what it starts with; goes on where it stopped. Returns its
+    folder.
+    """
     if variant.after is not None:
         train(variant.after, seed, place)
     folder = place.workdir(variant, seed)
@@ -195,7 +206,9 @@ def score(folder: pathlib.Path, tasks: Sequence[str], held_out: pathlib.Path) ->
 def curve(
     folder: pathlib.Path, before: dict[str, list[float]] | None = None
 ) -> dict[str, list[float]]:
-    """How a run went, from its log; samples and seconds are counted on from those of the run before."""
+    """How a run went, from its log; samples and seconds are counted on from those of the run
+    before.
+    """
     config = _config(folder)
     found: dict[str, list[float]] = {"step": [], "samples": [], "seconds": [], "l1": []}
     step, seconds, earlier = (
@@ -229,7 +242,9 @@ def _config(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def close(results: Sequence[Result]) -> set[str]:
-    """The variants that have another one nearer than CLOSE on the same tasks, by their first seeds' means."""
+    """The variants that have another one nearer than CLOSE on the same tasks, by their first seeds'
+    means.
+    """
     ordered = sorted(results, key=lambda result: (tuple(result.scores), result.mean))
     near = (
         (a, b)
@@ -240,7 +255,9 @@ def close(results: Sequence[Result]) -> set[str]:
 
 
 def table(results: Sequence[Result]) -> str:
-    """Markdown: a row a variant, PSNR-Y of each task, their mean, and half the spread of the mean over seeds."""
+    """Markdown: a row a variant, PSNR-Y of each task, their mean, and half the spread of the mean
+    over seeds.
+    """
     tasks = list(dict.fromkeys(task for result in results for task in result.scores))
     rows = [f"| PSNR-Y, dB | {' | '.join(tasks)} | mean | seeds |", "|---" * (len(tasks) + 3) + "|"]
     for name in dict.fromkeys(result.variant for result in results):
@@ -258,7 +275,9 @@ def table(results: Sequence[Result]) -> str:
 
 
 def draw(study: Study, results: Sequence[Result], file: pathlib.Path) -> None:
-    """Loss against samples (or time), and the mean score of each variant with every seed as a point."""
+    """Loss against samples (or time), and the mean score of each variant with every seed as a
+    point.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5 * len(study.against) + 4, 4), layout="constrained")

@@ -1,4 +1,6 @@
-"""All six tasks in each step, or the paper's one random task a step, for the same number of samples."""
+"""All six tasks in each step, or the paper's one random task a step, for the same number of
+samples.
+"""
 
 from studies.study import Study, Variant, main
 

@@ -92,7 +92,8 @@ def opened(profile: pathlib.Path) -> Iterator[Page]:
     to_read, to_write = os.pipe()
     from_read, from_write = os.pipe()
 
-    # A shell puts them where the browser looks for them: Python code in a fork of a process with jax's threads can deadlock.
+    # A shell puts them where the browser looks for them: Python code in a fork of a process with
+    # jax's threads can deadlock.
     place = f'exec "$@" 103<&{to_read} 104>&{from_write} 3<&103 4>&104'
     process = subprocess.Popen(
         [

@@ -1,4 +1,6 @@
-"""Shared by all tests: eight simulated devices, the benchmark pictures if there, small models, compiled once."""
+"""Shared by all tests: eight simulated devices, the benchmark pictures if there, small models,
+compiled once.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,12 @@ if "xla_backend_optimization_level" not in flags:
     # Halves the time to compile, which is most of the tests' time
     flags += " --xla_backend_optimization_level=0"
 if "xla_cpu_multi_thread_eigen" not in flags:
-    # Eight devices share one small pool of threads within operations, in which XLA has been seen to deadlock on machines
-    # with few cores; the tests' parallelism is their processes.
+    # Eight devices share one small pool of threads within operations, in which XLA has been seen to
+    # deadlock on machines with few cores; the tests' parallelism is their processes.
     flags += " --xla_cpu_multi_thread_eigen=false"
 if "xla_cpu_enable_concurrency_optimized_scheduler" not in flags:
-    # It runs independent gathers of a device at once: with those threads alone, eight devices can wait for one another's.
+    # It runs independent gathers of a device at once: with those threads alone, eight devices can
+    # wait for one another's.
     flags += " --xla_cpu_enable_concurrency_optimized_scheduler=false"
 os.environ["XLA_FLAGS"] = flags.strip()
 
@@ -33,10 +36,13 @@ import pytest  # noqa: E402
 
 @pytest.fixture(scope="session")
 def benchmarks() -> pathlib.Path:
-    """The folder of benchmark pictures; tests that need it are skipped where IPT_TEST_DATA does not name it."""
+    """The folder of benchmark pictures; tests that need it are skipped where IPT_TEST_DATA does not
+    name it.
+    """
     folder = pathlib.Path(os.environ.get("IPT_TEST_DATA", "")) / "benchmarks"
     if not os.environ.get("IPT_TEST_DATA") or not folder.is_dir():
         pytest.skip(
-            "needs the benchmark pictures: set IPT_TEST_DATA to a folder that holds benchmarks/Set5, ..."
+            "needs the benchmark pictures: set IPT_TEST_DATA to a folder that holds "
+            "benchmarks/Set5, ..."
         )
     return folder

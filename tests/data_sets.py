@@ -17,7 +17,9 @@ from ipt_jax.tasks import PAPER_TASKS, make_tasks
 
 
 class Pictures:
-    """Pictures of noise, all different: picture i's left upper pixel holds i. Some can be broken; reads are counted."""
+    """Pictures of noise, all different: picture i's left upper pixel holds i. Some can be broken;
+    reads are counted.
+    """
 
     def __init__(self, count: int, height: int = 60, width: int = 70, broken: Sequence[int] = ()):
         self.count, self.size, self.broken = count, (height, width), frozenset(broken)
@@ -74,7 +76,9 @@ def jpeg(seed: int, height: int = 120, width: int = 150) -> bytes:
 def write_tfds(
     data_dir: pathlib.Path, pictures: Sequence[bytes], name: str = "tiny", shards: int = 2
 ) -> pathlib.Path:
-    """A TFDS array_record set with one split "train", written without TensorFlow; returns <data_dir>/<name>/1.0.0."""
+    """A TFDS array_record set with one split "train", written without TensorFlow; returns
+    <data_dir>/<name>/1.0.0.
+    """
     import tensorflow_datasets as tfds
     from array_record.python.array_record_module import ArrayRecordWriter
     from tensorflow_datasets.proto import tf_example_pb2

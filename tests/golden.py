@@ -1,7 +1,8 @@
-"""Weights that are a function of their name, shape and a seed, so that golden outputs need no weights file.
+"""Weights that are a function of their name, shape and a seed, so that golden outputs need no
+weights file.
 
-`golden.npz` holds samples of what the authors' published inference code computes with such weights in float64 (and
-of the losses): every so many-th value of each array, and its largest magnitude.
+`golden.npz` holds samples of what the authors' published inference code computes with such weights
+in float64 (and of the losses): every so many-th value of each array, and its largest magnitude.
 """
 
 from __future__ import annotations

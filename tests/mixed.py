@@ -1,4 +1,6 @@
-"""Thirty pictures of every format and oddity, and what must come of each when it is restored by a network that copies."""
+"""Thirty pictures of every format and oddity, and what must come of each when it is restored by a
+network that copies.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Attributes: name: below the folder. pixels: what it shows, upright, `[H, W, C]`. lossy, profile, exif: what to expect."""
+    """Attributes: name: below the folder. pixels: what it shows, upright, `[H, W, C]`. lossy,
+    profile, exif: what to expect.
+    """
 
     name: str
     pixels: np.ndarray

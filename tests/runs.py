@@ -18,7 +18,9 @@ from ipt_jax.weights import state_dict as weights
 
 
 def random_params(model: IPT, seed: int) -> dict[str, Any]:
-    """Parameters that make a model do something; drawn with numpy, since compiling a start takes seconds."""
+    """Parameters that make a model do something; drawn with numpy, since compiling a start takes
+    seconds.
+    """
     rng = np.random.default_rng(seed)
     shapes = weights.abstract(model)
     return jax.tree.map(
@@ -32,7 +34,9 @@ def make_run(
     tasks: Any = ("sr2", "denoise50"),
     ema: float = 0.9,
 ) -> dict[str, Any]:
-    """A run's folder with a checkpoint for each step, its parameters drawn from the step; returns its config."""
+    """A run's folder with a checkpoint for each step, its parameters drawn from the step; returns
+    its config.
+    """
     plain = small.config(f"optim.ema={ema}", tasks=tasks, batch_size=16 * len(tasks))
     folder.mkdir(parents=True, exist_ok=True)
     meta = {"config": plain, "fingerprint": "f00d", "data": {}, "versions": {}}

@@ -104,7 +104,8 @@ def after(plain, steps: int, names=("sr2", "denoise50")):
     mesh, network = devices.make_mesh(1), small.model(plain)
     whole = partition.replicated(mesh)
     fresh = jax.jit(lambda params: state_module.init_state(params, plain), out_shardings=whole)
-    # A fifth of the size: random weights at full size would make losses that nothing can be read from.
+    # A fifth of the size: random weights at full size would make losses that nothing can be read
+    # from.
     state = fresh(jax.tree.map(lambda x: 0.2 * x, runs.random_params(network, 3)))
     first = jax.device_get(state)
     train_step = step.compile_step(network, plain, mesh)
@@ -171,7 +172,9 @@ def test_adapters_change_nothing_at_first_and_then_only_themselves_move(with_lor
 
 
 def test_merged_weights_give_the_same_tokens_and_pictures(with_lora):
-    """Merged: W + a @ b. Unmerged: x @ W + (x @ a) @ b, worked out beside the network on one product."""
+    """Merged: W + a @ b. Unmerged: x @ W + (x @ a) @ b, worked out beside the network on one
+    product.
+    """
     plain, _, last, _ = with_lora
     merged = lora.merged(last.params, plain)
     rng = np.random.default_rng(0)

@@ -31,7 +31,9 @@ def test_training_cost_of_the_papers_model():
 
 @pytest.mark.parametrize("task", ["sr2", "sr4", "denoise30"])
 def test_the_formula_is_the_compilers_count_on_an_unrolled_model(task):
-    """With one layer in each stack nothing is hidden in a loop. What is left over is element-wise work."""
+    """With one layer in each stack nothing is hidden in a loop. What is left over is element-wise
+    work.
+    """
     model = IPT(golden.SCALES, encoder_layers=1, decoder_layers=1)
     params = jax.eval_shape(lambda: model.init_params(0))
     tile = jax.ShapeDtypeStruct((2, 48, 48, 3), jnp.float32)
@@ -45,7 +47,9 @@ def test_the_formula_is_the_compilers_count_on_an_unrolled_model(task):
 
 @pytest.mark.parametrize("task", ["sr2", "sr4", "denoise30"])
 def test_the_formula_of_a_training_step_is_the_compilers_count(task):
-    """The backward pass costs two forward ones, less the first convolution's gradient by the picture."""
+    """The backward pass costs two forward ones, less the first convolution's gradient by the
+    picture.
+    """
     model = IPT(golden.SCALES, encoder_layers=1, decoder_layers=1)
     params = jax.eval_shape(lambda: model.init_params(0))
     tile = jax.ShapeDtypeStruct((2, 48, 48, 3), jnp.float32)

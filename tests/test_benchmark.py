@@ -266,7 +266,8 @@ def test_trials():
         ("jpeg@0", "'0' is no JPEG quality"),
         (
             "denoise",
-            "draws its strength at random; name one, such as denoise@15, denoise@25, denoise@30, denoise@50",
+            "draws its strength at random; name one, such as denoise@15, denoise@25, denoise@30, "
+            "denoise@50",
         ),
         ("jpeg", "such as jpeg@10, jpeg@20, jpeg@40"),
     ):
@@ -385,7 +386,9 @@ BROWSER = next(
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 def test_a_browser_shows_the_slider(tmp_path):
-    """Input black, result white, on a page of its own: left of the slider's middle is dark, right of it light."""
+    """Input black, result white, on a page of its own: left of the slider's middle is dark, right
+    of it light.
+    """
     put(tmp_path / "S" / "clean" / "a.png", image=np.full((200, 400, 3), 250, np.uint8))
     put(tmp_path / "S" / "rainy" / "a.png", image=np.zeros((200, 400, 3), np.uint8))
     put(tmp_path / "o" / "a.png", image=np.full((200, 400, 3), 255, np.uint8))

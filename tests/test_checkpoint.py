@@ -44,7 +44,9 @@ many_devices = pytest.mark.skipif(len(jax.devices()) < 8, reason="needs 8 device
 
 @flax.struct.dataclass
 class State:
-    """What a trainer may hold: nested parameters, optax's tuples, an average or None, several counters."""
+    """What a trainer may hold: nested parameters, optax's tuples, an average or None, several
+    counters.
+    """
 
     step: jax.Array
     params: Any
@@ -366,7 +368,9 @@ def test_damaged_files_are_never_believed(
 
 
 def flip_and_restore(folder: Path, seed: int, count: int) -> dict[str, int]:
-    """Flip single bits in step 2: half of them anywhere, half in a file drawn first, for small ones' sake."""
+    """Flip single bits in step 2: half of them anywhere, half in a file drawn first, for small
+    ones' sake.
+    """
     rng = random.Random(seed)
     wanted = {step: bits(make_state(step)) for step in (1, 2)}
     target = jax.eval_shape(lambda: make_state(0))
@@ -402,7 +406,9 @@ def test_no_flipped_bit_is_restored_of_200(copy: Path) -> None:
 
 
 def wrong_numbers(folder: Path, step: int) -> None:
-    """Exchange the arrays for others that are whole and of the same shapes: only fingerprints can tell."""
+    """Exchange the arrays for others that are whole and of the same shapes: only fingerprints can
+    tell.
+    """
     save_all(folder.parent / "other", 99)
     shutil.rmtree(folder / str(step) / "state")
     shutil.copytree(folder.parent / "other" / "99" / "state", folder / str(step) / "state")
@@ -627,7 +633,9 @@ for step in range((checkpoints.latest() or 0) + 1, 10_000):
 
 
 def kill_while_saving(folder: Path, delays: list[float]) -> None:
-    """Kill a run at some moment, go on in the same folder, kill it again; what was complete must be there."""
+    """Kill a run at some moment, go on in the same folder, kill it again; what was complete must be
+    there.
+    """
     target = {"step": jnp.int32(0), "x": jnp.zeros((300_000,))}
     for delay in delays:
         command = [sys.executable, "-c", KILLED, str(folder)]
@@ -787,7 +795,8 @@ def test_the_record_is_plain_json(two: Path) -> None:
             False,
         ),
         (
-            "Task was destroyed but it is pending! task: <Task coro=<f() running at /x/orbax/checkpoint/a.py:1>>",
+            "Task was destroyed but it is pending! task: <Task coro=<f() running at "
+            "/x/orbax/checkpoint/a.py:1>>",
             False,
         ),
         ("Executing <Handle> took 0.2 seconds", True),

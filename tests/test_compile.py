@@ -1,4 +1,6 @@
-"""`ipt compile`: reading HLO, memory, estimates, advice, errors; with libtpu also the compiler itself (slow)."""
+"""`ipt compile`: reading HLO, memory, estimates, advice, errors; with libtpu also the compiler
+itself (slow).
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ TPU = (HERE / "tpu.txt").read_text()
 # A CPU's: the compiler notes how often a loop runs.
 CPU = (HERE / "cpu.txt").read_text()
 REFUSED = (
-    "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO temporaries "
+    "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "
+    "required for HLO temporaries "
     "(17.43G) exceeds available HBM (15.75G). HLO module: jit_step."
 )
 OLDER = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 17.43G of 15.75G hbm."
@@ -46,7 +49,8 @@ def test_collectives_count_as_often_as_their_loop_runs():
     assert {c.group for c in program.collectives} == {8}
 
 
-# One gather that a TPU does in three parts, beside three products, as in the step of configs/pretrain_1b.py; cut down.
+# One gather that a TPU does in three parts, beside three products, as in the step of
+# configs/pretrain_1b.py; cut down.
 SPREAD = """HloModule jit_step, is_scheduled=true
 
 %fused_computation.1 (param_0.1: bf16[8,64]) -> bf16[64,64] {

@@ -13,7 +13,9 @@ from ipt_jax.images.decode import decode
 
 
 def _image(height: int = 61, width: int = 84) -> np.ndarray:
-    """A smooth picture with some texture: lossy formats do it no harm, no orientation looks the same."""
+    """A smooth picture with some texture: lossy formats do it no harm, no orientation looks the
+    same.
+    """
     y, x = np.mgrid[:height, :width].astype(np.float64)
     noise = np.random.default_rng(0).normal(0, 4, (height, width, 3))
     waves = np.stack(

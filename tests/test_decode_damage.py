@@ -1,4 +1,6 @@
-"""Damage: whatever is truncated, corrupt or oversized is refused with a reason, and never crashes."""
+"""Damage: whatever is truncated, corrupt or oversized is refused with a reason, and never
+crashes.
+"""
 
 import io
 import pathlib

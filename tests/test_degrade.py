@@ -38,9 +38,9 @@ def picture(seed: int, height: int, width: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-# Worked out by hand from Keys' formula, a = -1/2: for |x| < 1, (3|x|^3 - 5|x|^2 + 2) / 2; for 1 < |x| < 2,
-# (-|x|^3 + 5|x|^2 - 8|x| + 4) / 2. Reducing by s takes x = distance / s and a further 1 / s.
-# Scale: (the distance of the first tap from scale * i, weights, their denominator)
+# Worked out by hand from Keys' formula, a = -1/2: for |x| < 1, (3|x|^3 - 5|x|^2 + 2) / 2; for 1 <
+# |x| < 2, (-|x|^3 + 5|x|^2 - 8|x| + 4) / 2. Reducing by s takes x = distance / s and a further 1 /
+# s. Scale: (the distance of the first tap from scale * i, weights, their denominator)
 REDUCE = {
     2: (-3, [-3, -9, 29, 111, 111, 29, -9, -3], 256),
     3: (-4, [-2, -4, 0, 18, 42, 54, 42, 18, 0, -4, -2], 162),
@@ -148,7 +148,9 @@ def test_other_channel_counts_and_memory_layouts() -> None:
 def test_crop_with_margin_is_the_crop_of_the_whole(
     data: st.DataObject, scale: int, seed: int
 ) -> None:
-    """Wherever the crop lies, also at borders and corners, where the margin ends with the picture."""
+    """Wherever the crop lies, also at borders and corners, where the margin ends with the
+    picture.
+    """
     height, width = data.draw(st.integers(1, 30)), data.draw(st.integers(1, 30))
     degrade = Bicubic(scale)
     hq = picture(seed, height * scale, width * scale)

@@ -1,4 +1,6 @@
-"""Blur, JPEG, chains and blind noise: against OpenCV's, Pillow's and their own definitions, and as crops of a whole picture."""
+"""Blur, JPEG, chains and blind noise: against OpenCV's, Pillow's and their own definitions, and as
+crops of a whole picture.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +103,9 @@ def test_a_crop_is_what_a_crop_of_the_whole_degraded_picture_is(name, seed, top,
 
 @pytest.mark.parametrize("quality", [1, 10, 50, 75, 95, 100])
 def test_jpeg_is_pillows(quality):
-    """Both are libjpeg's, with the same tables: a level here and there may differ by the version's arithmetic."""
+    """Both are libjpeg's, with the same tables: a level here and there may differ by the version's
+    arithmetic.
+    """
     image = picture(quality, 61, 83)
     ours = Jpeg(quality)(image, np.random.default_rng(0))
     buffer = io.BytesIO()
@@ -126,7 +130,9 @@ def test_jpeg_draws_its_quality():
 
 @pytest.mark.parametrize("length, angle", [(1, 0), (5, 0), (8, 90), (7, 45), (12, 33.3), (15, 170)])
 def test_motion_blur_is_the_mean_of_shifted_pictures(length, angle):
-    """OpenCV's own bilinear shifts; its bilinear weights have 5 bits, so fractions of a pixel are good to 1/64."""
+    """OpenCV's own bilinear shifts; its bilinear weights have 5 bits, so fractions of a pixel are
+    good to 1/64.
+    """
     image = picture(length, 64, 72)
     total = np.zeros(image.shape, np.float64)
     for t in np.arange(length) - (length - 1) / 2:
@@ -186,7 +192,8 @@ def test_blind_noise_has_its_distribution():
     sigmas = np.array(
         [(noise(grey, np.random.default_rng(seed)) - 128.0).std() for seed in range(400)]
     )
-    # Uniform in 10..50, seen through the 0.64 % that 12,288 samples leave on a standard deviation; clipping takes 2 % at 50.
+    # Uniform in 10..50, seen through the 0.64 % that 12,288 samples leave on a standard deviation;
+    # clipping takes 2 % at 50.
     assert 9.7 < sigmas.min() < 11 and 47.5 < sigmas.max() < 50.5
     grid = np.linspace(0, 1, 21)
     # 1.36 * 40 / sqrt(400) is 2.7 (5 %), twice

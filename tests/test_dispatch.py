@@ -1,4 +1,6 @@
-"""The loop hands the device its next step before it reads a number of the last; compiled programs are kept."""
+"""The loop hands the device its next step before it reads a number of the last; compiled programs
+are kept.
+"""
 
 from __future__ import annotations
 

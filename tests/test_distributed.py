@@ -41,7 +41,9 @@ def photographs(tmp_path_factory) -> pathlib.Path:
 
 
 class Pair:
-    """Two processes that train, with two simulated devices each; what is left of them at the end is killed."""
+    """Two processes that train, with two simulated devices each; what is left of them at the end is
+    killed.
+    """
 
     def __init__(
         self,
@@ -56,7 +58,8 @@ class Pair:
         file = home / "config.py"
         whole = settings(folder, **CHANGES)
         file.write_text(
-            f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({whole!r})\n"
+            "from ml_collections import ConfigDict\ndef get_config():\n    return "
+            f"ConfigDict({whole!r})\n"
         )
         self.processes, self.files, port = {}, {}, free_port()
         environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
@@ -163,7 +166,9 @@ def test_only_process_0_speaks(pair):
 
 
 def test_two_processes_compute_what_one_does(pair, single):
-    """The first loss and gradient (Adam's first moment after a step) to 1e-5, the parameters to 1e-3 of their way."""
+    """The first loss and gradient (Adam's first moment after a step) to 1e-5, the parameters to
+    1e-3 of their way.
+    """
     workdir, _ = pair
     ours, theirs = lines(workdir), lines(single)
     assert (

@@ -1,4 +1,6 @@
-"""Exports: what is written computes what the model does, in other processes and without this package, or is refused."""
+"""Exports: what is written computes what the model does, in other processes and without this
+package, or is refused.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Fine-tuning: what is loaded, new and dropped; whole small runs from other weights; new tasks; best and early stop."""
+"""Fine-tuning: what is loaded, new and dropped; whole small runs from other weights; new tasks;
+best and early stop.
+"""
 
 from __future__ import annotations
 
@@ -123,7 +125,8 @@ def test_new_ends_are_copied_or_started_by_name(weights):
     [
         (
             "idntity",
-            r"finetune.new: unknown 'idntity' .did you mean 'identity'.*known: torch, identity, sr2, denoise50",
+            r"finetune.new: unknown 'idntity' .did you mean 'identity'.*known: torch, identity, "
+            r"sr2, denoise50",
         ),
         ("jpg10=sr2", r"'jpg10' is no new task .did you mean 'jpeg10'"),
         ("", "says nothing of jpeg10"),
@@ -136,7 +139,8 @@ def test_rules_that_do_not_fit_are_named(weights, new, message):
 
 def write_config(path: pathlib.Path, values: dict) -> str:
     path.write_text(
-        f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({values!r})\n"
+        "from ml_collections import ConfigDict\ndef get_config():\n    return "
+        f"ConfigDict({values!r})\n"
     )
     return str(path)
 
@@ -180,7 +184,9 @@ def leaves(workdir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
 def test_a_new_task_by_config_alone_trains_resumes_evaluates_and_exports(
     weights, photographs, tmp_path, capsys, caplog, monkeypatch
 ):
-    """With adapters, a frozen head and a moving average, so that a resumed run has everything to bring back."""
+    """With adapters, a frozen head and a moving average, so that a resumed run has everything to
+    bring back.
+    """
     monkeypatch.setattr(logging.getLogger("ipt_jax"), "propagate", True)
     values = changes(
         photographs,
@@ -331,8 +337,8 @@ def test_epochs_become_steps_and_are_explained(photographs, caplog, monkeypatch)
     # 2 groups of 2 pictures, 10 crops, 2 tasks: 80 samples, 10 steps of 8
     assert len(source) == 5 and config.steps == 30
     assert (
-        "an epoch is 10 crop(s) of each of the 5 pictures for each of 2 tasks: 80 samples, 10.0 steps of 8"
-        in caplog.text
+        "an epoch is 10 crop(s) of each of the 5 pictures for each of 2 tasks: 80 samples, 10.0 "
+        "steps of 8" in caplog.text
     )
     assert data.open_data(complete({**values, "epochs": 0, "steps": 7}))[0].steps == 7
 
@@ -361,7 +367,9 @@ def test_all_of_the_papers_tasks_have_a_config():
 
 @pytest.mark.slow
 def test_deblurring_in_another_geometry_end_to_end(photographs, tmp_path):
-    """Tiles of 32 in patches of 8: made blur, then pairs; training, evaluation, a picture of another size."""
+    """Tiles of 32 in patches of 8: made blur, then pairs; training, evaluation, a picture of
+    another size.
+    """
     model = {**small.MODEL, "patch": 8, "tile": 32, "heads": 4}
     blur = configs.load("configs/pretrain_deblur.py").tasks[0]
     first = changes(photographs, model=model, tasks=[dict(blur)], steps=2)

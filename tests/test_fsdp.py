@@ -1,4 +1,6 @@
-"""State in pieces: the same numbers as whole on each device, checkpoints of one for the other, what moves between devices."""
+"""State in pieces: the same numbers as whole on each device, checkpoints of one for the other, what
+moves between devices.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def start(plain, checkpoints):
 
 @pytest.fixture(scope="module")
 def runs(batches, tmp_path_factory):
-    """For each sharding: (state after the batches, metrics of each, folder of its checkpoint 3, HLO of the step)."""
+    """For each sharding: (state after the batches, metrics of each, folder of its checkpoint 3, HLO
+    of the step).
+    """
     found = {}
     for sharding in partition.SHARDINGS:
         folder = tmp_path_factory.mktemp(sharding)
@@ -101,7 +105,9 @@ def test_large_leaves_are_in_pieces_and_stay_so(runs):
 
 
 def test_only_parameters_and_gradients_move(runs):
-    """Every array that moves has the shape of a parameter, of a layer's slice of one, or is a handful of numbers."""
+    """Every array that moves has the shape of a parameter, of a layer's slice of one, or is a
+    handful of numbers.
+    """
     params = jax.tree.leaves(runs["data"][0].params)
     shapes = {x.shape for x in params} | {x.shape[1:] for x in params}
     sizes = {int(np.prod(shape)) for shape in shapes} | {

@@ -1,6 +1,8 @@
-"""Damaged and hostile files: whatever the bytes, a loader gives what it should or one of the named errors.
+"""Damaged and hostile files: whatever the bytes, a loader gives what it should or one of the named
+errors.
 
-Mutants of whole files, drawn from a seed: the short form in `make test`, the long one (20,000 of each) in `make soak`.
+Mutants of whole files, drawn from a seed: the short form in `make test`, the long one (20,000 of
+each) in `make soak`.
 """
 
 from __future__ import annotations
@@ -81,7 +83,9 @@ def files(tmp_path_factory) -> dict[str, bytes]:
 
 
 def mutant(data: bytes, rng: np.random.Generator) -> bytes:
-    """One to eight things done to a file: bits flipped, bytes overwritten, cut out, doubled, the end cut off."""
+    """One to eight things done to a file: bits flipped, bytes overwritten, cut out, doubled, the
+    end cut off.
+    """
     out = bytearray(data)
     for _ in range(int(rng.integers(1, 9))):
         # Headers are where the decisions are: half of all damage falls into the first 200 bytes.
@@ -188,7 +192,9 @@ KINDS = [
 
 @pytest.fixture
 def little_memory():
-    """Whoever believes a length of 8 EB, or a picture of 10^9 pixels, gets a MemoryError, not the machine's last byte."""
+    """Whoever believes a length of 8 EB, or a picture of 10^9 pixels, gets a MemoryError, not the
+    machine's last byte.
+    """
     used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, before[1]))
@@ -241,7 +247,8 @@ def test_mutants_of_torch_files(count, files, tmp_path, request):
         "def get_config():\n    return 3",
         "import nothing_such",
         "raise SystemExit(3)",
-        "def get_config():\n    from ml_collections import ConfigDict\n    return ConfigDict({'steps': {'a': 1}})",
+        "def get_config():\n    from ml_collections import ConfigDict\n    return "
+        "ConfigDict({'steps': {'a': 1}})",
         "def get_config(x):\n    return x",
         "\0",
     ],

@@ -82,7 +82,9 @@ def test_who_is_late_is_named():
 
 @pytest.mark.parametrize("who", [0, 1, 2])
 def test_all_stop_after_the_same_step_which_none_has_passed(who):
-    """Steps as in training: none is finished before all have begun it, and a metric is read a step late."""
+    """Steps as in training: none is finished before all have begun it, and a metric is read a step
+    late.
+    """
     three, begun = lines(3), [0, 0, 0]
     moved = threading.Condition()
 
@@ -146,7 +148,8 @@ def test_a_missing_process_is_named_on_all():
     assert [str(e) for e in found] == ["processes 1, 3 of 4 did not come within 2 s"] * 2
     with pytest.raises(
         Lost,
-        match=r"process 0 of 2 did not come within 1 s: nothing at 127.0.0.1:\d+ \(Connection refused\)",
+        match=r"process 0 of 2 did not come within 1 s: nothing at 127.0.0.1:\d+ \(Connection "
+        r"refused\)",
     ):
         rendezvous.connect(address, 1, 2, 1.0)
 

@@ -1,4 +1,6 @@
-"""The scripts in launch/: their dry runs, and themselves with stand-ins for what a cloud or a cluster gives."""
+"""The scripts in launch/: their dry runs, and themselves with stand-ins for what a cloud or a
+cluster gives.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,8 @@ def test_help_and_unknown_arguments(name, stand):
             "tpu",
             ["create", *TPU, "--spot"],
             [
-                "queued-resources create job --zone z --node-id job --accelerator-type v5litepod-256 "
+                "queued-resources create job --zone z --node-id job --accelerator-type "
+                "v5litepod-256 "
                 "--runtime-version v2-alpha-tpuv5-lite --spot"
             ],
         ),
@@ -121,7 +124,8 @@ def test_help_and_unknown_arguments(name, stand):
                 "--spot",
             ],
             [
-                "xpk cluster create --cluster c --zone z --tpu-type v5litepod-256 --num-slices 2 --spot"
+                "xpk cluster create --cluster c --zone z --tpu-type v5litepod-256 --num-slices 2 "
+                "--spot"
             ],
         ),
         (
@@ -198,7 +202,9 @@ def test_wrong_usage_is_refused_in_one_line(name, arguments, message, stand):
 
 
 def test_a_tpu_job_from_creation_to_deletion(stand):
-    """The command that reaches a host is run, by a stand-in host, and gets its arguments as they were typed."""
+    """The command that reaches a host is run, by a stand-in host, and gets its arguments as they
+    were typed.
+    """
     host = stand / "host"
     (host / "ipt_jax" / ".venv" / "bin").mkdir(parents=True)
     program = host / "ipt_jax" / ".venv" / "bin" / "ipt"
@@ -221,7 +227,8 @@ def test_what_fails_half_way_leaves_no_tpu(fails, stand):
     bodies = {"create": "create", "scp": "scp"}
     state = "echo WAITING_FOR_RESOURCES" if fails == "waits" else "echo ACTIVE"
     (stand / "gcloud.does").write_text(
-        f'case "$*" in *describe*) {state} ;; *" {bodies.get(fails, "never")} "*) echo refused >&2; exit 1 ;; esac\n'
+        f'case "$*" in *describe*) {state} ;; *" {bodies.get(fails, "never")} "*) echo refused '
+        ">&2; exit 1 ;; esac\n"
     )
     done = script("tpu", "job", *TPU, "--wait", "1", *COMMAND)
     assert done.returncode == 1
@@ -260,7 +267,8 @@ def test_a_slice_that_cannot_be_asked_for_is_not_taken_for_none(stand):
     )
     assert script("tpu", "state", *TPU).stdout == "NONE\n"
     (stand / "gcloud.does").write_text(
-        'case "$*" in *describe*) echo "no network" >&2; exit 1 ;; *" create "*) exit 1 ;; *" delete "*) exit 1 ;; esac\n'
+        'case "$*" in *describe*) echo "no network" >&2; exit 1 ;; *" create "*) exit 1 ;; *" '
+        'delete "*) exit 1 ;; esac\n'
     )
     done = script("tpu", "state", *TPU)
     assert done.stdout == "UNKNOWN\n" and "no network" in done.stderr

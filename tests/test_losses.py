@@ -42,7 +42,9 @@ def test_eq5_is_the_equation_for_each_group(pictures):
 
 
 def test_eq5_of_two_pictures_agrees_with_the_general_form():
-    """Two pictures take a short cut; a third that repeats the second adds log 2 to the denominators of the first."""
+    """Two pictures take a short cut; a third that repeats the second adds log 2 to the denominators
+    of the first.
+    """
     two = np.random.default_rng(0).normal(size=(1, 2, 6, 4)).astype(np.float32)
     direct = direct_eq5(two[0].astype(np.float64))
     assert float(eq5(jnp.asarray(two))[0]) == pytest.approx(direct, abs=1e-6)

@@ -190,7 +190,9 @@ SET5 = ("baby", "bird", "butterfly", "head", "woman")
     [(2, 33.673, 38.274, 0.96144), (3, 30.403, 34.742, 0.92989), (4, 28.429, 32.634, 0.90024)],
 )
 def test_set5_scores(scale: int, up_psnr: float, rcan_psnr: float, rcan_ssim: float) -> None:
-    """Bicubic enlargement and RCAN's own output files (published: 38.27/.9614, 34.74/.9299, 32.63/.9002)."""
+    """Bicubic enlargement and RCAN's own output files (published: 38.27/.9614, 34.74/.9299,
+    32.63/.9002).
+    """
     data = benchmark_data()
     scores = []
     for name in SET5:
@@ -231,7 +233,9 @@ def enlargement(size: int, scale: int) -> np.ndarray:
 def test_published_bicubic_rows_come_from_the_luma_protocol(
     scale: int, published_psnr: float, published_ssim: float
 ) -> None:
-    """HR's rounded Y is reduced (uint8) and enlarged in float; enlarging the RGB files scores .01 dB more."""
+    """HR's rounded Y is reduced (uint8) and enlarged in float; enlarging the RGB files scores .01
+    dB more.
+    """
     scores = []
     for file in sorted((benchmark_data() / "benchmarks/Set5/HR").iterdir()):
         hr = read(file)

@@ -239,7 +239,9 @@ def test_every_parameter_gets_a_gradient_from_the_start(photograph_tiles, start)
 
 
 def test_input_scale_can_be_folded_into_the_ends(photograph_tiles):
-    """What `model.input_scale` promises: the same function with scale 1 and two rescaled convolutions."""
+    """What `model.input_scale` promises: the same function with scale 1 and two rescaled
+    convolutions.
+    """
     tasks = [TASKS["sr2"], TASKS["denoise30"]]
     scaled, plain = (
         build(preset("tiny"), tasks),

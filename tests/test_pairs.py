@@ -1,4 +1,6 @@
-"""Pairs of pictures in folders: layouts, scale, crops, and everything that can be wrong with them."""
+"""Pairs of pictures in folders: layouts, scale, crops, and everything that can be wrong with
+them.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def make_pairs(
     names: tuple[str, str] = ("input", "target"),
     size=(40, 50),
 ):
-    """Pairs whose pixels tell where they are: lq = 100 + row + column, hq its enlargement plus a picture's number."""
+    """Pairs whose pixels tell where they are: lq = 100 + row + column, hq its enlargement plus a
+    picture's number.
+    """
     for i in range(count):
         y, x = np.mgrid[: size[0], : size[1]]
         lq = np.repeat((50 + y + x)[..., None], 3, axis=2).astype(np.uint8)

@@ -367,8 +367,9 @@ GOLDEN = pathlib.Path(__file__).with_name("golden_batches.json")
 def measured() -> dict[str, object]:
     """What is fixed of the demo's first batches: hashes of what is exact, means of what is not.
 
-    Exact on any machine are pictures (those stored as PNG: a JPEG's pixels are the decoder's) and what integer arithmetic
-    makes of them. Noise and rain pass through exponentials and logarithms, whose last bit differs between processors.
+    Exact on any machine are pictures (those stored as PNG: a JPEG's pixels are the decoder's) and
+    what integer arithmetic makes of them. Noise and rain pass through exponentials and logarithms,
+    whose last bit differs between processors.
     """
     pytest.importorskip("skimage")
     config = configs.load("configs/demo.py")

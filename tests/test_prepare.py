@@ -1,4 +1,6 @@
-"""`ipt data prepare imagenet2012`: the archives' checks, and (slow) TFDS's own builder on stand-ins."""
+"""`ipt data prepare imagenet2012`: the archives' checks, and (slow) TFDS's own builder on
+stand-ins.
+"""
 
 from __future__ import annotations
 
@@ -86,8 +88,8 @@ def test_missing_archives_say_what_is_there(archives, tmp_path):
     (archives / "ILSVRC2012_img_train.tar").rename(archives / "ilsvrc2012_img_train (1).tar")
     message = refused(archives)
     assert (
-        "has no ILSVRC2012_img_train.tar: the folder holds ILSVRC2012_img_val.tar, ilsvrc2012_img_train (1).tar"
-        in message
+        "has no ILSVRC2012_img_train.tar: the folder holds ILSVRC2012_img_val.tar, "
+        "ilsvrc2012_img_train (1).tar" in message
     )
     assert (
         "is it 'ilsvrc2012_img_train (1).tar'? Then rename it" in message
@@ -166,8 +168,10 @@ def run(
     archives: pathlib.Path, data_dir: pathlib.Path, *more: str, before: str = ""
 ) -> subprocess.CompletedProcess[str]:
     code = (
-        f"{before}\nimport argparse, sys\nfrom ipt_jax.data import prepare\ntop = argparse.ArgumentParser()\n"
-        "prepare.add_parser(top.add_subparsers(required=True))\noptions = top.parse_args(sys.argv[1:])\n"
+        f"{before}\nimport argparse, sys\nfrom ipt_jax.data import prepare\ntop = "
+        "argparse.ArgumentParser()\n"
+        "prepare.add_parser(top.add_subparsers(required=True))\noptions = "
+        "top.parse_args(sys.argv[1:])\n"
         "sys.exit(options.run(options))\n"
     )
     arguments = [

@@ -140,7 +140,9 @@ def test_ranges_are_checked(name: str) -> None:
 
 
 def test_defaults_have_rain100ls_strength() -> None:
-    """Its 46 pairs: 26.7 % above 2 grey levels, 14.8 % above 10, mean square 10^2.32 (docs/rain.md)."""
+    """Its 46 pairs: 26.7 % above 2 grey levels, 14.8 % above 10, mean square 10^2.32
+    (docs/rain.md).
+    """
     black = np.zeros((160, 160, 3), np.uint8)
     layers = [Rain()(black, np.random.default_rng(seed))[..., 0] for seed in range(200)]
     assert np.mean([x > 2 for x in layers]) == pytest.approx(0.267, abs=0.04)

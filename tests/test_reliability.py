@@ -1,4 +1,6 @@
-"""What docs/reliability.md promises of a run, broken for real where that takes no second machine."""
+"""What docs/reliability.md promises of a run, broken for real where that takes no second
+machine.
+"""
 
 from __future__ import annotations
 
@@ -243,7 +245,8 @@ def test_poison_without_end_stops_the_run_which_keeps_what_was_good(
     changes = {"checkpoint": {"every": 1, "keep": 9}, "optim": {"max_skipped": 3}}
     with pytest.raises(
         RunError,
-        match=r"3 steps in a row changed nothing, up to step 6: .*tasks: denoise50; pictures: \d.png",
+        match=r"3 steps in a row changed nothing, up to step 6: .*tasks: denoise50; pictures: "
+        r"\d.png",
     ):
         pretrain(config(photographs, **changes), str(tmp_path))
     assert_same(arrays(tmp_path, 3), arrays(tmp_path, 5))
@@ -352,7 +355,9 @@ def make_room(workdir: pathlib.Path) -> None:
 
 
 def make_read_only(workdir: pathlib.Path) -> None:
-    """Whatever is opened from now on lies on a read-only mount; files that are open are not on it."""
+    """Whatever is opened from now on lies on a read-only mount; files that are open are not on
+    it.
+    """
     subprocess.run(["mount", "--bind", workdir, workdir], check=True, timeout=60)
     subprocess.run(["mount", "-o", "remount,bind,ro", workdir], check=True, timeout=60)
 
@@ -368,7 +373,9 @@ FAULTS = (
 
 
 def test_a_disk_that_fails_in_the_middle_of_a_run(photographs, tmp_path):
-    """Said within a save's interval; the run goes on, saves again when it can, and what was saved stays whole."""
+    """Said within a save's interval; the run goes on, saves again when it can, and what was saved
+    stays whole.
+    """
     with (
         disk(tmp_path / "disk", "-o", "size=24m") as there,
         open(tmp_path / "stderr", "w") as stderr,
@@ -497,7 +504,9 @@ def wait_until(so: Callable[[], bool], process: subprocess.Popen, limit: float =
 
 
 def kill_often(photographs: pathlib.Path, folder: pathlib.Path, kills: int, seed: int) -> None:
-    """A run killed so many times at random moments, many of them in a save, ends as one that was never stopped."""
+    """A run killed so many times at random moments, many of them in a save, ends as one that was
+    never stopped.
+    """
     changes = {
         "steps": 800,
         "optim": {"schedule_steps": 800},

@@ -1,4 +1,6 @@
-"""Tiles: cut, shared between pictures, put together; the published protocols against the authors' outputs."""
+"""Tiles: cut, shared between pictures, put together; the published protocols against the authors'
+outputs.
+"""
 
 from __future__ import annotations
 

@@ -120,7 +120,8 @@ def test_a_picture_goes_through_the_page(address, model, tmp_path):
     with chromium.opened(tmp_path / "profile") as page:
         page.go(address)
         page.wait(
-            "!!document.querySelector('#upload input[type=file]') && !!document.querySelector('#restore')"
+            "!!document.querySelector('#upload input[type=file]') && "
+            "!!document.querySelector('#restore')"
         )
         page.upload("#upload input[type=file]", tmp_path / "photo.png")
         page.wait("document.querySelector('#upload').innerText.includes('photo')")
@@ -129,11 +130,13 @@ def test_a_picture_goes_through_the_page(address, model, tmp_path):
             "(document.querySelector('#said')?.innerText || '').includes('50x40 to 100x80')", 120
         )
         sources = page.wait(
-            "(x => x.length >= 2 && x)([...document.querySelectorAll('#slider img')].map(i => i.src))"
+            "(x => x.length >= 2 && x)([...document.querySelectorAll('#slider img')].map(i => "
+            "i.src))"
         )
         assert len(set(sources)) >= 2
         link = page.wait(
-            "[...document.querySelectorAll('a')].map(a => a.href).find(href => href.includes('photo_sr2.png'))"
+            "[...document.querySelectorAll('a')].map(a => a.href).find(href => "
+            "href.includes('photo_sr2.png'))"
         )
         page.screenshot(tmp_path / "page.png")
         status, data = fetch(link)

@@ -14,7 +14,8 @@ from ipt_jax.tasks import PAPER_TASKS, TASKS
 from ipt_jax.weights import default as defaults
 
 FOLDER = defaults.SHIPPED / "ipt_small"
-# What each task must gain in dB on a photograph that was not among the training pictures: about half of what it gains.
+# What each task must gain in dB on a photograph that was not among the training pictures: about
+# half of what it gains.
 GAINS = {"sr2": 0.8, "sr3": 0.3, "sr4": 0.3, "derain": 2.0, "denoise30": 4.0, "denoise50": 5.0}
 
 

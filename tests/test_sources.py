@@ -223,7 +223,8 @@ def test_open_source_takes_a_config_dict(folder):
     [
         (
             "foldr",
-            "unknown source 'foldr'; did you mean 'folder'.*known: embedded, folder, pairs, packed, tfds",
+            "unknown source 'foldr'; did you mean 'folder'.*known: embedded, folder, pairs, "
+            "packed, tfds",
         ),
         ("", "unknown source ''"),
     ],

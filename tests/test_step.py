@@ -189,7 +189,9 @@ def test_the_update_is_adams(plain, batches):
 
 
 def test_muon_moves_matrices_by_orthogonal_steps_and_the_rest_as_adam(plain, batches):
-    """First step: every singular value of what a matrix moves by is about as large; all else moves as with NAdam."""
+    """First step: every singular value of what a matrix moves by is about as large; all else moves
+    as with NAdam.
+    """
     muon = small.config("optim.name=muon", "optim.warmup_steps=0")
     rate = muon["optim"]["learning_rate"]
     network = small.model(muon)
@@ -253,7 +255,9 @@ def test_a_step_that_is_not_finite_changes_only_the_counters(plain, batches, poi
 
 
 def test_it_learns(plain):
-    """From the identity start, the loss on one batch of smooth pictures with noise falls well below its start."""
+    """From the identity start, the loss on one batch of smooth pictures with noise falls well below
+    its start.
+    """
     rng = np.random.default_rng(0)
     flat = np.broadcast_to(rng.integers(60, 200, (16, 1, 1, 3)), (16, 16, 16, 3)).astype(np.uint8)
     noisy = np.clip(flat + 40 * rng.standard_normal(flat.shape), 0, 255).astype(np.float32)

@@ -17,7 +17,9 @@ from ipt_jax.restore.strips import Rows, restore_strips
 
 @functools.cache
 def network(scale: int):
-    """A network whose output depends on where in the tile a pixel is: that tiles are blended alike can be seen."""
+    """A network whose output depends on where in the tile a pixel is: that tiles are blended alike
+    can be seen.
+    """
     shade = np.random.default_rng(scale).normal(size=(16 * scale, 16 * scale, 3)).astype(np.float32)
     return lambda tiles: tiles.repeat(scale, 1).repeat(scale, 2) + shade
 

@@ -31,7 +31,9 @@ PARTS = {
 
 @pytest.mark.parametrize("part", PARTS)
 def test_networks_of_the_studies(part, tmp_path):
-    """Parts left out or added: all that is there is trained, and weights folders keep it; the authors' form cannot."""
+    """Parts left out or added: all that is there is trained, and weights folders keep it; the
+    authors' form cannot.
+    """
     tasks = [TASKS["sr2"], TASKS["denoise50"]]
     model = build({**preset("tiny"), **small.MODEL, **PARTS[part]}, tasks)
     lq = {

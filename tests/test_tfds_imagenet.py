@@ -28,7 +28,9 @@ pytestmark = [
 
 
 def _photographs() -> dict[str, bytes]:
-    """File name <wnid>_<name>.JPEG -> JPEG: of ImageNet if $IPT_TEST_DATA has some, else scikit-image's."""
+    """File name <wnid>_<name>.JPEG -> JPEG: of ImageNet if $IPT_TEST_DATA has some, else
+    scikit-image's.
+    """
     folder = pathlib.Path(os.environ.get("IPT_TEST_DATA", "nowhere"), "imagenet_samples")
     if folder.is_dir():
         return {path.name: path.read_bytes() for path in sorted(folder.glob("n*_*.JPEG"))[:40]}
@@ -84,8 +86,8 @@ def archives(photographs, tmp_path_factory) -> pathlib.Path:
 
 
 def _build(archives: pathlib.Path, data_dir: pathlib.Path, file_format: str) -> pathlib.Path:
-    # By TFDS's Python interface, since its command line needs apache-beam and mlcroissant, too. In a process
-    # of its own, so that this one stays without TensorFlow.
+    # By TFDS's Python interface, since its command line needs apache-beam and mlcroissant, too. In
+    # a process of its own, so that this one stays without TensorFlow.
     code = (
         "import sys, tensorflow_datasets as tfds\n"
         "archives, data_dir, file_format = sys.argv[1:]\n"

@@ -143,7 +143,9 @@ def test_a_run_leaves_what_the_readme_says(straight):
 
 
 def test_the_loss_of_a_run_falls(straight):
-    """Means over 40 small steps are noisy, so it is noise that is asked for: there the start is far from the end."""
+    """Means over 40 small steps are noisy, so it is noise that is asked for: there the start is far
+    from the end.
+    """
     lines = metrics_log.read_lines(epath.Path(straight[0] / "metrics.jsonl"))
     noise = [line["l1/denoise50"] for line in lines if "loss" in line]
     assert np.mean(noise[-2:]) < 0.8 * noise[0]
@@ -185,7 +187,8 @@ def command(
 ) -> list[str]:
     file = tmp_path / "config.py"
     file.write_text(
-        f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({settings(folder, **changes)!r})\n"
+        "from ml_collections import ConfigDict\ndef get_config():\n    return "
+        f"ConfigDict({settings(folder, **changes)!r})\n"
     )
     return [
         sys.executable,
@@ -258,7 +261,9 @@ def wsd(photographs, **changes) -> ConfigDict:
 
 
 def test_a_branch_takes_the_whole_state_and_may_change_the_schedule_alone(photographs, tmp_path):
-    """A branch that changes nothing is the run itself, to the bit; one that decays ends at the final rate."""
+    """A branch that changes nothing is the run itself, to the bit; one that decays ends at the
+    final rate.
+    """
     whole = str(tmp_path / "whole")
     pretrain(wsd(photographs, steps=20, checkpoint={"keep": 9}), whole)
     same = pretrain(wsd(photographs, steps=20, branch_from=f"{whole}@10"), str(tmp_path / "same"))

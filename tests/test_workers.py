@@ -72,7 +72,9 @@ def test_an_iterator_left_half_way_leaves_no_process():
 
 
 def left_behind(pid: int) -> list[pathlib.Path]:
-    """Folders in shared memory of a process's streams; those of other tests come and go meanwhile."""
+    """Folders in shared memory of a process's streams; those of other tests come and go
+    meanwhile.
+    """
     return list(pathlib.Path("/dev/shm").glob(f"ipt-data-{pid}-*"))
 
 

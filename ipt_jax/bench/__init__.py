@@ -1,1 +1,1 @@
-"""Measurements of speed: `ipt bench`."""
+"""Timings on the device at hand."""

@@ -1,4 +1,6 @@
-"""`ipt bench data`: samples a second of the input pipeline, a core and in all, and where the time goes."""
+"""`ipt bench data`: samples a second of the input pipeline, a core and in all, and where the time
+goes.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,10 @@ def add_parser(commands: Any) -> None:
         "data",
         allow_abbrev=False,
         help="samples a second of the input pipeline",
-        description="Measures the input pipeline of a config: samples for each CPU second of one core, in how many "
-        "milliseconds a picture is read, decoded, cropped, degraded, put into a batch and handed over, and samples a second "
+        description="Measures the input pipeline of a config: samples for each CPU second of one "
+        "core, in how many "
+        "milliseconds a picture is read, decoded, cropped, degraded, put into a batch and handed "
+        "over, and samples a second "
         "with different numbers of worker processes. Prints one JSON object last.",
     )
     command.add_argument("--config", required=True, metavar="FILE", help="a config file")
@@ -110,9 +114,10 @@ def measure(batches: Any, workers: list[int], seconds: float, prefetch: int = 2)
     """All measurements of one `Batches`.
 
     Returns:
-      `samples_per_core`: for each CPU second of one core; `ms_a_picture`: stage -> milliseconds; `samples_per_s`: number of
-      worker processes -> samples a second; `wait`: share of the time that a loop with the most workers waits for data, when
-      its step takes 1.25 times as long as a batch.
+      `samples_per_core`: for each CPU second of one core; `ms_a_picture`: stage -> milliseconds;
+        `samples_per_s`: number of
+      worker processes -> samples a second; `wait`: share of the time that a loop with the most
+      workers waits for data, when its step takes 1.25 times as long as a batch.
     """
     per_core, stages = profile(batches, seconds)
     rates = {count: rate(batches, count, seconds, prefetch) for count in workers}

@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
       UserError: wrong usage, or weights that are not there.
     """
-    from ipt_jax import load
+    from ipt_jax.weights.load import load
     from ipt_jax.errors import UserError
 
     width, by, height = options.size.partition("x")

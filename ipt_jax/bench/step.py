@@ -1,4 +1,6 @@
-"""`ipt bench step` and `ipt bench forward`: how fast the training step and the network run on these devices."""
+"""`ipt bench step` and `ipt bench forward`: how fast the training step and the network run on these
+devices.
+"""
 
 from __future__ import annotations
 
@@ -154,7 +156,9 @@ def measure(plain: dict[str, Any], what: str, calls: int) -> dict[str, Any]:
 
 
 def random_batch(model: Any, tasks: Any, rows: int) -> dict[str, dict[str, Any]]:
-    """`{task: {"lq", "hq"}}` of `rows` pairs of random numbers each, of the dtypes that the pipeline gives."""
+    """`{task: {"lq", "hq"}}` of `rows` pairs of random numbers each, of the dtypes that the
+    pipeline gives.
+    """
     import numpy as np
 
     from ipt_jax.data.crops import empty_pair

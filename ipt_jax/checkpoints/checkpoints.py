@@ -1,15 +1,18 @@
 """Checkpoints of a run: written in the background, and believed only when checked.
 
-This (with orbax_calls.py) is all that knows orbax. A checkpoint is one folder, `<directory>/<step>`, that orbax writes
-under another name and renames when it is whole (on `gs://`, marks):
+This (with orbax_calls.py) is all that knows orbax. A checkpoint is one folder,
+`<directory>/<step>`, that orbax writes under another name and renames when it is whole (on `gs://`,
+marks):
 
-- `state`: the arrays, as nested dicts named after the leaves' paths (`params/body/...`, `opt_state/0/mu`);
-- `meta`: a JSON record with the caller's `meta`, and name, dtype, shape and fingerprint of every array, under
-  a checksum of its own.
+- `state`: the arrays, as nested dicts named after the leaves' paths (`params/body/...`,
+  `opt_state/0/mu`);
+- `meta`: a JSON record with the caller's `meta`, and name, dtype, shape and fingerprint of every
+  array, under a checksum of its own.
 
-orbax does not check contents: of 40 single bits flipped in checkpoint data, 37 came back as wrong numbers
-without a word. So fingerprints are taken on the devices when the state is saved, and compared when it is
-restored. What does not match is named in the log and left as it is, and the next older checkpoint is tried.
+orbax does not check contents: of 40 single bits flipped in checkpoint data, 37 came back as wrong
+numbers without a word. So fingerprints are taken on the devices when the state is saved, and
+compared when it is restored. What does not match is named in the log and left as it is, and the
+next older checkpoint is tried.
 """
 
 from __future__ import annotations
@@ -48,12 +51,13 @@ class _Damaged(Exception):
 class Checkpoints:
     """The checkpoints in one folder.
 
-    Nothing is written, not even the folder, before the first `save`; readers can use a folder that they may
-    not write to. With several processes, all of them make the same calls in the same order. Call none of this
-    inside `jax.set_mesh`.
+    Nothing is written, not even the folder, before the first `save`; readers can use a folder that
+    they may not write to. With several processes, all of them make the same calls in the same
+    order. Call none of this inside `jax.set_mesh`.
 
     Args:
-        directory: where they are; may be a path that etils knows, such as `gs://bucket/run/checkpoints`.
+        directory: where they are; may be a path that etils knows, such as
+          `gs://bucket/run/checkpoints`.
         keep: how many of the newest are kept; older ones are deleted once a new one is complete.
         keep_every: steps divisible by it are kept as well; 0 for none.
         asynchronous: whether `save` returns while files are still being written.
@@ -79,12 +83,13 @@ class Checkpoints:
     def save(self, step: int, state: PyTree, meta: Mapping[str, Any]) -> None:
         """Save `state`, a pytree of jax arrays, as `step`, unless that step is there already.
 
-        Returns when the arrays may be donated. What goes wrong afterwards is raised by the next `save`, `wait`
-        or `close`. A `save` that raises has not been done; it can be called again. A step that `restore` found
-        damaged is replaced.
+        Returns when the arrays may be donated. What goes wrong afterwards is raised by the next
+        `save`, `wait` or `close`. A `save` that raises has not been done; it can be called again. A
+        step that `restore` found damaged is replaced.
 
         Raises:
-            CheckpointError: this save, or the one before it, failed (no space, no permission, ...); or a leaf
+            CheckpointError: this save, or the one before it, failed (no space, no permission, ...);
+              or a leaf
                 is not a jax array, or has a dtype or a name that cannot be stored.
             ValueError: `step` is negative.
             TypeError: `meta` is not JSON.
@@ -143,18 +148,20 @@ class Checkpoints:
         """Restore the newest checkpoint that is as it was saved, or exactly `step`.
 
         Args:
-            target: the state wanted, as `jax.ShapeDtypeStruct`s (or arrays, whose values are not used). Each
-                leaf is restored with its sharding, whatever it was saved with; without one, on the first
-                device, or on all of them alike when there are several processes.
+            target: the state wanted, as `jax.ShapeDtypeStruct`s (or arrays, whose values are not
+              used). Each
+                leaf is restored with its sharding, whatever it was saved with; without one, on the
+                first device, or on all of them alike when there are several processes.
             step: that one only, or an error.
 
         Returns:
             The state, and the `meta` saved with it, to which `step` is added.
 
         Raises:
-            CheckpointError: there is no checkpoint, or none that is undamaged (each one's reason is in the
-                message, nothing is deleted); or `target` is not what was saved: every leaf that differs is
-                listed, and no older checkpoint is tried.
+            CheckpointError: there is no checkpoint, or none that is undamaged (each one's reason is
+              in the
+                message, nothing is deleted); or `target` is not what was saved: every leaf that
+                differs is listed, and no older checkpoint is tried.
         """
         names, leaves, treedef = _flatten(target)
         wanted = {name: _abstract(leaf) for name, leaf in zip(names, leaves, strict=True)}
@@ -176,8 +183,8 @@ class Checkpoints:
             step: as for `restore`.
 
         Returns:
-            The part as nested dicts of NumPy arrays, checked as in `restore`, and the `meta` saved with it,
-            to which `step` and `part`, the name of what was taken, are added.
+            The part as nested dicts of NumPy arrays, checked as in `restore`, and the `meta` saved
+            with it, to which `step` and `part`, the name of what was taken, are added.
 
         Raises:
             CheckpointError: as for `restore`; or none of the parts was saved.
@@ -190,7 +197,8 @@ class Checkpoints:
             if part is None:
                 there = ", ".join(sorted({n.split("/")[0] for n in saved}))
                 raise CheckpointError(
-                    f"checkpoint {step} in {self.directory} has no {' or '.join(parts)}, only {there}"
+                    f"checkpoint {step} in {self.directory} has no {' or '.join(parts)}, only "
+                    f"{there}"
                 )
             names = [n for n in saved if n.startswith(part + "/")]
             wanted = {
@@ -206,9 +214,11 @@ class Checkpoints:
         return tree, {**meta, "part": part}
 
     def read_meta(self, step: int | None = None) -> dict[str, Any]:
-        """The `meta` of `step`, or of the newest checkpoint whose record can be read, with `step` added.
+        """The `meta` of `step`, or of the newest checkpoint whose record can be read, with `step`
+        added.
 
-        Reads one small file and starts no devices. Arrays are not checked: `restore` may take an older step.
+        Reads one small file and starts no devices. Arrays are not checked: `restore` may take an
+        older step.
 
         Raises:
             CheckpointError: there is no such checkpoint, or its record is damaged.
@@ -226,7 +236,8 @@ class Checkpoints:
         """Wait until what was saved is on disk and what is no longer kept is deleted.
 
         Raises:
-            CheckpointError: that failed. Older checkpoints are whole, and one can go on and `save` again.
+            CheckpointError: that failed. Older checkpoints are whole, and one can go on and `save`
+              again.
         """
         if self._pending is None:
             return
@@ -277,7 +288,8 @@ class Checkpoints:
         return self._writer
 
     def _failed(self, step: int, reason: str) -> NoReturn:
-        # orbax gets a fresh start: it has already forgotten the checkpoints that it was about to delete.
+        # orbax gets a fresh start: it has already forgotten the checkpoints that it was about to
+        # delete.
         writer, self._writer = self._writer, None
         if writer is not None:
             # Raises the same error again
@@ -372,7 +384,8 @@ class Checkpoints:
         ]
         if changed:
             raise _Damaged(
-                f"{len(changed)} of {len(wanted)} arrays are not what was saved: {', '.join(changed)}"
+                f"{len(changed)} of {len(wanted)} arrays are not what was saved: "
+                f"{', '.join(changed)}"
             )
         return arrays
 
@@ -382,7 +395,9 @@ def _attempt(action: Callable[[], T]) -> tuple[T, None] | tuple[None, str]:
 
 
 def _flatten(tree: PyTree) -> tuple[list[str], list[Any], Any]:
-    """Names, leaves and structure. Raises CheckpointError for names that would not be told apart on disk."""
+    """Names, leaves and structure. Raises CheckpointError for names that would not be told apart on
+    disk.
+    """
     paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
     parts = [[jax.tree_util.keystr((key,), simple=True) for key in path] for path, _ in paths]
     names = ["/".join(part) for part in parts]

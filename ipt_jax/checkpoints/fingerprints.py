@@ -1,13 +1,16 @@
 """64-bit fingerprints of arrays, computed where the arrays live.
 
-Each element is read as 32-bit words (its bits, not its value), and two sums modulo 2^32 are taken over them:
+Each element is read as 32-bit words (its bits, not its value), and two sums modulo 2^32 are taken
+over them:
 
-- of word x odd weight, the weight depending on the position: whatever happens to a single element changes it;
-- of a mixture of word and position that is not linear: for what a linear sum cannot see, such as the
-  signs of two elements flipped together.
+- of word x odd weight, the weight depending on the position: whatever happens to a single element
+  changes it;
+- of a mixture of word and position that is not linear: for what a linear sum cannot see, such as
+  the signs of two elements flipped together.
 
-Sums modulo 2^32 do not depend on the order, so neither do fingerprints on the sharding or the number of
-devices. Shape and dtype are not part of the number; whoever stores it stores them beside it.
+Sums modulo 2^32 do not depend on the order, so neither do fingerprints on the sharding or the
+number of devices. Shape and dtype are not part of the number; whoever stores it stores them beside
+it.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ _UNSIGNED = {8: jnp.uint8, 16: jnp.uint16, 32: jnp.uint32, 64: jnp.uint32}
 
 
 def supported(dtype: Any) -> bool:
-    """Whether arrays of this dtype have fingerprints: bool, complex, and numbers of 8, 16, 32 or 64 bits."""
+    """Whether arrays of this dtype have fingerprints: bool, complex, and numbers of 8, 16, 32 or 64
+    bits.
+    """
     if jnp.issubdtype(dtype, jax.dtypes.extended):
         return False
     if dtype == jnp.bool_ or jnp.issubdtype(dtype, jnp.complexfloating):
@@ -36,8 +41,8 @@ def supported(dtype: Any) -> bool:
 def fingerprints(arrays: Sequence[jax.Array]) -> list[str]:
     """Return one fingerprint an array, as 16 hexadecimal digits.
 
-    One compiled program reads all arrays that live on the same devices. With several processes every one of
-    them must call this with the same arrays, and gets the same answer.
+    One compiled program reads all arrays that live on the same devices. With several processes
+    every one of them must call this with the same arrays, and gets the same answer.
 
     Raises:
         TypeError: an array has a dtype that is not `supported`.
@@ -52,7 +57,8 @@ def fingerprints(arrays: Sequence[jax.Array]) -> list[str]:
     for indices in groups.values():
         group = [arrays[i] for i in indices]
         meshes = [a.sharding.mesh for a in group if isinstance(a.sharding, NamedSharding)]
-        # Without this the result may come back in pieces, which a process could not read as a whole.
+        # Without this the result may come back in pieces, which a process could not read as a
+        # whole.
         everywhere = NamedSharding(meshes[0], PartitionSpec()) if meshes else None
         sums = np.asarray(jax.device_get(_compiled(everywhere)(group)))
         for index, (first, second) in zip(indices, sums, strict=True):
@@ -78,7 +84,8 @@ def _sums(array: jax.Array) -> jax.Array:
     zero = jnp.uint32(0)
     linear = mixed = zero
     for part, word in enumerate(_words(array)):
-        # Positions are put together from one iota a dimension: a reshape would move sharded data about.
+        # Positions are put together from one iota a dimension: a reshape would move sharded data
+        # about.
         position = jnp.full(array.shape, part << 30, jnp.uint32)
         stride = 1
         for axis in reversed(range(array.ndim)):
@@ -92,7 +99,8 @@ def _sums(array: jax.Array) -> jax.Array:
         mix = (word ^ mask) * jnp.uint32(0xC2B2AE3D)
         mix = (mix ^ (mix >> 16)) * jnp.uint32(0x27D4EB2F)
         mix ^= mix >> 15
-        # One reduction of both: two single ones read the array twice, and took 15 times as long on a CPU.
+        # One reduction of both: two single ones read the array twice, and took 15 times as long on
+        # a CPU.
         sums = lax.reduce(
             (word * (mask | 1), mix),
             (zero, zero),
@@ -104,7 +112,9 @@ def _sums(array: jax.Array) -> jax.Array:
 
 
 def _words(array: jax.Array) -> list[jax.Array]:
-    """The bits of each element in 32-bit words: one array, or more for 64 bits and complex numbers."""
+    """The bits of each element in 32-bit words: one array, or more for 64 bits and complex
+    numbers.
+    """
     if array.dtype == jnp.bool_:
         return [array.astype(jnp.uint32)]
     if jnp.issubdtype(array.dtype, jnp.complexfloating):

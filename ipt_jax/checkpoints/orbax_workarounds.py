@@ -27,7 +27,9 @@ _log = logging.getLogger("ipt_jax")
 
 
 class Names:
-    """orbax's names for steps, without reading metadata: one damaged file would keep all others from use."""
+    """orbax's names for steps, without reading metadata: one damaged file would keep all others
+    from use.
+    """
 
     def __init__(self) -> None:
         self._format = orbax_path.step.standard_name_format()
@@ -60,7 +62,8 @@ class Keep:
         self.protected: int | None = None
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        # orbax puts the new one last: it is kept even when its step is not the highest, after restore(step=...).
+        # orbax puts the new one last: it is kept even when its step is not the highest, after
+        # restore(step=...).
         good = [c for c in checkpoints if c.step not in self._damaged]
         kept = {
             c.step
@@ -87,8 +90,10 @@ def context(json_name: str) -> Any:
 def attempt(action: Callable[[], T], json_name: str) -> tuple[T, None] | tuple[None, str]:
     """Do something with orbax: what it returned and None, or None and the reason why it failed.
 
-    Every kind of error is caught: damaged files show as errors of tensorstore, zstd, json or orbax itself, and
-    a file system's refusal comes back in many guises too. Callers turn the reason into an error of ours.
+    Every kind of error is caught: damaged files show as errors of tensorstore, zstd, json or orbax
+      itself, and
+    a file system's refusal comes back in many guises too. Callers turn the reason into an error of
+    ours.
     """
     quieten()
     try:
@@ -103,14 +108,17 @@ def attempt(action: Callable[[], T], json_name: str) -> tuple[T, None] | tuple[N
             r" \[tensorstore_spec|\. See full Tensor", f"{type(error).__name__}: {error}"
         )[0]
     with warnings.catch_warnings():
-        # What orbax dropped half-way is collected here, or Python complains of it at some later time.
+        # What orbax dropped half-way is collected here, or Python complains of it at some later
+        # time.
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
         gc.collect()
     return None, reason
 
 
 def hang() -> bool:
-    """Whether orbax has left threads behind: after a save that failed, some wait twenty minutes for what will not come."""
+    """Whether orbax has left threads behind: after a save that failed, some wait twenty minutes for
+    what will not come.
+    """
     return any(
         type(thread).__module__.startswith("orbax.")
         for thread in threading.enumerate()
@@ -130,7 +138,8 @@ def unreadable(state: epath.Path) -> str:
 
 
 def quieten() -> None:
-    """Keep orbax's own log lines and tracebacks off the terminal: errors are raised, with their reason.
+    """Keep orbax's own log lines and tracebacks off the terminal: errors are raised, with their
+    reason.
 
     They come back with `absl.logging.set_verbosity(absl.logging.INFO)`.
     """
@@ -144,8 +153,9 @@ def quieten() -> None:
 
 def not_of_orbax(line: logging.LogRecord) -> bool:
     wanted = absl_logging.get_verbosity() >= absl_logging.INFO
-    # asyncio reports what orbax dropped after an error: the path or tensorstore is in its message, or it is a future, whose
-    # message tells no place. Nothing else in a run has futures of asyncio's.
+    # asyncio reports what orbax dropped after an error: the path or tensorstore is in its message,
+    # or it is a future, whose message tells no place. Nothing else in a run has futures of
+    # asyncio's.
     message = line.getMessage()
     dropped = line.name == "asyncio" and message.startswith("Future exception was never retrieved")
     return wanted or not (

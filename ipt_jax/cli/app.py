@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ipt_jax import __version__
+from ipt_jax.versions import __version__
 from ipt_jax.distributed import start as distributed
 from ipt_jax.messages import nearest
 
@@ -70,7 +70,9 @@ def parser() -> Parser:
 
 
 def _unknown_flag(options: argparse.Namespace, unknown: Sequence[str]) -> NoReturn:
-    """argparse reports a sub-command's unknown flags at the top, where the command's own are not known."""
+    """argparse reports a sub-command's unknown flags at the top, where the command's own are not
+    known.
+    """
     sub: argparse.ArgumentParser = parser()
     for name in (options.command, getattr(options, f"{options.command}_command", None)):
         if name is not None:
@@ -89,14 +91,17 @@ def add_pretrain(commands: Any) -> None:
         "pretrain",
         allow_abbrev=False,
         help="train on pictures degraded on the fly",
-        description="Trains as a config file says, in a folder of its own. The same command goes on where it stopped.",
-        epilog="Every key of the config (ipt_jax/config.py) can be set: --config.batch_size=48 --config.data.dir=photos",
+        description="Trains as a config file says, in a folder of its own. The same command goes "
+        "on where it stopped.",
+        epilog="Every key of the config (ipt_jax/config.py) can be set: --config.batch_size=48 "
+        "--config.data.dir=photos",
     )
     command.add_argument(
         "--config",
         required=True,
         metavar="FILE",
-        help="a config file, e.g. configs/demo.py; FILE:ARGUMENT hands an argument to its get_config",
+        help="a config file, e.g. configs/demo.py; FILE:ARGUMENT hands an argument to its "
+        "get_config",
     )
     command.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
     command.add_argument(
@@ -123,7 +128,9 @@ def pretrain(options: argparse.Namespace) -> int:
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(the rest, `key=value`s): takes `--config.key=value` and `--config.key value` out of the arguments."""
+    """(the rest, `key=value`s): takes `--config.key=value` and `--config.key value` out of the
+    arguments.
+    """
     rest, overrides, waiting = [], [], ""
     for argument in arguments:
         if waiting:
@@ -144,7 +151,9 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code: 0 done, 2 wrong usage or input, 1 a fault while running."""
+    """Runs a command; returns the exit code: 0 done, 2 wrong usage or input, 1 a fault while
+    running.
+    """
     rest, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
     options, unknown = parser().parse_known_args(rest)
     if unknown:
@@ -171,7 +180,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _hangs(program: bool) -> bool:
-    """Whether threads are left that would be waited for at the end: for a dead storage, or in a save that has failed."""
+    """Whether threads are left that would be waited for at the end: for a dead storage, or in a
+    save that has failed.
+    """
     workers, orbax_calls = (
         sys.modules.get(f"ipt_jax.{name}") for name in ("data.workers", "orbax_calls")
     )

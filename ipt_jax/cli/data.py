@@ -1,4 +1,6 @@
-"""`ipt data prepare`: ImageNet's archives to a TFDS set, or a folder of pictures to a packed set."""
+"""`ipt data prepare`: ImageNet's archives to a TFDS set, or a folder of pictures to a packed
+set.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ def add_parser(commands: Any) -> None:
         "prepare",
         allow_abbrev=False,
         help="make a set that trains fast",
-        description="Makes a set of few large files with random access out of archives or of a folder.",
+        description="Makes a set of few large files with random access out of archives or of a "
+        "folder.",
     )
     kinds = command.add_subparsers(dest="kind", required=True, metavar="KIND")
 
@@ -21,8 +24,10 @@ def add_parser(commands: Any) -> None:
         "imagenet2012",
         allow_abbrev=False,
         help="ImageNet's two archives to a TFDS array_record set",
-        description="Builds TFDS's imagenet2012 in array_record format from ILSVRC2012_img_train.tar and "
-        'ILSVRC2012_img_val.tar. Needs TensorFlow: pip install "ipt_jax[prepare]"; reading the set does not.',
+        description="Builds TFDS's imagenet2012 in array_record format from "
+        "ILSVRC2012_img_train.tar and "
+        'ILSVRC2012_img_val.tar. Needs TensorFlow: pip install "ipt_jax[prepare]"; reading the set '
+        "does not.",
     )
     imagenet.add_argument("--manual-dir", required=True, metavar="DIR", help="holds the archives")
     imagenet.add_argument(
@@ -40,7 +45,8 @@ def add_parser(commands: Any) -> None:
         "folder",
         allow_abbrev=False,
         help="any tree of pictures to a packed set",
-        description="Packs all pictures below a folder, byte for byte, into array_record files and a JSON with their "
+        description="Packs all pictures below a folder, byte for byte, into array_record files and "
+        "a JSON with their "
         "names and checksums. Exit code 1 if pictures cannot be read: they are named and left out.",
     )
     folder.add_argument("source", metavar="SRC", help="the folder of pictures")

@@ -1,6 +1,8 @@
-"""`ipt doctor`: what this machine has for training, and what is wrong with it, to paste into a bug report.
+"""`ipt doctor`: what this machine has for training, and what is wrong with it, to paste into a bug
+report.
 
-No secrets and no environment dump: of environment variables only the few that change what jax does are shown.
+No secrets and no environment dump: of environment variables only the few that change what jax does
+are shown.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ def add_parser(commands: Any) -> None:
         "doctor",
         allow_abbrev=False,
         help="what this machine has, and what is wrong",
-        description="Prints versions, devices, memory, data sets and optional packages, and what is wrong with them.",
+        description="Prints versions, devices, memory, data sets and optional packages, and what "
+        "is wrong with them.",
     )
     command.add_argument(
         "--data-dir",
@@ -75,13 +78,15 @@ def doctor(options: argparse.Namespace) -> int:
 
 def versions() -> dict[str, str]:
     """Of this package, what its numbers depend on, and the system."""
-    from ipt_jax.train.identity import versions as found
+    from ipt_jax.versions import versions as found
 
     return {**found(), "system": f"{platform.system()} {platform.release()} {platform.machine()}"}
 
 
 def devices(wrong: list[str]) -> dict[str, str]:
-    """jax's devices, or why there are none; and an accelerator of the machine that jax does not use."""
+    """jax's devices, or why there are none; and an accelerator of the machine that jax does not
+    use.
+    """
     import jax
 
     try:
@@ -105,7 +110,9 @@ def devices(wrong: list[str]) -> dict[str, str]:
 
 
 def memory(wrong: list[str]) -> dict[str, str]:
-    """Of the host, of the folder where worker processes leave batches, and of the current folder's disk."""
+    """Of the host, of the folder where worker processes leave batches, and of the current folder's
+    disk.
+    """
     rows = {}
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -118,12 +125,14 @@ def memory(wrong: list[str]) -> dict[str, str]:
             rows[name] = f"{usage.free / GB:.1f} of {usage.total / GB:.1f} GB free"
             if name == "/dev/shm" and usage.free < GB / 4:
                 wrong.append(
-                    f"/dev/shm has only {usage.free / 2**20:.0f} MB free: batches of worker processes go by the disk "
+                    f"/dev/shm has only {usage.free / 2**20:.0f} MB free: batches of worker "
+                    "processes go by the disk "
                     "(docker run --shm-size=2g)"
                 )
             if name == "current folder" and usage.free < 2 * GB:
                 wrong.append(
-                    f"the current folder's disk has only {usage.free / GB:.1f} GB free; a checkpoint of IPT takes 1.4 GB"
+                    f"the current folder's disk has only {usage.free / GB:.1f} GB free; a "
+                    "checkpoint of IPT takes 1.4 GB"
                 )
     if sys.platform != "win32":
         import resource

@@ -21,7 +21,8 @@ def add_parser(commands: Any) -> None:
         allow_abbrev=False,
         help="train on from pre-trained weights",
         description=DESCRIPTION,
-        epilog="Every key of the config (ipt_jax/config.py) can be set: --config.data.dir=DIV2K --config.finetune.lora_rank=4",
+        epilog="Every key of the config (ipt_jax/config.py) can be set: --config.data.dir=DIV2K "
+        "--config.finetune.lora_rank=4",
     )
     command.add_argument(
         "--config",
@@ -38,7 +39,9 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Runs `ipt finetune`. Raises ConfigError without `init_from`, unless the folder's run is begun."""
+    """Runs `ipt finetune`. Raises ConfigError without `init_from`, unless the folder's run is
+    begun.
+    """
     from ipt_jax.distributed import devices
     from ipt_jax.train import loop as train
 
@@ -50,7 +53,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def settings(file: str, overrides: list[str], workdir: str) -> Any:
-    """The whole config: the network's size is the weights', so that what is asked for otherwise is seen to differ.
+    """The whole config: the network's size is the weights', so that what is asked for otherwise is
+    seen to differ.
 
     Raises:
       ConfigError: no `init_from`, or not a config.
@@ -75,7 +79,8 @@ def settings(file: str, overrides: list[str], workdir: str) -> Any:
         model = load.geometry_of(first.init_from)
     else:
         raise ConfigError(
-            "init_from is empty: give pre-trained weights, --config.init_from=WEIGHTS; `ipt pretrain` takes the "
+            "init_from is empty: give pre-trained weights, --config.init_from=WEIGHTS; `ipt "
+            "pretrain` takes the "
             "same configs and starts from scratch"
         )
     return configs.load(file, overrides, model=model)

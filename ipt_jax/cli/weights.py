@@ -15,8 +15,10 @@ def add_parser(commands: Any) -> None:
         "import",
         allow_abbrev=False,
         help="the authors' .pt, .safetensors or .ckpt -> a weights folder",
-        description="Turns a file of the authors' weights into a weights folder. Size, patch, layers, scales and tasks are "
-        "found from names and shapes; what differs from the architecture is listed, and nothing is written.",
+        description="Turns a file of the authors' weights into a weights folder. Size, patch, "
+        "layers, scales and tasks are "
+        "found from names and shapes; what differs from the architecture is listed, and nothing is "
+        "written.",
     )
     reader.add_argument("file", metavar="FILE", help="IPT_pretrain.pt, IPT_sr2.safetensors, ...")
     reader.add_argument("--out", required=True, metavar="DIR", help="the weights folder to write")
@@ -37,10 +39,14 @@ def add_parser(commands: Any) -> None:
         "export",
         allow_abbrev=False,
         help="weights -> a file for the authors' code, or our own forms",
-        description="Writes weights to a file. torch and safetensors have the authors' names and layout and load into "
-        "their code with strict=True; npz and folder (model.json + weights.safetensors) have ours. stablehlo and onnx are "
-        "programs for one task with the weights inside, for any number of tiles. Each is run on random patches and compared "
-        "with the model before it gets its name; a model card goes beside it, FILE.card.json and FILE.card.md.",
+        description="Writes weights to a file. torch and safetensors have the authors' names and "
+        "layout and load into "
+        "their code with strict=True; npz and folder (model.json + weights.safetensors) have ours. "
+        "stablehlo and onnx are "
+        "programs for one task with the weights inside, for any number of tiles. Each is run on "
+        "random patches and compared "
+        "with the model before it gets its name; a model card goes beside it, FILE.card.json and "
+        "FILE.card.md.",
     )
     writer.add_argument(
         "--weights",
@@ -101,7 +107,7 @@ def run_export(options: argparse.Namespace) -> int:
     """Runs `ipt export`. Raises WeightsError or ExportError; nothing is written then."""
     import dataclasses
 
-    from ipt_jax import load
+    from ipt_jax.weights.load import load
     from ipt_jax.errors import WeightsError
     from ipt_jax.export import model_card as card
     from ipt_jax.export.export import export
@@ -132,7 +138,8 @@ def run_export(options: argparse.Namespace) -> int:
     difference = export(restorer, out, options.format, dtype=options.dtype, details=known)
     print(f"{out}: {_summary(restorer)}")
     print(
-        f"largest difference from the model on random patches: {difference:.1e} of the largest value"
+        f"largest difference from the model on random patches: {difference:.1e} of the largest "
+        "value"
     )
     return 0
 
@@ -143,6 +150,8 @@ def _summary(restorer: Any) -> str:
     count = sum(x.size for x in jax.tree.leaves(restorer.params))
     model = restorer.model
     return (
-        f"{count:,} parameters; {model.features} features, patches of {model.patch}, width {model.width}, {model.heads} "
-        f"heads, {model.encoder_layers} + {model.decoder_layers} layers; tasks {', '.join(restorer.tasks)}"
+        f"{count:,} parameters; {model.features} features, patches of {model.patch}, width "
+        f"{model.width}, {model.heads} "
+        f"heads, {model.encoder_layers} + {model.decoder_layers} layers; tasks "
+        f"{', '.join(restorer.tasks)}"
     )

@@ -187,7 +187,9 @@ def check_batch(config: ConfigDict, tasks: int, devices: int, processes: int) ->
         below = config.batch_size // unit * unit
         near = f"{below} or {below + unit}" if below else f"{unit}"
         raise ConfigError(
-            f"batch_size={config.batch_size} must be a multiple of {unit} = {drawn} task(s) a step x what "
-            f"{devices} device(s), {processes} process(es), loss.group={config.loss.group}, optim.accumulate="
+            f"batch_size={config.batch_size} must be a multiple of {unit} = {drawn} task(s) a step "
+            "x what "
+            f"{devices} device(s), {processes} process(es), loss.group={config.loss.group}, "
+            "optim.accumulate="
             f"{config.optim.accumulate} and data.crops={config.data.crops} need; try {near}"
         )

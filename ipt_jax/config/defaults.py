@@ -24,7 +24,8 @@ def default() -> ConfigDict:
             epochs=0,
             # WEIGHTS whose parameters to start with
             init_from="",
-            # RUN@STEP whose whole state to start with: parameters, moments, EMA, step, place in the data
+            # RUN@STEP whose whole state to start with: parameters, moments, EMA, step, place in the
+            # data
             branch_from="",
             # Of this host; 0 = all, of all hosts
             devices=0,
@@ -47,7 +48,8 @@ def default() -> ConfigDict:
                 draw="all",
                 # Of each task from a decoded picture
                 crops=1,
-                # Of each task from a picture in an epoch; 0 = data.crops, one pass over the pictures
+                # Of each task from a picture in an epoch; 0 = data.crops, one pass over the
+                # pictures
                 epoch_crops=0,
                 # Flips and transpositions at random
                 flips=False,
@@ -103,9 +105,11 @@ def default() -> ConfigDict:
                 max_skipped=20,
             ),
             finetune=dict(
-                # Ends of tasks that init_from lacks: identity, torch, or a task of it to copy (finetune.py)
+                # Ends of tasks that init_from lacks: identity, torch, or a task of it to copy
+                # (finetune.py)
                 new="identity",
-                # Patterns of parameters' paths that stay as they are: body, */tail, task_sr2/embedding
+                # Patterns of parameters' paths that stay as they are: body, */tail,
+                # task_sr2/embedding
                 freeze=(),
                 # And of those among them that are trained all the same: body/*bias, body/*norm*
                 unfreeze=(),
@@ -135,7 +139,8 @@ def default() -> ConfigDict:
                 batch=16,
                 # Pixels by which tiles overlap
                 overlap=12,
-                # Metric whose best checkpoint is kept: psnr_y, ..., the mean over tasks, or TASK/psnr_y; "" = none
+                # Metric whose best checkpoint is kept: psnr_y, ..., the mean over tasks, or
+                # TASK/psnr_y; "" = none
                 best="",
                 # Evaluations without a better one after which the run stops; 0 = never
                 patience=0,
@@ -144,7 +149,8 @@ def default() -> ConfigDict:
                 # Steps between two lines
                 every=50,
                 tensorboard=True,
-                # Seconds without a step's end after which all threads' stacks are written; 0 = never
+                # Seconds without a step's end after which all threads' stacks are written; 0 =
+                # never
                 stacks_after=600.0,
             ),
         )

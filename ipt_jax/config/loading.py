@@ -1,7 +1,8 @@
-"""Configs: every key with its default, loading a config file, overrides, and checks that name what is wrong.
+"""Configs: every key with its default, loading a config file, overrides, and checks that name what
+is wrong.
 
-A config file is an ml_collections one: `get_config()` returns a `ConfigDict` with the keys that it changes;
-`default()` below holds every key there is.
+A config file is an ml_collections one: `get_config()` returns a `ConfigDict` with the keys that it
+changes; `default()` below holds every key there is.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def load(
     model: Mapping[str, Any] | None = None,
     checked: bool = True,
 ) -> ConfigDict:
-    """The whole, checked config of a file and `key=value` overrides; `FILE:ARGUMENT` hands its get_config an argument.
+    """The whole, checked config of a file and `key=value` overrides; `FILE:ARGUMENT` hands its
+    get_config an argument.
 
     Args:
       path: the file.
@@ -80,7 +82,8 @@ def load(
         ) from error
     if not isinstance(changes, ConfigDict):
         raise ConfigError(
-            f"{file}: get_config() returned a {type(changes).__name__}, not an ml_collections ConfigDict"
+            f"{file}: get_config() returned a {type(changes).__name__}, not an ml_collections "
+            "ConfigDict"
         )
     return complete(changes.to_dict(), overrides, model=model, checked=checked)
 
@@ -92,7 +95,8 @@ def complete(
     model: Mapping[str, Any] | None = None,
     checked: bool = True,
 ) -> ConfigDict:
-    """The defaults with `changes` and then `key=value` overrides, checked. The other arguments are those of `load`.
+    """The defaults with `changes` and then `key=value` overrides, checked. The other arguments are
+    those of `load`.
 
     Raises:
       ConfigError: an unknown key or a value that does not fit.

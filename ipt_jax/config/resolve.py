@@ -15,7 +15,9 @@ from ipt_jax.trees import flatten
 
 
 def data_of(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
-    """What `sources.open_source` needs: the `data` part, and for pairs the task's scale (0: to be found)."""
+    """What `sources.open_source` needs: the `data` part, and for pairs the task's scale (0: to be
+    found).
+    """
     data = dict(config["data"])
     return (
         {**data, "scale": make_tasks(config["tasks"])[0].scale}
@@ -25,7 +27,9 @@ def data_of(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
 
 
 def resolve(config: ConfigDict, schedule_steps: int = 0) -> dict[str, Any]:
-    """A plain dict of the config with the schedule's length settled: its own key, else the run's, else `steps`."""
+    """A plain dict of the config with the schedule's length settled: its own key, else the run's,
+    else `steps`.
+    """
     plain = config.to_dict()
     plain["tasks"] = [task if isinstance(task, str) else dict(task) for task in plain["tasks"]]
     plain["optim"]["schedule_steps"] = config.optim.schedule_steps or schedule_steps or config.steps
@@ -35,7 +39,9 @@ def resolve(config: ConfigDict, schedule_steps: int = 0) -> dict[str, Any]:
 def differences(
     old: Mapping[str, Any], new: Mapping[str, Any], may_change: Sequence[str] = MAY_CHANGE
 ) -> list[str]:
-    """Lines 'key: old -> new' for what a resumed run may not change; a key that a run is too old to have has its default."""
+    """Lines 'key: old -> new' for what a resumed run may not change; a key that a run is too old to
+    have has its default.
+    """
     known, a, b = (
         flatten(json.loads(json.dumps(tree))) for tree in (default().to_dict(), old, new)
     )

@@ -1,1 +1,1 @@
-"""Pictures, degradations and the stream of batches."""
+"""Training data: sources of images, crops, and the stream of batches."""

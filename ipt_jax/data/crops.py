@@ -24,7 +24,8 @@ def empty_pair(task: Task, rows: int, tile: int) -> dict[str, np.ndarray]:
 def make_pair(
     picture: np.ndarray, task: Task, tile: int, rng: np.random.Generator, flips: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A random (lq, hq) pair: what a crop of the whole degraded picture would be, without degrading the whole.
+    """A random (lq, hq) pair: what a crop of the whole degraded picture would be, without degrading
+    the whole.
 
     Args:
       picture: uint8 `[H, W, 3]`; one smaller than the crop is enlarged to hold it.
@@ -82,7 +83,9 @@ def cut_pair(
     rng: np.random.Generator,
     flips: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A random (lq, hq) crop of a pair of pictures (sources.Pairs); one smaller than the crop is mirrored to hold it."""
+    """A random (lq, hq) crop of a pair of pictures (sources.Pairs); one smaller than the crop is
+    mirrored to hold it.
+    """
     lq, hq = pair
     scale = task.scale
     if min(lq.shape[:2]) < tile:

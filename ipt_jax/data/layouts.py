@@ -1,4 +1,6 @@
-"""Finds benchmark sets in a folder, in the layouts in which they are handed around, and reads their pictures."""
+"""Finds benchmark sets in a folder, in the layouts in which they are handed around, and reads their
+pictures.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,8 @@ ALSO_CALLED = {
 }
 
 LOOKED_FOR = (
-    "pictures; HR (with LR_bicubic/X2, X3, X4); pairs of folders such as rainy + clean, input + target, "
+    "pictures; HR (with LR_bicubic/X2, X3, X4); pairs of folders such as rainy + clean, input + "
+    "target, "
     "blur + sharp; rainy/rain-x + norain-x"
 )
 
@@ -113,7 +116,8 @@ class BenchmarkSet:
         Raises:
           DataError: a file that is not a whole picture, by name.
         """
-        # A set's own LR files are made by plain bicubic reduction: they are no inputs of another degradation.
+        # A set's own LR files are made by plain bicubic reduction: they are no inputs of another
+        # degradation.
         own = self.paired or isinstance(task.degrade, (Bicubic, Paired))
         lq = self.lq.get(task.scale, {}) if own else {}
         for name, path in self.hq.items():
@@ -148,10 +152,12 @@ def read(path: Path) -> np.ndarray:
 
 
 def find_sets(root: str | Path, names: Sequence[str] = ()) -> list[BenchmarkSet]:
-    """The sets in a folder: those named, or all that are understood, or the folder itself if it is one.
+    """The sets in a folder: those named, or all that are understood, or the folder itself if it is
+    one.
 
     Raises:
-      DataError: no such folder, no such set, or nothing that is understood; what was looked for and what is there.
+      DataError: no such folder, no such set, or nothing that is understood; what was looked for and
+        what is there.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
@@ -167,7 +173,8 @@ def find_sets(root: str | Path, names: Sequence[str] = ()) -> list[BenchmarkSet]
     sets = [one for one in found if one is not None]
     if not sets:
         raise DataError(
-            f"{root}: no pictures in a layout that is known. Looked for, here and one folder down: {LOOKED_FOR}. "
+            f"{root}: no pictures in a layout that is known. Looked for, here and one folder down: "
+            f"{LOOKED_FOR}. "
             f"There is: {_there(root)}"
         )
     return sets
@@ -178,18 +185,22 @@ def _named(root: Path, name: str) -> BenchmarkSet:
     place = places.get(_canonical(name))
     if place is None:
         raise DataError(
-            f"no set {name!r} in {root}{nearest(name, [p.name for p in places.values()])}; there is: {_there(root)}"
+            f"no set {name!r} in {root}{nearest(name, [p.name for p in places.values()])}; there "
+            f"is: {_there(root)}"
         )
     found = understand(place)
     if found is None:
         raise DataError(
-            f"{place}: no pictures in a layout that is known. Looked for: {LOOKED_FOR}. There is: {_there(place)}"
+            f"{place}: no pictures in a layout that is known. Looked for: {LOOKED_FOR}. There is: "
+            f"{_there(place)}"
         )
     return found
 
 
 def _places(root: Path) -> list[Path]:
-    """Folders that may be sets: the children, and those of `benchmark`, as in EDSR's data folder."""
+    """Folders that may be sets: the children, and those of `benchmark`, as in EDSR's data
+    folder.
+    """
     children = _folders(root)
     inner = [
         child
@@ -309,7 +320,8 @@ def _pairs(
     )
     if not scale:
         raise DataError(
-            f"{folder}: the sizes of the pair {matched[first].name} ({small.shape[1]}x{small.shape[0]}) and "
+            f"{folder}: the sizes of the pair {matched[first].name} "
+            f"({small.shape[1]}x{small.shape[0]}) and "
             f"{hq[first].name} ({big.shape[1]}x{big.shape[0]}) do not match"
         )
     return BenchmarkSet(folder.name, folder, hq, {scale: matched}, True, layout)
@@ -339,7 +351,8 @@ def _with_lr(folder: Path, hq: Mapping[str, Path], called: str) -> BenchmarkSet:
 def match(
     hq: Mapping[str, Path], others: Mapping[str, Path], where: str, what: str
 ) -> dict[str, Path]:
-    """For each clean picture the other file of its name, which may add a word: `baby`, `babyx2`, `baby_RCAN_x2`.
+    """For each clean picture the other file of its name, which may add a word: `baby`, `babyx2`,
+    `baby_RCAN_x2`.
 
     Raises:
       DataError: pictures without one, by name.

@@ -1,11 +1,13 @@
-"""The stream of batches: `(config, step) -> batch`, the same on any number of hosts, workers and threads.
+"""The stream of batches: `(config, step) -> batch`, the same on any number of hosts, workers and
+threads.
 
-A batch is `{task: {"lq", "hq"}}` and a pure function of its step, so there is no loader state to save: a run that
-goes on at step i asks for batch i.
+A batch is `{task: {"lq", "hq"}}` and a pure function of its step, so there is no loader state to
+save: a run that goes on at step i asks for batch i.
 
-Order. The pictures of an epoch are a permutation drawn from (seed, epoch), cut to whole groups; step i takes the next
-`batch_size / (tasks * crops)` of them. Each decoded picture gives `crops` crops for each task. Within a task's rows, every
-`loss.group` consecutive rows are different pictures, so that a contrastive group can be cut out of any device's share.
+Order. The pictures of an epoch are a permutation drawn from (seed, epoch), cut to whole groups;
+step i takes the next `batch_size / (tasks * crops)` of them. Each decoded picture gives `crops`
+crops for each task. Within a task's rows, every `loss.group` consecutive rows are different
+pictures, so that a contrastive group can be cut out of any device's share.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from ipt_jax.tasks import Task
 
 Batch = dict[str, dict[str, np.ndarray]]
 
-# Changes when the same (config, step) gives other bytes, so that a resumed run notices (a golden hash is in the tests).
+# Changes when the same (config, step) gives other bytes, so that a resumed run notices (a golden
+# hash is in the tests).
 DATA_VERSION = 1
 
 # Unreadable pictures in a row
@@ -37,7 +40,9 @@ TRIES = 20
 
 
 class Item(NamedTuple):
-    """What the stream gives for a step: this host's rows, and the pictures that had to be replaced, with reasons."""
+    """What the stream gives for a step: this host's rows, and the pictures that had to be replaced,
+    with reasons.
+    """
 
     batch: Batch
     replaced: list[str]
@@ -68,12 +73,14 @@ class Batches:
         )
         if self.batch_size < 1 or self.batch_size % unit:
             raise ValueError(
-                f"batch_size={self.batch_size} must be a multiple of {unit}, so that each host has whole groups "
+                f"batch_size={self.batch_size} must be a multiple of {unit}, so that each host has "
+                "whole groups "
                 "of pictures"
             )
         if len(self.source) < self.group:
             raise DataError(
-                f"{len(self.source)} picture(s) for groups of {self.group} different ones (loss.group): "
+                f"{len(self.source)} picture(s) for groups of {self.group} different ones "
+                "(loss.group): "
                 "give more pictures"
             )
 
@@ -144,10 +151,12 @@ class Batches:
         )
 
     def _read(self, taken: list[int], member: int, position: int, replaced: list[str]) -> Any:
-        """The decoded picture or pair of a group's member; one that cannot be read gives way to another, always the same.
+        """The decoded picture or pair of a group's member; one that cannot be read gives way to
+        another, always the same.
 
         Raises:
-          DataError: `TRIES` in a row cannot be read, or there is no other picture left for the group.
+          DataError: `TRIES` in a row cannot be read, or there is no other picture left for the
+            group.
         """
         rng, tried = None, set()
         while True:
@@ -179,7 +188,8 @@ class Batches:
         side = self.tile * max(task.scale for task in self.tasks)
         if max(height, width) * side > LONGEST * min(height, width):
             raise DecodeError(
-                f"{width}x{height} pixels are too narrow to be enlarged to hold a crop of {side}x{side}"
+                f"{width}x{height} pixels are too narrow to be enlarged to hold a crop of "
+                f"{side}x{side}"
             )
         return picture
 
@@ -199,7 +209,8 @@ def make_batches(
     """The batches of a config.
 
     Raises:
-      DataError: too few pictures, or a degradation that cannot work (such as rain from a folder that is not there).
+      DataError: too few pictures, or a degradation that cannot work (such as rain from a folder
+        that is not there).
     """
     data, tile = config["data"], config["model"]["tile"]
     for task in tasks if data["source"] != "pairs" else ():
@@ -232,9 +243,11 @@ def stream(
     data: Mapping[str, Any],
     given_up: Callable[[], bool] = lambda: False,
 ) -> Generator[Item, None, None]:
-    """Items of the steps start..stop - 1 in order, made ahead by `data.workers` processes or `data.threads` threads.
+    """Items of the steps start..stop - 1 in order, made ahead by `data.workers` processes or
+    `data.threads` threads.
 
-    Close the iterator (`.close()`) to stop the workers. `given_up` is asked while a batch is waited for: True ends the items.
+    Close the iterator (`.close()`) to stop the workers. `given_up` is asked while a batch is waited
+    for: True ends the items.
 
     Raises:
       WorkerError: a worker process died.

@@ -1,9 +1,10 @@
-"""Items of worker processes in shared memory: written once, mapped by the receiver, gone when their arrays are.
+"""Items of worker processes in shared memory: written once, mapped by the receiver, gone when their
+arrays are.
 
-Plain files in /dev/shm (where there is none, temporary ones): the receiver maps a file and removes its name at once, so that
-the memory lives as long as the arrays in it and nothing is left at exit. multiprocessing's own shared memory would be reported
-as leaked when arrays outlive the modules that know how to free it, and a full /dev/shm, 64 MB in many containers, would end
-the process.
+Plain files in /dev/shm (where there is none, temporary ones): the receiver maps a file and removes
+its name at once, so that the memory lives as long as the arrays in it and nothing is left at exit.
+multiprocessing's own shared memory would be reported as leaked when arrays outlive the modules that
+know how to free it, and a full /dev/shm, 64 MB in many containers, would end the process.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ _ALIGNED = 64
 
 
 class Room:
-    """Folders of one stream, for what is on its way: in memory, and on disk for what memory has no room for."""
+    """Folders of one stream, for what is on its way: in memory, and on disk for what memory has no
+    room for.
+    """
 
     def __init__(self) -> None:
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -39,7 +42,9 @@ class Room:
 
 
 class Parcel(NamedTuple):
-    """An item: its pickle without the arrays' bytes, and where these are, as (offset, length) in a file."""
+    """An item: its pickle without the arrays' bytes, and where these are, as (offset, length) in a
+    file.
+    """
 
     data: bytes
     path: str

@@ -1,4 +1,6 @@
-"""Items made ahead by threads or processes (grain's), in order; what dies is reported, what is left is cleaned up."""
+"""Items made ahead by threads or processes (grain's), in order; what dies is reported, what is left
+is cleaned up.
+"""
 
 from __future__ import annotations
 
@@ -71,13 +73,14 @@ def run(
     Args:
       make: a pure, picklable function; its arrays come back as arrays of this process.
       steps: which.
-      processes: that many worker processes, each `prefetch` items ahead; 0 = threads of this process.
+      processes: that many worker processes, each `prefetch` items ahead; 0 = threads of this
+        process.
       threads: without processes; 0 = each item is made when it is asked for.
       prefetch: items made ahead.
       stalled: seconds without an item before the error.
       what: where items come from, for that error.
-      given_up: asked while an item is waited for; True ends the items there, and what is under way at their end is not
-        waited for long.
+      given_up: asked while an item is waited for; True ends the items there, and what is under way
+        at their end is not waited for long.
 
     Raises:
       WorkerError: a worker process died.
@@ -95,7 +98,9 @@ def run(
 
 
 def hang() -> bool:
-    """Whether something that made items still hangs: then this process can only end by `os._exit`."""
+    """Whether something that made items still hangs: then this process can only end by
+    `os._exit`.
+    """
     return any(thread.is_alive() for thread in _hanging)
 
 
@@ -107,7 +112,8 @@ _open: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
 # Registered after multiprocessing's own, so it runs before
 @atexit.register
 def _close_open() -> None:
-    # What is abandoned half way cannot be closed any more once the interpreter takes its modules apart.
+    # What is abandoned half way cannot be closed any more once the interpreter takes its modules
+    # apart.
     for items in list(_open):
         # Another thread is in it
         with contextlib.suppress(ValueError):
@@ -121,9 +127,11 @@ def _bounded(
     given_up: Callable[[], bool],
     ahead: bool,
 ) -> Generator[T, None, None]:
-    """The same items, asked for by another thread: waiting for one can be given up, and `ahead` one is always fetched.
+    """The same items, asked for by another thread: waiting for one can be given up, and `ahead` one
+    is always fetched.
 
-    Fetching a worker's batch is some milliseconds of this process's CPU, which a step on a device hides.
+    Fetching a worker's batch is some milliseconds of this process's CPU, which a step on a device
+    hides.
     """
     asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
     answers: queue.SimpleQueue[tuple[list[T], BaseException | None]] = queue.SimpleQueue()
@@ -198,7 +206,9 @@ def _wait(
 
 
 def _ended(thread: threading.Thread, patience: float | None, given_up: Callable[[], bool]) -> bool:
-    """Whether it ends in time: `patience` (None: without a limit), or less once what it makes is given up."""
+    """Whether it ends in time: `patience` (None: without a limit), or less once what it makes is
+    given up.
+    """
     until = math.inf if patience is None else time.monotonic() + patience
     hurried = False
     while thread.is_alive() and time.monotonic() < until:
@@ -224,8 +234,9 @@ def _by_threads(
 def _by_processes(
     make: Callable[[int], T], steps: range, processes: int, prefetch: int
 ) -> Generator[T, None, None]:
-    # One grain iterator a process, taken in turn. A single iterator over all of them would start a process that it
-    # knows nothing of until its first item is due, and could not stop it when it is closed before.
+    # One grain iterator a process, taken in turn. A single iterator over all of them would start a
+    # process that it knows nothing of until its first item is due, and could not stop it when it is
+    # closed before.
     _parse_flags()
     room = shared.Room()
     turns: list[grain.DatasetIterator] = []
@@ -258,7 +269,8 @@ def _first_items(turns: list[grain.DatasetIterator]) -> deque[Future]:
         turn.get_state()
         return next(turn)
 
-    # The children are as they should be until all have started, which shows only in their first items.
+    # The children are as they should be until all have started, which shows only in their first
+    # items.
     with _plain_children(), ThreadPoolExecutor(max(1, len(turns)), "ipt-data") as pool:
         return deque([pool.submit(first, turn) for turn in turns])
 
@@ -268,8 +280,8 @@ def _dataset(make: Callable[[int], Any], steps: range) -> grain.MapDataset:
 
 
 def _close(turns: list[grain.DatasetIterator]) -> None:
-    # All at once, since each waits for the batch that its process is at. Not by a pool of long standing: a generator
-    # that is garbage is closed after its pool's threads have left.
+    # All at once, since each waits for the batch that its process is at. Not by a pool of long
+    # standing: a generator that is garbage is closed after its pool's threads have left.
     threads = [threading.Thread(target=turn.close, daemon=True) for turn in turns]
     try:
         for thread in threads:
@@ -302,10 +314,11 @@ def _parse_flags() -> None:
 
 @contextlib.contextmanager
 def _plain_children() -> Iterator[None]:
-    """Processes that start meanwhile get an environment of their own, and do not run the main script again.
+    """Processes that start meanwhile get an environment of their own, and do not run the main
+    script again.
 
-    What they run comes to them pickled by value, so they need no `__main__`; without it a script needs no guard, and
-    workers start faster, also from a notebook or from a script on stdin.
+    What they run comes to them pickled by value, so they need no `__main__`; without it a script
+    needs no guard, and workers start faster, also from a notebook or from a script on stdin.
     """
     main: dict[str, Any] = sys.modules["__main__"].__dict__
     environment = dict(os.environ)
@@ -327,8 +340,8 @@ def _plain_children() -> Iterator[None]:
 def _begin_worker(room: shared.Room, index: int, count: int) -> None:
     """Runs first in each worker process."""
     cv2.setNumThreads(0)
-    # Ctrl-C and a scheduler's SIGTERM go to the whole group of processes. The run decides when to stop, and needs its
-    # workers until then; should it never tell them, SIGTERM takes effect later.
+    # Ctrl-C and a scheduler's SIGTERM go to the whole group of processes. The run decides when to
+    # stop, and needs its workers until then; should it never tell them, SIGTERM takes effect later.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _die_later)
     threading.Thread(target=_die_with_parent, args=(room,), daemon=True).start()

@@ -24,13 +24,16 @@ def range_of(value: float | Sequence[float], what: str, low: float, high: float)
         or span[1] == float("inf")
     ):
         raise ValueError(
-            f"{what} must be a number or a range [first, last] in {low:g} to {high:g}, not {value!r}."
+            f"{what} must be a number or a range [first, last] in {low:g} to {high:g}, not "
+            f"{value!r}."
         )
     return value if isinstance(value, (int, float)) else (span[0], span[1])
 
 
 def drawn(value: float | Range, rng: np.random.Generator) -> float:
-    """The number, or one drawn uniformly from the range; a fixed number takes nothing from the generator."""
+    """The number, or one drawn uniformly from the range; a fixed number takes nothing from the
+    generator.
+    """
     return float(rng.uniform(*value)) if isinstance(value, tuple) else value
 
 
@@ -51,5 +54,7 @@ def share_of(value: float, what: str) -> float:
 
 
 def happens(share: float, rng: np.random.Generator) -> bool:
-    """True in that share of all cases; the certain cases, 0 and 1, take nothing from the generator."""
+    """True in that share of all cases; the certain cases, 0 and 1, take nothing from the
+    generator.
+    """
     return share == 1 or (share > 0 and float(rng.random()) < share)

@@ -12,7 +12,8 @@ from ipt_jax.images.resize import _check_scale, bicubic
 
 @dataclass(frozen=True)
 class Bicubic:
-    """Reduction by an integer factor, as MATLAB's imresize: uint8 ``[sH, sW, 3]`` -> uint8 ``[H, W, 3]``.
+    """Reduction by an integer factor, as MATLAB's imresize: uint8 ``[sH, sW, 3]`` -> uint8 ``[H, W,
+    3]``.
 
     The generator is not used and may be None. Raises ValueError as :func:`bicubic` does.
     """

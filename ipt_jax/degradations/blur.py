@@ -1,8 +1,9 @@
-"""Blur: Gaussian, of straight motion, and by kernels from files. The interface is that of :mod:`ipt_jax.images.resize`.
+"""Blur: Gaussian, of straight motion, and by kernels from files. The interface is that of
+:mod:`ipt_jax.images.resize`.
 
-A picture is continued by reflection (`cba|abc`) and the result rounded half up to uint8, as a blurred photograph is stored.
-Sums are in float64 and a tie is rounded up whatever the order of its terms, so that a crop is to the bit what a crop of the
-whole blurred picture is.
+A picture is continued by reflection (`cba|abc`) and the result rounded half up to uint8, as a
+blurred photograph is stored. Sums are in float64 and a tie is rounded up whatever the order of its
+terms, so that a crop is to the bit what a crop of the whole blurred picture is.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ _PICTURES = {".png", ".bmp", ".tif", ".tiff"}
 
 
 def blurred(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """uint8 ``[H, W, 3]``, each pixel the sum over its neighbours weighted by ``kernel [odd, odd]`` (correlation); uint8."""
+    """uint8 ``[H, W, 3]``, each pixel the sum over its neighbours weighted by ``kernel [odd, odd]``
+    (correlation); uint8.
+    """
     out = cv2.filter2D(image.astype(np.float64), cv2.CV_64F, kernel, borderType=cv2.BORDER_REFLECT)
     return np.clip(np.floor(out + (0.5 + _TIE)), 0, 255).astype(np.uint8)
 
@@ -41,7 +44,8 @@ def gaussian_kernel(sigma: float) -> np.ndarray:
 
 
 def motion_kernel(length: int, angle: float) -> np.ndarray:
-    """The mean of `length` points, a pixel apart on a line through the middle, each shared out bilinearly: ``[n, n]``, sum 1.
+    """The mean of `length` points, a pixel apart on a line through the middle, each shared out
+    bilinearly: ``[n, n]``, sum 1.
 
     Args:
       length: pixels that the camera moves by during the exposure; 1 is the identity.
@@ -68,7 +72,8 @@ def motion_kernel(length: int, angle: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class GaussianBlur:
-    """Gaussian blur: uint8 ``[H, W, 3]`` -> uint8. ``sigma`` in pixels, or a range from which each crop draws its own.
+    """Gaussian blur: uint8 ``[H, W, 3]`` -> uint8. ``sigma`` in pixels, or a range from which each
+    crop draws its own.
 
     Raises:
       ValueError: when made with a sigma that is not in 0 to 30.
@@ -95,11 +100,12 @@ class GaussianBlur:
 class MotionBlur:
     """Blur of a straight, even motion: uint8 ``[H, W, 3]`` -> uint8.
 
-    ``length`` in pixels (rounded after drawing) and ``angle`` in degrees, each a number or a range from which each crop
-    draws its own.
+    ``length`` in pixels (rounded after drawing) and ``angle`` in degrees, each a number or a range
+    from which each crop draws its own.
 
     Raises:
-      ValueError: when made with a length that is not in 1 to 99, or an angle that is not in -360 to 360.
+      ValueError: when made with a length that is not in 1 to 99, or an angle that is not in -360 to
+        360.
     """
 
     length: float | Range = (5, 25)
@@ -126,13 +132,16 @@ class MotionBlur:
 
 @dataclass(frozen=True)
 class KernelBlur:
-    """Blur by kernels from a file, or from the files of a folder, one of which each crop draws: uint8 -> uint8.
+    """Blur by kernels from a file, or from the files of a folder, one of which each crop draws:
+    uint8 -> uint8.
 
-    A kernel is a .npy or .txt array or a grey picture, ``[h, w]``, not negative, with a sum above 0; it is divided by its
-    sum, and an even side is filled up with zeros. It is laid on as it is (correlation), not turned round.
+    A kernel is a .npy or .txt array or a grey picture, ``[h, w]``, not negative, with a sum above
+    0; it is divided by its sum, and an even side is filled up with zeros. It is laid on as it is
+    (correlation), not turned round.
 
     Raises:
-      ValueError: when first used: there is no such file, or it holds no kernel; the message says why.
+      ValueError: when first used: there is no such file, or it holds no kernel; the message says
+        why.
     """
 
     path: str

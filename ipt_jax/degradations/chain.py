@@ -1,4 +1,6 @@
-"""JPEG compression, chains of and choices between degradations, and pairs that need none, as :mod:`ipt_jax.images.resize`."""
+"""JPEG compression, chains of and choices between degradations, and pairs that need none, as
+:mod:`ipt_jax.images.resize`.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Chain:
-    """Degradations one after another, such as blur, down-scaling, noise, JPEG: uint8 ``[sH, sW, 3]`` -> ``[H, W, 3]``.
+    """Degradations one after another, such as blur, down-scaling, noise, JPEG: uint8 ``[sH, sW,
+    3]`` -> ``[H, W, 3]``.
 
-    Between two of them the picture is rounded to uint8, as one that is stored. The result is that of the last one.
+    Between two of them the picture is rounded to uint8, as one that is stored. The result is that
+    of the last one.
 
     Raises:
       ValueError: when made with no steps.
@@ -39,7 +43,8 @@ class Chain:
         # Pixels beside the crop, of what a step gives; from the last step back to hq
         needed = 0
         for step in reversed(self.steps):
-            # A block is right only where all of its pixels are, so a step on a grid reaches that much further.
+            # A block is right only where all of its pixels are, so a step on a grid reaches that
+            # much further.
             needed = (needed + step.margin + getattr(step, "grid", 1) - 1) * step.scale
         return -(-needed // self.scale)
 
@@ -66,11 +71,12 @@ class Chain:
 class OneOf:
     """One of several degradations, drawn for each crop: uint8 ``[sH, sW, 3]`` -> ``[H, W, 3]``.
 
-    ``share`` gives each one's share of the crops; all alike if it is empty. The result is uint8 if all of them give uint8, else
-    float32 in 0..255.
+    ``share`` gives each one's share of the crops; all alike if it is empty. The result is uint8 if
+    all of them give uint8, else float32 in 0..255.
 
     Raises:
-      ValueError: when made with nothing to choose from, different scales, or shares that do not fit.
+      ValueError: when made with nothing to choose from, different scales, or shares that do not
+        fit.
     """
 
     choices: tuple[Any, ...]
@@ -84,7 +90,8 @@ class OneOf:
         scales = sorted({choice.scale for choice in self.choices})
         if len(scales) > 1:
             raise ValueError(
-                f"OneOf: all choices must have one scale, not {', '.join(f'x{scale}' for scale in scales)}."
+                "OneOf: all choices must have one scale, not "
+                f"{', '.join(f'x{scale}' for scale in scales)}."
             )
         if self.share and (
             len(self.share) != len(self.choices)
@@ -92,7 +99,8 @@ class OneOf:
             or abs(sum(self.share) - 1) > 1e-6
         ):
             raise ValueError(
-                f"OneOf: share must give one share for each choice, with a sum of 1, not {self.share!r}."
+                "OneOf: share must give one share for each choice, with a sum of 1, not "
+                f"{self.share!r}."
             )
 
     @property

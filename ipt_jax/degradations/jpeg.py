@@ -15,15 +15,18 @@ from ipt_jax.degradations.base import Range, drawn, happens, range_of, share_of
 class Jpeg:
     """JPEG compression, 4:2:0, and back: uint8 ``[H, W, 3]`` -> uint8.
 
-    ``quality`` is libjpeg's, 1 to 100, or a range from which each crop draws its own (a whole number). ``clean`` is the share
-    of crops that are not compressed, so that the network learns to leave clean pictures alone.
+    ``quality`` is libjpeg's, 1 to 100, or a range from which each crop draws its own (a whole
+    number). ``clean`` is the share of crops that are not compressed, so that the network learns to
+    leave clean pictures alone.
 
-    Blocks of 16 pixels (8x8 of halved colour) lie on a grid that begins at the whole picture's corner. The pipeline cuts
-    regions on that grid (``grid``), so that a crop shows the blocks where they are in the whole compressed picture; and
-    since the grid belongs to the picture as it is stored, flips come after the compression.
+    Blocks of 16 pixels (8x8 of halved colour) lie on a grid that begins at the whole picture's
+    corner. The pipeline cuts regions on that grid (``grid``), so that a crop shows the blocks where
+    they are in the whole compressed picture; and since the grid belongs to the picture as it is
+    stored, flips come after the compression.
 
     Raises:
-      ValueError: when made with a quality that is not in 1 to 100, or a share that is not in 0 to 1.
+      ValueError: when made with a quality that is not in 1 to 100, or a share that is not in 0 to
+        1.
     """
 
     quality: float | Range

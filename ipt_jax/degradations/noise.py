@@ -12,15 +12,19 @@ from ipt_jax.degradations.base import Range, drawn, happens, range_of, share_of
 
 @dataclass(frozen=True)
 class Noise:
-    """White Gaussian noise: uint8 ``[H, W, 3]`` -> float32 of the same shape in 0..255, not rounded.
+    """White Gaussian noise: uint8 ``[H, W, 3]`` -> float32 of the same shape in 0..255, not
+    rounded.
 
     R, G and B get independent noise.
 
     Attributes:
-      sigma: standard deviation in grey levels (0..255), or a range from which each crop draws its own (blind denoising).
-      clipped: share of crops whose noisy values are clipped to 0..255. IPT's published code clips (1, the default); the
-        published numbers of CBM3D, DnCNN and FFDNet are on noise that is not clipped (0).
-      clean: share of crops that get no noise at all, so that the network learns to leave clean pictures alone.
+      sigma: standard deviation in grey levels (0..255), or a range from which each crop draws its
+        own (blind denoising).
+      clipped: share of crops whose noisy values are clipped to 0..255. IPT's published code clips
+        (1, the default); the published numbers of CBM3D, DnCNN and FFDNet are on noise that is not
+        clipped (0).
+      clean: share of crops that get no noise at all, so that the network learns to leave clean
+        pictures alone.
 
     Raises:
       ValueError: when made with a sigma below 0, or a share that is not in 0 to 1.

@@ -1,9 +1,10 @@
 """Rain streaks: bright, grey, parallel strokes that are added to a picture.
 
 Two sources of them: drawn by rule (:class:`Rain`; ranges fitted to the statistics of Rain100L, see
-``docs/rain.md``) and taken from a folder of streak pictures (:class:`RainFolder`). The model is the additive
-one of Yang et al., "Deep Joint Rain Detection and Removal from a Single Image", CVPR 2017: the same layer is
-added to R, G and B and the sum clipped. The interface is that of :mod:`ipt_jax.images.resize`.
+``docs/rain.md``) and taken from a folder of streak pictures (:class:`RainFolder`). The model is the
+additive one of Yang et al., "Deep Joint Rain Detection and Removal from a Single Image", CVPR 2017:
+the same layer is added to R, G and B and the sum clipped. The interface is that of
+:mod:`ipt_jax.images.resize`.
 """
 
 from __future__ import annotations
@@ -45,17 +46,18 @@ def rain_layer(
 ) -> np.ndarray:
     """Draws the streaks of one picture.
 
-    Positions are uniform; streaks whose middle lies outside reach in, so a small layer is like a crop of a
-    large one. Lengths and widths vary by a log-normal factor within the picture, brightness by a Weibull one
-    (nearly exponential), angles normally. A streak fades towards both ends, as a parabola, and is a Gaussian
-    across.
+    Positions are uniform; streaks whose middle lies outside reach in, so a small layer is like a
+    crop of a large one. Lengths and widths vary by a log-normal factor within the picture,
+    brightness by a Weibull one (nearly exponential), angles normally. A streak fades towards both
+    ends, as a parabola, and is a Gaussian across.
 
     Args:
       shape: (H, W) in pixels.
       rng: where all randomness comes from.
-      density: pixels of streak a 1000 pixels of picture: there are ``density / length`` streaks a 1000
-        pixels, so that coverage does not change with ``length``.
-      length: median length of a streak in pixels; none is under a quarter or over three times of that.
+      density: pixels of streak a 1000 pixels of picture: there are ``density / length`` streaks a
+        1000 pixels, so that coverage does not change with ``length``.
+      length: median length of a streak in pixels; none is under a quarter or over three times of
+        that.
       width: median full width at half height across a streak in pixels; about 1 to 3.
       angle: degrees from upright; positive leans the top to the right.
       intensity: mean brightness of a streak's brightest point in grey levels (0..255).
@@ -129,9 +131,10 @@ def _add(hq: np.ndarray, layer: np.ndarray) -> np.ndarray:
 class Rain:
     """Drawn rain: uint8 ``[H, W, 3]`` -> float32 of the same shape, clipped to 0..255, not rounded.
 
-    Every picture draws its own density, length, width, intensity (log-uniform) and angle (uniform) from the
-    ranges given here, then its streaks with :func:`rain_layer`, which gives their units. The defaults are
-    fitted to Rain100L (``docs/rain.md``). A crop needs no margin: the layer does not depend on the picture.
+    Every picture draws its own density, length, width, intensity (log-uniform) and angle (uniform)
+    from the ranges given here, then its streaks with :func:`rain_layer`, which gives their units.
+    The defaults are fitted to Rain100L (``docs/rain.md``). A crop needs no margin: the layer does
+    not depend on the picture.
 
     Raises:
       ValueError: when made with a range that is not (low, high), or not positive where it must be.
@@ -175,11 +178,13 @@ class Rain:
 
 @dataclass(frozen=True)
 class RainFolder:
-    """Rain from a folder of streak pictures: uint8 ``[H, W, 3]`` -> float32, clipped to 0..255, not rounded.
+    """Rain from a folder of streak pictures: uint8 ``[H, W, 3]`` -> float32, clipped to 0..255, not
+    rounded.
 
-    The pictures are read as grey levels (bright streaks on black) and a random crop of a random one is added
-    to R, G and B; a picture that is too small is repeated. The result is decided by the folder's pictures, in
-    the order of their names, and the generator. A process lists the folder once and keeps what it read.
+    The pictures are read as grey levels (bright streaks on black) and a random crop of a random one
+    is added to R, G and B; a picture that is too small is repeated. The result is decided by the
+    folder's pictures, in the order of their names, and the generator. A process lists the folder
+    once and keeps what it read.
 
     Raises:
       ValueError: on a call, when the folder is missing or holds no picture, or one cannot be read.

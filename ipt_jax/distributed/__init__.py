@@ -1,1 +1,1 @@
-"""Devices and processes."""
+"""Devices, shardings, and the processes of a run."""

@@ -17,7 +17,8 @@ from ipt_jax.distributed.sharding import DATA, replicated, split
 
 
 def make_mesh(count: int = 0) -> Mesh:
-    """A mesh with one data axis over all devices of all hosts, or over the first `count` of a single host.
+    """A mesh with one data axis over all devices of all hosts, or over the first `count` of a
+    single host.
 
     Raises:
       ValueError: more devices asked for than there are, or some of those of several hosts.
@@ -25,22 +26,27 @@ def make_mesh(count: int = 0) -> Mesh:
     devices = jax.devices()
     if count not in (0, len(devices)) and jax.process_count() > 1:
         raise ValueError(
-            f"devices={count} asked for, but {jax.process_count()} processes take part with all their {len(devices)}: use 0"
+            f"devices={count} asked for, but {jax.process_count()} processes take part with all "
+            f"their {len(devices)}: use 0"
         )
     if count > len(devices):
         raise ValueError(
-            f"devices={count} asked for, but there are {len(devices)} ({devices[0].platform}); use fewer, or 0 for all"
+            f"devices={count} asked for, but there are {len(devices)} ({devices[0].platform}); use "
+            "fewer, or 0 for all"
         )
     devices = devices[:count] if count else devices
     return mesh_of(devices)
 
 
 def mesh_of(devices: Sequence[Any]) -> Mesh:
-    """One data axis over these devices, in the order of a ring within each TPU slice, slice after slice."""
+    """One data axis over these devices, in the order of a ring within each TPU slice, slice after
+    slice.
+    """
     slices: dict[int, list[Any]] = {}
     for device in devices:
         slices.setdefault(getattr(device, "slice_index", None) or 0, []).append(device)
-    # Explicit axes, the default since jax 0.9, do not go through a linen convolution -> patches -> attention.
+    # Explicit axes, the default since jax 0.9, do not go through a linen convolution -> patches ->
+    # attention.
     auto = dict(axis_types=(AxisType.Auto,))
     rings = [
         jax.make_mesh((len(one),), (DATA,), devices=one, **auto)
@@ -56,7 +62,8 @@ def mesh_of(devices: Sequence[Any]) -> Mesh:
 def meet(barrier: Callable[[], object]) -> None:
     """A first collective over all devices and one over all processes, right after a barrier.
 
-    They connect the devices, for which gloo and NCCL give each other less time than hosts that compile may take.
+    They connect the devices, for which gloo and NCCL give each other less time than hosts that
+    compile may take.
     """
     mesh = make_mesh()
     barrier()
@@ -68,7 +75,8 @@ def meet(barrier: Callable[[], object]) -> None:
 
 
 def topology_mesh(name: str, slices: int = 1) -> Mesh:
-    """A mesh over the chips of TPU slices that are not here, such as "v5e:16x16": what is lowered for it can be compiled.
+    """A mesh over the chips of TPU slices that are not here, such as "v5e:16x16": what is lowered
+    for it can be compiled.
 
     Call it before anything else touches a device: jax is told to leave accelerators alone.
 
@@ -110,7 +118,8 @@ def peak_memory() -> int:
 
 
 def cache_programs(folder: str) -> None:
-    """Keeps compiled programs in a folder, so that a run that is started again need not compile them again.
+    """Keeps compiled programs in a folder, so that a run that is started again need not compile
+    them again.
 
     $JAX_COMPILATION_CACHE_DIR, where it is set, names the folder instead.
     """

@@ -17,7 +17,9 @@ START_TIMEOUT = 300.0
 
 @dataclasses.dataclass(frozen=True)
 class ProcessSpec:
-    """Which process of how many this is, and where process 0 listens (`HOST:PORT`; jax's service there, ours beside it)."""
+    """Which process of how many this is, and where process 0 listens (`HOST:PORT`; jax's service
+    there, ours beside it).
+    """
 
     coordinator: str
     count: int
@@ -70,7 +72,8 @@ def find_process(
         told[name] = given[name] or next(
             (environment[v] for v in variables if environment.get(v)), ""
         )
-    # A lone JAX_COORDINATOR_ADDRESS is set by XPK's images and the like, beside a cluster that is recognised.
+    # A lone JAX_COORDINATOR_ADDRESS is set by XPK's images and the like, beside a cluster that is
+    # recognised.
     ours = any(given.values()) or any(environment.get(v[0]) for _, v, _, _ in FLAGS[:3])
     if told["num-processes"] == "1" and not told["process-id"].strip("0"):
         return None
@@ -79,7 +82,8 @@ def find_process(
     if ours:
         missing = ", ".join(f"--{name}" for name, value in told.items() if not value)
         raise StartError(
-            f"a run on several processes needs --coordinator, --num-processes and --process-id; missing: {missing}"
+            "a run on several processes needs --coordinator, --num-processes and --process-id; "
+            f"missing: {missing}"
         )
     kind = _cluster(environment)
     return _detected(kind) if kind else None
@@ -103,7 +107,9 @@ def _explicit(told: Mapping[str, str]) -> ProcessSpec:
 
 
 def _cluster(environment: Mapping[str, str]) -> str:
-    """jax's name for the cluster whose signs there are, or "". No network, but for a TPU VM's metadata server."""
+    """jax's name for the cluster whose signs there are, or "". No network, but for a TPU VM's
+    metadata server.
+    """
     if "SLURM_STEP_NODELIST" in environment and "SLURM_PROCID" in environment:
         return "slurm" if environment.get("SLURM_NTASKS", "1") != "1" else ""
     names = (
@@ -135,7 +141,8 @@ def _detected(kind: str) -> ProcessSpec | None:
         )
     except (RuntimeError, ValueError, OSError) as error:
         raise RunError(
-            f"this looks like {kind}, but its processes cannot be told: {error}; give --coordinator, "
+            f"this looks like {kind}, but its processes cannot be told: {error}; give "
+            "--coordinator, "
             "--num-processes and --process-id, or --num-processes=1 to go on alone"
         ) from error
     if address is None or count is None or index is None or count == 1:

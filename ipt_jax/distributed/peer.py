@@ -44,7 +44,9 @@ class Peer:
             self.connection.sendall(json.dumps(message).encode() + b"\n")
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """Until the other end closes. OSError on a broken connection, ValueError on what is no message."""
+        """Until the other end closes. OSError on a broken connection, ValueError on what is no
+        message.
+        """
         while True:
             line, end, rest = self._buffer.partition(b"\n")
             if end:

@@ -1,9 +1,10 @@
 """The line between the processes of a run: who is there, do they agree, when to stop, who has gone.
 
-jax's own coordination ends a process by abort() with a stack trace when another one is missing or dies. So each process
-keeps one TCP connection to process 0, next to jax's, which knows at once when a process goes: its kernel closes the
-connection, and a host that loses power answers no keep-alive. Messages are JSON, one a line. Every wait has a limit and
-says for whom it waits. A single process has the same interface and no connection.
+jax's own coordination ends a process by abort() with a stack trace when another one is missing or
+dies. So each process keeps one TCP connection to process 0, next to jax's, which knows at once when
+a process goes: its kernel closes the connection, and a host that loses power answers no keep-alive.
+Messages are JSON, one a line. Every wait has a limit and says for whom it waits. A single process
+has the same interface and no connection.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ LEAD = 2
 
 
 class ProcessGroup:
-    """The processes of a run, seen from one of them. `connect` makes one for several processes; `Line()` is one alone.
+    """The processes of a run, seen from one of them. `connect` makes one for several processes;
+    `Line()` is one alone.
 
     Attributes:
       index, count: this process and how many there are.
@@ -76,7 +78,8 @@ class ProcessGroup:
             raise Lost(self._trouble)
 
     def gather(self, what: str, value: Any, limit: float = WAIT) -> list[Any]:
-        """The values (JSON) of all processes, in their order; waits until all have come, so it is a barrier, too.
+        """The values (JSON) of all processes, in their order; waits until all have come, so it is a
+        barrier, too.
 
         Raises:
           Lost: one has gone, or did not come within `limit` seconds; the message names those.
@@ -106,8 +109,9 @@ class ProcessGroup:
     def ask_stop(self, step: int, why: str, limit: float = 60.0) -> None:
         """Makes all processes stop after the same step; returns when all know it.
 
-        To be called between two steps. Who asks at step s keeps the others from finishing step s + 1. Each of them
-        reads a step's metrics after it has begun the next, so none has begun more than s + 2 before all know.
+        To be called between two steps. Who asks at step s keeps the others from finishing step s +
+        1. Each of them reads a step's metrics after it has begun the next, so none has begun more
+           than s + 2 before all know.
         """
         request = {"stop": step + LEAD, "why": f"{why} to process {self.index}"}
         if self.count == 1:
@@ -130,13 +134,17 @@ class ProcessGroup:
         return self.stop_at is not None and step >= self.stop_at
 
     def trouble(self, limit: float = 3.0) -> str:
-        """What is wrong with another process, or "". Waits a little for the news, which a failed collective precedes."""
+        """What is wrong with another process, or "". Waits a little for the news, which a failed
+        collective precedes.
+        """
         with self._news:
             self._news.wait_for(lambda: self._trouble or self.count == 1, timeout=limit)
         return self._trouble
 
     def fault(self, text: str) -> None:
-        """Tells the others that this process ends with an error; process 0 then waits for them, to be the last."""
+        """Tells the others that this process ends with an error; process 0 then waits for them, to
+        be the last.
+        """
         if self.count == 1 or self._left:
             return
         self._left = True
@@ -144,7 +152,8 @@ class ProcessGroup:
         if not self._trouble:
             self._broadcast(
                 {
-                    "fault": f"process {self.index} ({socket.gethostname()}) ended with: {text.strip()}"
+                    "fault": f"process {self.index} ({socket.gethostname()}) ended with: "
+                    f"{text.strip()}"
                 }
             )
         # Jax's service lives here, and its end would abort the others
@@ -153,7 +162,9 @@ class ProcessGroup:
                 self._news.wait_for(lambda: self._gone >= set(self._peers), timeout=GRACE + 5)
 
     def leave(self) -> None:
-        """The orderly end, when all have come to it: the others will not take it for a death. Raises Lost."""
+        """The orderly end, when all have come to it: the others will not take it for a death.
+        Raises Lost.
+        """
         if self.count == 1 or self._left:
             return
         # An error of another process still counts
@@ -246,7 +257,9 @@ class ProcessGroup:
         threading.Thread(target=self._end_soon, name="ipt-hosts-end", daemon=True).start()
 
     def _end_soon(self) -> None:
-        """Ends this process if it does not by itself, as when it is in a collective that waits for a dead process."""
+        """Ends this process if it does not by itself, as when it is in a collective that waits for
+        a dead process.
+        """
         time.sleep(GRACE)
         print(f"ipt: {self._trouble}", file=sys.stderr, flush=True)
         os._exit(1)

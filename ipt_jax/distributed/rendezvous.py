@@ -13,10 +13,12 @@ from ipt_jax.log import logger
 
 
 def connect(address: tuple[str, int], index: int, count: int, limit: float) -> ProcessGroup:
-    """The roll call: returns when all `count` processes have come to process 0, which listens at `address`.
+    """The roll call: returns when all `count` processes have come to process 0, which listens at
+    `address`.
 
     Raises:
-      Lost: some did not come within `limit` seconds (named), or came under one number, or expect another count.
+      Lost: some did not come within `limit` seconds (named), or came under one number, or expect
+        another count.
     """
     line = ProcessGroup(index, count)
     if count > 1:
@@ -34,7 +36,8 @@ def _call(line: ProcessGroup, address: tuple[str, int], limit: float) -> None:
         server = socket.create_server(("", address[1]), backlog=line.count)
     except OSError as error:
         raise Lost(
-            f"process 0 cannot listen on port {address[1]}: {error.strerror or error}; name another port"
+            f"process 0 cannot listen on port {address[1]}: {error.strerror or error}; name "
+            "another port"
         ) from None
     with server:
         while len(line._peers) < line.count - 1 and not problem:
@@ -57,7 +60,9 @@ def _call(line: ProcessGroup, address: tuple[str, int], limit: float) -> None:
 
 
 def _welcome(line: ProcessGroup, connection: socket.socket, left: float) -> str:
-    """Takes in one process; returns what is wrong with it. Strangers (a port scanner, another program) are ignored."""
+    """Takes in one process; returns what is wrong with it. Strangers (a port scanner, another
+    program) are ignored.
+    """
     connection.settimeout(min(left, 5.0))
     peer = Peer(connection, "")
     try:
@@ -94,7 +99,8 @@ def _answer(line: ProcessGroup, address: tuple[str, int], limit: float) -> None:
         left = end - time.monotonic()
         if left <= 0:
             raise Lost(
-                f"process 0 of {line.count} did not come within {limit:.0f} s: nothing at {where} ({why})"
+                f"process 0 of {line.count} did not come within {limit:.0f} s: nothing at {where} "
+                f"({why})"
             )
         try:
             connection = socket.create_connection(address, timeout=min(left, 10.0))

@@ -1,9 +1,11 @@
-"""Devices: distributed start, mesh, shardings, barriers. Every version-sensitive call of jax is here.
+"""Devices: distributed start, mesh, shardings, barriers. Every version-sensitive call of jax is
+here.
 
-What `pmap` and `pjit` stood for is `jax.jit` with `NamedSharding`: the batch is split over one axis, "data". With
-`sharding="data"` the state is whole on each device, and the compiler puts in the one reduction of gradients. With
-"fsdp" (Zhao et al., 2023; ZeRO-3) each large leaf of parameters, moments and average is split over the same axis: a
-layer's parameters are gathered when it runs, and their gradients are reduced to the piece that a device keeps.
+What `pmap` and `pjit` stood for is `jax.jit` with `NamedSharding`: the batch is split over one
+axis, "data". With `sharding="data"` the state is whole on each device, and the compiler puts in the
+one reduction of gradients. With "fsdp" (Zhao et al., 2023; ZeRO-3) each large leaf of parameters,
+moments and average is split over the same axis: a layer's parameters are gathered when it runs, and
+their gradients are reduced to the piece that a device keeps.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ def split(mesh: Mesh) -> NamedSharding:
 def _piece(shape: tuple[int, ...], devices: int) -> PartitionSpec:
     """The first axis that the devices divide, split over them.
 
-    Not the largest: the query, key and value parts of one matrix lie along its last axis, and pieces that cut across
+    Not the largest: the query, key and value parts of one matrix lie along its last axis, and
+      pieces that cut across
     them would have to be moved between devices again.
     """
     axes = [i for i, side in enumerate(shape) if side % devices == 0]
@@ -49,7 +52,9 @@ def _piece(shape: tuple[int, ...], devices: int) -> PartitionSpec:
 
 
 def state_shardings(tree: Any, mesh: Mesh, sharding: str) -> Any:
-    """A sharding for each leaf of parameters or of what has their shapes: whole ("data"), or in pieces ("fsdp")."""
+    """A sharding for each leaf of parameters or of what has their shapes: whole ("data"), or in
+    pieces ("fsdp").
+    """
 
     def of(path: Any, leaf: Any) -> NamedSharding:
         if sharding == "data":
@@ -64,7 +69,8 @@ def state_shardings(tree: Any, mesh: Mesh, sharding: str) -> Any:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _gathered(leaf: jax.Array, mesh: Mesh, spec: PartitionSpec, dtype: Any) -> jax.Array:
-    # The piece is cast before it travels, and held to its place so that the compiler cannot swap the two.
+    # The piece is cast before it travels, and held to its place so that the compiler cannot swap
+    # the two.
     piece = jax.lax.with_sharding_constraint(leaf.astype(dtype), NamedSharding(mesh, spec))
     return jax.lax.with_sharding_constraint(piece, replicated(mesh))
 
@@ -87,7 +93,8 @@ _gathered.defvjp(_gathered_forward, _gathered_backward)
 
 
 def gather(mesh: Mesh, dtype: Any, tree: Any) -> Any:
-    """Parameters in pieces -> whole, the large ones in `dtype`, which they are computed in; gradients come back in pieces.
+    """Parameters in pieces -> whole, the large ones in `dtype`, which they are computed in;
+    gradients come back in pieces.
 
     Stacks are left alone: their layers are gathered one at a time, in the loop that runs them.
     """
@@ -111,7 +118,9 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
 
 
 def put_rows(rows: np.ndarray, mesh: Mesh) -> jax.Array:
-    """Rows that every host holds whole -> a global array split over the mesh, in whatever order its devices are."""
+    """Rows that every host holds whole -> a global array split over the mesh, in whatever order its
+    devices are.
+    """
     return jax.make_array_from_callback(rows.shape, split(mesh), lambda index: rows[index])
 
 

@@ -1,8 +1,9 @@
 """The start of a run on several processes: which one this is, roll call, jax.distributed.
 
-What decides, in this order: flags (`--coordinator`, `--num-processes`, `--process-id`), environment variables of the same
-names (IPT_COORDINATOR, ... or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID), Slurm's step, a TPU pod on GKE
-(also several slices), a TPU VM. A laptop shows none of these signs, and then no network is touched.
+What decides, in this order: flags (`--coordinator`, `--num-processes`, `--process-id`), environment
+variables of the same names (IPT_COORDINATOR, ... or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES,
+JAX_PROCESS_ID), Slurm's step, a TPU pod on GKE (also several slices), a TPU VM. A laptop shows none
+of these signs, and then no network is touched.
 """
 
 from __future__ import annotations
@@ -49,9 +50,10 @@ def line() -> hosts.ProcessGroup:
 def together(options: argparse.Namespace) -> Iterator[hosts.ProcessGroup]:
     """While it lasts, jax sees the devices of all processes, and `line()` is the line between them.
 
-    To be entered before jax has started its devices. An error that ends it is told to the other processes, which end
-    with it; then, and after an error that came from another, this process is left by `os._exit`, since jax's own end would
-    wait for processes that do not come: so it is for the command line, not for a library.
+    To be entered before jax has started its devices. An error that ends it is told to the other
+    processes, which end with it; then, and after an error that came from another, this process is
+    left by `os._exit`, since jax's own end would wait for processes that do not come: so it is for
+    the command line, not for a library.
 
     Raises:
       StartError, Lost: as `find` and `hosts.connect`.
@@ -78,7 +80,8 @@ def together(options: argparse.Namespace) -> Iterator[hosts.ProcessGroup]:
 
 def _end(line: hosts.ProcessGroup, error: BaseException) -> NoReturn:
     ours = isinstance(error, (RunError, UserError, OSError, KeyboardInterrupt))
-    # What goes wrong here when another process goes: jax's collectives raise what they like, orbax a failed save.
+    # What goes wrong here when another process goes: jax's collectives raise what they like, orbax
+    # a failed save.
     elsewhere = line.trouble(
         0.0 if isinstance(error, (UserError, errors.Lost, KeyboardInterrupt)) else 3.0
     )
@@ -116,7 +119,8 @@ def _start(place: ProcessSpec, limit: float) -> None:
             ) from None
     import jax
 
-    # Its handler of SIGTERM would take the place of ours (meter.StopSignals), which serves SIGINT, too.
+    # Its handler of SIGTERM would take the place of ours (meter.StopSignals), which serves SIGINT,
+    # too.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         place.coordinator,

@@ -1,1 +1,1 @@
-"""Scores on benchmark sets."""
+"""Scores of weights on benchmark sets: tables, JSON, a page."""

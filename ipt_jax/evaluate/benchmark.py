@@ -22,7 +22,8 @@ from ipt_jax.evaluate.trials import Trial, at_levels
 def table(rows: Sequence[Row]) -> str:
     """A table for the terminal: a line for each set and task, input -> result."""
     lines = [
-        f"{'set':<10} {'task':<13} {'n':>3}  {'PSNR-Y':>15}  {'PSNR-RGB':>15}  {'SSIM-Y':>15}  {'SSIM-RGB':>15}  {'tiles/s':>8}"
+        f"{'set':<10} {'task':<13} {'n':>3}  {'PSNR-Y':>15}  {'PSNR-RGB':>15}  {'SSIM-Y':>15}  "
+        f"{'SSIM-RGB':>15}  {'tiles/s':>8}"
     ]
     for row in rows:
         b, a = row.mean.before, row.mean.after
@@ -41,7 +42,8 @@ def table(rows: Sequence[Row]) -> str:
 def choose(
     sets: Sequence[BenchmarkSet], trials: Sequence[Trial], explicit: bool
 ) -> list[tuple[BenchmarkSet, Trial]]:
-    """Which sets are scored at which tasks: those of their usual kind, or, asked for by name, what is possible.
+    """Which sets are scored at which tasks: those of their usual kind, or, asked for by name, what
+    is possible.
 
     Raises:
       UsageError: nothing goes together.
@@ -77,7 +79,8 @@ def run(options: argparse.Namespace) -> int:
     for one in sets:
         tasks = [trial.label for other, trial in pairs if other is one]
         print(
-            f"{one.describe()}; {', '.join(tasks) if tasks else 'none of the tasks are for it: left out'}",
+            f"{one.describe()}; "
+            f"{', '.join(tasks) if tasks else 'none of the tasks are for it: left out'}",
             flush=True,
         )
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ipt_jax import __version__
+from ipt_jax.versions import __version__
 from ipt_jax.data.layouts import BenchmarkSet, match, read
 from ipt_jax.data.layouts import files as picture_files
 from ipt_jax.errors import DataError, UsageError
@@ -76,7 +76,9 @@ class Baseline(Candidate):
 
 
 class Outputs(Candidate):
-    """The words `outputs:DIR`: files restored by something else, in DIR, DIR/TASK, DIR/x2, or those in DIR/SET."""
+    """The words `outputs:DIR`: files restored by something else, in DIR, DIR/TASK, DIR/x2, or those
+    in DIR/SET.
+    """
 
     def __init__(self, options: argparse.Namespace):
         super().__init__(options)
@@ -113,7 +115,7 @@ class Weights(Candidate):
 
     def __init__(self, options: argparse.Namespace):
         super().__init__(options)
-        from ipt_jax import load
+        from ipt_jax.weights.load import load
 
         if options.batch < 1:
             raise UsageError(f"--batch {options.batch}: at least 1 tile a call")
@@ -128,7 +130,8 @@ class Weights(Candidate):
         tile = self.model.model.tile
         if not 0 <= options.overlap < tile:
             raise UsageError(
-                f"--overlap {options.overlap}: tiles of {tile} pixels can overlap by 0 to {tile - 1}"
+                f"--overlap {options.overlap}: tiles of {tile} pixels can overlap by 0 to "
+                f"{tile - 1}"
             )
         self._cut: dict[str, Any] = dict(
             protocol=options.protocol, overlap=options.overlap, ensemble=options.ensemble

@@ -1,8 +1,11 @@
-"""Published scores, to stand beside measured ones. PSNR in dB, on Y unless a label says RGB; borders as for SR usual."""
+"""Published scores, to stand beside measured ones. PSNR in dB, on Y unless a label says RGB;
+borders as for SR usual.
+"""
 
 from __future__ import annotations
 
-# method -> scale -> Set5, Set14, B100, Urban100 (Chen et al., CVPR 2021, table 1; HAT: Chen et al., CVPR 2023).
+# method -> scale -> Set5, Set14, B100, Urban100 (Chen et al., CVPR 2021, table 1; HAT: Chen et al.,
+# CVPR 2023).
 _SETS = ("set5", "set14", "b100", "urban100")
 _SR: dict[str, dict[int, tuple[float | None, ...]]] = {
     "bicubic": {
@@ -63,7 +66,8 @@ _OTHER: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
 
 
 def published(set_name: str, task: str) -> list[tuple[str, str]]:
-    """(method, score as text) for a set (canonical, lower case) and a task; [] where nothing is known.
+    """(method, score as text) for a set (canonical, lower case) and a task; [] where nothing is
+    known.
 
     A sigma that the model was not trained for ("denoise50@70") is looked up by that sigma.
     """

@@ -1,4 +1,6 @@
-"""The report of an evaluation: one HTML file that needs no network, with scores, pictures, and where they are worst."""
+"""The report of an evaluation: one HTML file that needs no network, with scores, pictures, and
+where they are worst.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ for (const range of document.querySelectorAll('.pair input'))
 
 @dataclasses.dataclass(order=True)
 class _Shown:
-    """A picture that the page shows; the best of those kept comes first in the heap, to be thrown out first."""
+    """A picture that the page shows; the best of those kept comes first in the heap, to be thrown
+    out first.
+    """
 
     key: float
     order: int
@@ -102,7 +106,8 @@ class Report:
             body.append(self._section(row))
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            f'<meta name="viewport" content="width=device-width"><title>Evaluation of {_text(settings["weights"])}</title>'
+            '<meta name="viewport" content="width=device-width"><title>Evaluation of '
+            f"{_text(settings['weights'])}</title>"
             f"<style>{STYLE}</style></head>\n<body>\n"
             + "\n".join(body)
             + f"\n<script>{SCRIPT}</script>\n</body></html>\n"
@@ -118,7 +123,8 @@ class Report:
         )
         return (
             f"<h2>{_text(row.set.name)}, {_text(row.trial.label)}</h2>"
-            f"<p>{_text(row.set.describe())}. Left of the line the input, right of it the result{which}; drag the line.</p>"
+            f"<p>{_text(row.set.describe())}. Left of the line the input, right of it the "
+            f"result{which}; drag the line.</p>"
             f'{_published(row)}<div class="pictures">{pictures}</div>'
             f"<details><summary>Scores of every picture</summary>{_scores(row.scores)}</details>"
         )
@@ -174,7 +180,8 @@ def _published(row: Row) -> str:
     cells = "".join(f"<td>{_text(value)}</td>" for _, value in others)
     return (
         "<p>Published, PSNR on Y in dB unless it says RGB:</p>"
-        f'<div class="scroll"><table><tr><th>these weights</th>{heads}</tr><tr><td><b>{mine}</b></td>{cells}</tr></table></div>'
+        '<div class="scroll"><table><tr><th>these '
+        f"weights</th>{heads}</tr><tr><td><b>{mine}</b></td>{cells}</tr></table></div>"
     )
 
 
@@ -199,12 +206,15 @@ def _figure(entry: _Shown, task: str) -> str:
         f'<img src="{_jpeg(before)}" alt="input">'
         f'<img class="after" src="{_jpeg(after)}" alt="result"><div class="bar"></div>'
         f'<input type="range" min="0" max="100" step="0.1" value="50" aria-label="{label}"></div>'
-        f'<div><div class="zoom">{zoom}</div>The worst place: row {y}, column {x}</div></div></figure>'
+        f'<div><div class="zoom">{zoom}</div>The worst place: row {y}, column '
+        f"{x}</div></div></figure>"
     )
 
 
 def worst_place(clean: np.ndarray, after: np.ndarray) -> tuple[int, int]:
-    """(row, column) of the corner of the place with the largest squared error, `ZOOM` pixels a side."""
+    """(row, column) of the corner of the place with the largest squared error, `ZOOM` pixels a
+    side.
+    """
     error = np.square(clean.astype(np.float32) - after).sum(axis=2)
     side = [min(ZOOM, size) for size in error.shape]
     sums = cv2.boxFilter(

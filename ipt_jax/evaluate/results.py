@@ -23,7 +23,9 @@ def mean(scores: Sequence[Score]) -> Score:
 
 
 def table(means: Sequence[Score]) -> str:
-    """A table for the terminal: PSNR and SSIM of the input (SR: bicubic) and of the restored picture."""
+    """A table for the terminal: PSNR and SSIM of the input (SR: bicubic) and of the restored
+    picture.
+    """
     lines = [
         f"{'task':<12} {'PSNR-Y':>7} {'restored':>9} {'gain':>6}   {'PSNR-RGB':>8} {'restored':>9}   "
         f"{'SSIM-Y':>7} {'restored':>9}"

@@ -1,4 +1,6 @@
-"""Scores a model on whole pictures: degrade, restore by tiles, PSNR and SSIM on Y and RGB; a table and a picture."""
+"""Scores a model on whole pictures: degrade, restore by tiles, PSNR and SSIM on Y and RGB; a table
+and a picture.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """One picture's scores at one task: of the input (for SR, of its bicubic enlargement) and of the result."""
+    """One picture's scores at one task: of the input (for SR, of its bicubic enlargement) and of
+    the result.
+    """
 
     picture: str
     task: str
@@ -41,7 +45,8 @@ class Score:
 def unclipped(task: Task) -> Task:
     """The task with noise that is not clipped to 0..255, if it is noise; else the task itself.
 
-    The draws are the same. This is the convention of the published numbers of CBM3D, DnCNN and FFDNet.
+    The draws are the same. This is the convention of the published numbers of CBM3D, DnCNN and
+    FFDNet.
     """
     if not isinstance(task.degrade, Noise):
         return task
@@ -57,20 +62,24 @@ def make_lq(picture: Picture, task: Task, seed: int) -> tuple[np.ndarray, np.nda
     """(lq, hq) of a whole picture; hq is cut to a multiple of the scale first.
 
     Raises:
-      DataError: the picture is smaller than the scale, or its lq is not of hq's size over the scale.
+      DataError: the picture is smaller than the scale, or its lq is not of hq's size over the
+        scale.
     """
     height, width = (size // task.scale for size in picture.hq.shape[:2])
     if not height or not width:
         raise DataError(
-            f"{picture.name} is {picture.hq.shape[1]}x{picture.hq.shape[0]}, too small for {task.name}"
+            f"{picture.name} is {picture.hq.shape[1]}x{picture.hq.shape[0]}, too small for "
+            f"{task.name}"
         )
     hq = np.ascontiguousarray(picture.hq[: height * task.scale, : width * task.scale])
     if picture.lq is None:
         return task.degrade(hq, generator(seed, picture.name)), hq
     if picture.lq.shape[:2] != (height, width):
         raise DataError(
-            f"{picture.name}: the pair's sizes do not match: the degraded picture is {picture.lq.shape[1]}x"
-            f"{picture.lq.shape[0]}, the clean one {picture.hq.shape[1]}x{picture.hq.shape[0]}; {task.name} "
+            f"{picture.name}: the pair's sizes do not match: the degraded picture is "
+            f"{picture.lq.shape[1]}x"
+            f"{picture.lq.shape[0]}, the clean one {picture.hq.shape[1]}x{picture.hq.shape[0]}; "
+            f"{task.name} "
             f"needs {width}x{height} for it"
         )
     return picture.lq, hq
@@ -108,7 +117,8 @@ def scored(
     task: Task,
     seed: int = 0,
 ) -> Iterator[Result]:
-    """Scores whatever `restore` makes of a task's inputs, in order; pictures are asked for as they are needed.
+    """Scores whatever `restore` makes of a task's inputs, in order; pictures are asked for as they
+    are needed.
 
     Yields:
       The score, and the clean, degraded and restored picture (uint8).

@@ -14,9 +14,11 @@ from ipt_jax.tasks import Task
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A task to score, and the model's task that is used for it: "denoise50@70" is sigma 70 with the one for 50.
+    """A task to score, and the model's task that is used for it: "denoise50@70" is sigma 70 with
+    the one for 50.
 
-    A task whose strength is drawn for each crop, such as blind denoising, is scored at a fixed one: "denoise@25", "jpeg@40".
+    A task whose strength is drawn for each crop, such as blind denoising, is scored at a fixed one:
+    "denoise@25", "jpeg@40".
     """
 
     label: str
@@ -28,18 +30,21 @@ class Trial:
         """A trial from `TASK`, `TASK@SIGMA` for noise or `TASK@QUALITY` for JPEG.
 
         Raises:
-          UsageError: no such task, a level for something that has none, or none for a task that draws it.
+          UsageError: no such task, a level for something that has none, or none for a task that
+            draws it.
         """
         head, _, level = text.partition("@")
         if head not in known:
             raise UsageError(
-                f"--tasks: there is no task {head!r}{nearest(head, known)}; there is {', '.join(known)}"
+                f"--tasks: there is no task {head!r}{nearest(head, known)}; there is "
+                f"{', '.join(known)}"
             )
         task = known[head]
         if not level:
             if isinstance(strength(task), tuple):
                 raise UsageError(
-                    f"--tasks {text}: this task draws its strength; name one, such as {', '.join(at_levels(task))}"
+                    f"--tasks {text}: this task draws its strength; name one, such as "
+                    f"{', '.join(at_levels(task))}"
                 )
             return cls(text, head, task)
         kind = "standard deviation" if isinstance(task.degrade, Noise) else "JPEG quality"
@@ -58,7 +63,9 @@ LEVELS = {Noise: (15, 25, 30, 50), Jpeg: (10, 20, 40)}
 
 
 def strength(task: Task) -> Any:
-    """Sigma of noise, quality of JPEG: a number, or the range that it is drawn from; None for other degradations."""
+    """Sigma of noise, quality of JPEG: a number, or the range that it is drawn from; None for other
+    degradations.
+    """
     degrade = task.degrade
     return (
         degrade.sigma
@@ -70,7 +77,9 @@ def strength(task: Task) -> Any:
 
 
 def at_levels(task: Task) -> list[str]:
-    """What is scored of a task if none is asked for: itself, or "TASK@LEVEL"s where it draws its strength."""
+    """What is scored of a task if none is asked for: itself, or "TASK@LEVEL"s where it draws its
+    strength.
+    """
     if not isinstance(strength(task), tuple):
         return [task.name]
     low, high = strength(task)

@@ -1,1 +1,1 @@
-"""Weights and programs for other software."""
+"""Weights and programs for other software: ONNX, StableHLO, PyTorch names, model cards."""

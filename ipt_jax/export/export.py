@@ -1,4 +1,6 @@
-"""Weights to files for others: written, read back and compared with the model, with a card that says what they are."""
+"""Weights to files for others: written, read back and compared with the model, with a card that
+says what they are.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ def export(
       restorer: the model; only its tasks are written.
       out: the file, or the folder of "folder".
       form: one of `FORMATS`.
-      dtype: what an ONNX file computes in and what a folder's tensors are kept as, "float32" or "float16".
+      dtype: what an ONNX file computes in and what a folder's tensors are kept as, "float32" or
+        "float16".
       details: what the card is to say of the training.
 
     Returns:
@@ -52,12 +55,14 @@ def export(
     """
     if form in SINGLE and len(restorer.tasks) > 1:
         raise WeightsError(
-            f"--format {form} holds one task; name it: --task {next(iter(restorer.tasks))} (the model has "
+            f"--format {form} holds one task; name it: --task {next(iter(restorer.tasks))} (the "
+            "model has "
             f"{', '.join(restorer.tasks)})"
         )
     if dtype not in DTYPES.get(form, ("float32",)):
         raise WeightsError(
-            f"--dtype {dtype}: --format {form} is written in {' or '.join(DTYPES.get(form, ('float32',)))}"
+            f"--dtype {dtype}: --format {form} is written in "
+            f"{' or '.join(DTYPES.get(form, ('float32',)))}"
         )
     part = out if form == "folder" else out.with_name(f".{out.name}.part")
     try:
@@ -66,7 +71,8 @@ def export(
         bound = check.BOUNDS[dtype]
         if not difference <= bound:
             raise ExportError(
-                f"{out}: differs from the model by {difference:.1e} of the largest value; the bound is {bound:.0e}"
+                f"{out}: differs from the model by {difference:.1e} of the largest value; the "
+                f"bound is {bound:.0e}"
             )
         if part != out:
             part.replace(out)

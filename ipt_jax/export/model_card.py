@@ -1,4 +1,6 @@
-"""A model card: what weights are for, what they were trained on, how they score; as JSON and as Markdown."""
+"""A model card: what weights are for, what they were trained on, how they score; as JSON and as
+Markdown.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from ipt_jax.run_folder import metrics_log
 UNKNOWN = "not stated"
 # What is known of the sources that have a name; of a folder only its owner can say it.
 LICENCES = {
-    "embedded": "scikit-image's photographs astronaut, chelsea, coffee and rocket: public domain (NASA) or CC0",
+    "embedded": "scikit-image's photographs astronaut, chelsea, coffee and rocket: public domain "
+    "(NASA) or CC0",
     "imagenet2012": "ImageNet: its terms of access, for non-commercial research and education",
 }
 
@@ -92,7 +95,9 @@ def _scores(file: str) -> dict[str, float]:
 
 
 def kept(restorer: Restorer, known: Details) -> dict[str, Any]:
-    """The provenance that goes with weights, so that a card can be made of them again: nothing of where files were."""
+    """The provenance that goes with weights, so that a card can be made of them again: nothing of
+    where files were.
+    """
     said = {k: v for k, v in restorer.provenance.items() if k != "from"} | {
         "from": _source(restorer)
     }
@@ -122,7 +127,7 @@ def make(
     restorer: Restorer, out: Path, form: str, dtype: str, difference: float, known: Details
 ) -> dict[str, Any]:
     """The card's contents."""
-    from ipt_jax.train.identity import versions
+    from ipt_jax.versions import versions
 
     model = restorer.model
     data = known.config.get("data", {})
@@ -196,7 +201,8 @@ def markdown(card: Mapping[str, Any]) -> str:
     lines = [
         f"# {card['file']}",
         "",
-        "IPT (Chen et al., Pre-Trained Image Processing Transformer, CVPR 2021) for image restoration, written by ipt_jax "
+        "IPT (Chen et al., Pre-Trained Image Processing Transformer, CVPR 2021) for image "
+        "restoration, written by ipt_jax "
         f"{card['versions']['ipt_jax']} as {card['format']}, {card['dtype']}.",
         "",
         "## Tasks",
@@ -205,13 +211,17 @@ def markdown(card: Mapping[str, Any]) -> str:
         "|---|---|---|",
         tasks,
         "",
-        f"Input: tiles of {model['tile']}x{model['tile']} RGB pixels in 0..255; output in 0..255, neither clipped nor rounded.",
-        "Trained on synthetic degradations: on others (compression, blur, other noise) results may be worse than the input.",
+        f"Input: tiles of {model['tile']}x{model['tile']} RGB pixels in 0..255; output in 0..255, "
+        "neither clipped nor rounded.",
+        "Trained on synthetic degradations: on others (compression, blur, other noise) results may "
+        "be worse than the input.",
         "",
         "## Model",
         "",
-        f"{card['parameters']:,} parameters: {model['features']} features, patches of {model['patch']}, {model['heads']} "
-        f"heads, {model['encoder_layers']} + {model['decoder_layers']} layers. Weights: {card['weights']}.",
+        f"{card['parameters']:,} parameters: {model['features']} features, patches of "
+        f"{model['patch']}, {model['heads']} "
+        f"heads, {model['encoder_layers']} + {model['decoder_layers']} layers. Weights: "
+        f"{card['weights']}.",
         "",
         "## Training",
         "",
@@ -221,7 +231,8 @@ def markdown(card: Mapping[str, Any]) -> str:
         f"- licence of the training data: {training['licence of the data']}",
         *(
             [
-                f"- learning rate {optim['learning_rate']:g}, batch {training['config'].get('batch_size')}, "
+                f"- learning rate {optim['learning_rate']:g}, batch "
+                f"{training['config'].get('batch_size')}, "
                 f"schedule {optim.get('schedule')}"
             ]
             if optim
@@ -235,7 +246,8 @@ def markdown(card: Mapping[str, Any]) -> str:
         "",
         "## Check",
         "",
-        f"Run on random patches after writing: it differs from the model by at most {card['difference from the model']:.1e} of "
+        "Run on random patches after writing: it differs from the model by at most "
+        f"{card['difference from the model']:.1e} of "
         "the largest value.",
         f"SHA-256 `{card['sha256']}`",
         "",

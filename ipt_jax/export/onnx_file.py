@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ipt_jax import __version__
+from ipt_jax.versions import __version__
 from ipt_jax.errors import WeightsError
 from ipt_jax.export.parity import Run
 from ipt_jax.restore.restorer import Restorer
@@ -17,7 +17,8 @@ def write(restorer: Restorer, path: Path, dtype: str) -> Run:
     """Writes the model's one task; returns the file as onnxruntime runs it.
 
     Raises:
-      WeightsError: onnx or onnxruntime is missing, or the weights are more than the 2 GB that a file of it holds.
+      WeightsError: onnx or onnxruntime is missing, or the weights are more than the 2 GB that a
+        file of it holds.
     """
     try:
         import onnx

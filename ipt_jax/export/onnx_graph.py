@@ -1,4 +1,6 @@
-"""The network for one task as an ONNX graph, written with onnx's own helpers: the architecture is fixed and small."""
+"""The network for one task as an ONNX graph, written with onnx's own helpers: the architecture is
+fixed and small.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ Params = Mapping[str, Any]
 
 
 class Builder:
-    """Nodes and constants of a graph; each method adds what it says and returns the name of its result."""
+    """Nodes and constants of a graph; each method adds what it says and returns the name of its
+    result.
+    """
 
     def __init__(self, dtype: str):
         self.dtype = np.dtype(dtype)
@@ -138,12 +142,14 @@ def _body(b: Builder, model: IPT, params: Params, tokens: str, embedding: str) -
 def build(
     model: IPT, params: Params, task: str, scale: int, dtype: str, metadata: Mapping[str, str]
 ) -> ModelProto:
-    """The graph: `patches` float32 `[batch, tile, tile, 3]`, RGB in 0..255 -> `restored` float32 of `scale` times the side.
+    """The graph: `patches` float32 `[batch, tile, tile, 3]`, RGB in 0..255 -> `restored` float32 of
+    `scale` times the side.
 
     Args:
       model, params: the network and its parameters.
       task, scale: which of its tasks.
-      dtype: "float32" or "float16", what is computed in; LayerNorm, softmax, input and output stay float32.
+      dtype: "float32" or "float16", what is computed in; LayerNorm, softmax, input and output stay
+        float32.
       metadata: what the file says of itself.
     """
     b = Builder(dtype)

@@ -16,7 +16,9 @@ BOUNDS = {"float32": 1e-5, "float16": 5e-3}
 
 
 def patches(tile: int, count: int = 3, seed: int = 0) -> np.ndarray:
-    """Random patches, float32 `[count, tile, tile, 3]`: noise, a slope, and a flat one with an edge, in turn."""
+    """Random patches, float32 `[count, tile, tile, 3]`: noise, a slope, and a flat one with an
+    edge, in turn.
+    """
     rng = np.random.default_rng(seed)
     made = rng.uniform(0, 255, (count, tile, tile, 3)).astype(np.float32)
     for i in range(1, count, 3):
@@ -28,9 +30,11 @@ def patches(tile: int, count: int = 3, seed: int = 0) -> np.ndarray:
 
 
 def largest_difference(restorer: Restorer, run: Run) -> float:
-    """The largest difference between what `run` gives and what the model gives, over the largest magnitude of the latter.
+    """The largest difference between what `run` gives and what the model gives, over the largest
+    magnitude of the latter.
 
-    Of all tasks the worst; infinite where a shape is wrong or a value is not finite. One patch and several are tried.
+    Of all tasks the worst; infinite where a shape is wrong or a value is not finite. One patch and
+    several are tried.
     """
     worst = 0.0
     for name in restorer.tasks:

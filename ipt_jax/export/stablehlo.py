@@ -1,4 +1,6 @@
-"""The network as a StableHLO program (`jax.export`): weights inside, any batch, for CPU, CUDA and TPU."""
+"""The network as a StableHLO program (`jax.export`): weights inside, any batch, for CPU, CUDA and
+TPU.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def write(restorer: Restorer, path: Path) -> Run:
     """Writes the program of the model's one task; returns it, read back from the file."""
     (task,) = restorer.tasks.values()
-    # Through the authors' form, in which the network computes in 0..255: nothing is left to scale outside.
+    # Through the authors' form, in which the network computes in 0..255: nothing is left to scale
+    # outside.
     model = restorer.model.clone(input_scale=1.0, remat="none")
     params = weights.params_from_torch(
         weights.params_to_torch(restorer.params, restorer.model), model
@@ -48,7 +51,7 @@ def read(path: Path) -> Run:
 
 def describe(restorer: Restorer) -> dict[str, Any]:
     """What stands in the JSON beside the program: all that is needed to use it."""
-    from ipt_jax.train.identity import versions
+    from ipt_jax.versions import versions
 
     (task,) = restorer.tasks.values()
     tile = restorer.model.tile

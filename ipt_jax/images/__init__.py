@@ -1,1 +1,1 @@
-"""Image files."""
+"""Image files, read and written with all their metadata, and operations on pixels."""

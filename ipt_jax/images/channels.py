@@ -1,4 +1,6 @@
-"""Between the pictures that people have - grey, alpha, 8 and 16 bit - and the RGB in 0..255 that the network takes."""
+"""Between the pictures that people have - grey, alpha, 8 and 16 bit - and the RGB in 0..255 that
+the network takes.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,16 @@ def check(image: np.ndarray) -> None:
         or (str(image.dtype) not in TOPS and image.dtype.kind != "f")
     ):
         raise ValueError(
-            "a picture must be [H, W], [H, W, 1], [H, W, 2] (grey, alpha), [H, W, 3] or [H, W, 4] of uint8, "
+            "a picture must be [H, W], [H, W, 1], [H, W, 2] (grey, alpha), [H, W, 3] or [H, W, 4] "
+            "of uint8, "
             f"uint16 or float, not {list(image.shape)} of {image.dtype}"
         )
 
 
 def colour(image: np.ndarray) -> np.ndarray:
-    """Its `[H, W, 3]` in 0..255: uint8 stays, all else becomes float32; grey three times, without alpha."""
+    """Its `[H, W, 3]` in 0..255: uint8 stays, all else becomes float32; grey three times, without
+    alpha.
+    """
     pixels = image if image.ndim == 3 else image[..., None]
     pixels = np.repeat(pixels[..., :1], 3, axis=2) if pixels.shape[2] < 3 else pixels[..., :3]
     if pixels.dtype == np.uint8:
@@ -35,7 +40,9 @@ def colour(image: np.ndarray) -> np.ndarray:
 
 
 def like(out: np.ndarray, image: np.ndarray, alpha: np.ndarray | None = None) -> np.ndarray:
-    """The restored RGB float `[h, w, 3]` in the channels and dtype of `image`, with this alpha `[h, w]` if it has one."""
+    """The restored RGB float `[h, w, 3]` in the channels and dtype of `image`, with this alpha `[h,
+    w]` if it has one.
+    """
     if image.ndim == 2 or image.shape[2] < 3:
         out = out.mean(axis=2, keepdims=True)
     top = TOPS.get(str(image.dtype), 0)
@@ -73,7 +80,9 @@ def enlarged_rows(alpha: np.ndarray, scale: int, first: int, last: int) -> np.nd
 
 
 def _cubic(x: np.ndarray, scale: int) -> np.ndarray:
-    """`[H, W]` -> `[H * scale, W]`: Keys' cubic with a = -1/2, symmetric border, as `degrade.bicubic_up` for floats."""
+    """`[H, W]` -> `[H * scale, W]`: Keys' cubic with a = -1/2, symmetric border, as
+    `degrade.bicubic_up` for floats.
+    """
     edged = np.pad(x, ((2, 2), (0, 0)), mode="symmetric")
     out = np.empty((len(x) * scale, x.shape[1]), np.float32)
     for phase in range(scale):

@@ -1,8 +1,9 @@
 """Encoded pictures to RGB arrays, refusing what is broken instead of guessing at it.
 
-JPEG and PNG, the formats training sets are made of, go through OpenCV, the faster decoder. Their structure
-is checked first, since of a damaged file it may return half a picture and tell only stderr. WebP, BMP and
-TIFF go through Pillow. The format is told by the first bytes, never by the name.
+JPEG and PNG, the formats training sets are made of, go through OpenCV, the faster decoder. Their
+structure is checked first, since of a damaged file it may return half a picture and tell only
+stderr. WebP, BMP and TIFF go through Pillow. The format is told by the first bytes, never by the
+name.
 """
 
 from __future__ import annotations
@@ -52,20 +53,22 @@ class Header(NamedTuple):
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decodes a JPEG, PNG, WebP, BMP or TIFF.
 
-    Grey and palette pictures become RGB. EXIF orientation is applied. CMYK is converted as Pillow does. 16
-    bits become 8 by rounding v / 257. Alpha is dropped and the stored colour kept: any background to blend
-    with would be an invention. Of several frames or pages the first is taken. Colour profiles are ignored.
+    Grey and palette pictures become RGB. EXIF orientation is applied. CMYK is converted as Pillow
+    does. 16 bits become 8 by rounding v / 257. Alpha is dropped and the stored colour kept: any
+    background to blend with would be an invention. Of several frames or pages the first is taken.
+    Colour profiles are ignored.
 
     Args:
       data: the encoded picture.
-      max_pixels: pictures whose header announces more pixels are refused before memory is taken for them.
+      max_pixels: pictures whose header announces more pixels are refused before memory is taken for
+        them.
 
     Returns:
       uint8 [H, W, 3], RGB.
 
     Raises:
-      DecodeError: not a picture of these formats, truncated, corrupt, too large, or of a kind that does not
-        fit into 8-bit RGB (floating point, 32-bit integers).
+      DecodeError: not a picture of these formats, truncated, corrupt, too large, or of a kind that
+        does not fit into 8-bit RGB (floating point, 32-bit integers).
     """
     data = bytes(data)
     try:
@@ -86,7 +89,8 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray:
     header = jpeg_header(data)
     check_size(header.height, header.width, max_pixels)
-    # An EXIF thumbnail with an EOI of its own lies in front of the scan, and cannot be mistaken for the end.
+    # An EXIF thumbnail with an EOI of its own lies in front of the scan, and cannot be mistaken for
+    # the end.
     if data.rfind(b"\xff\xd9", header.scan) < 0:
         raise DecodeError("the JPEG is truncated: no end-of-image marker")
     if header.channels == 4:
@@ -139,7 +143,9 @@ def _decode_png(data: bytes, max_pixels: int) -> np.ndarray:
 
 
 def png_header(data: bytes) -> Header:
-    """Walks all chunks and checks the CRC of each that matters: libpng would tell stderr, not us."""
+    """Walks all chunks and checks the CRC of each that matters: libpng would tell stderr, not
+    us.
+    """
     position, orientation = len(_PNG_SIGNATURE), 1
     height = width = -1
     while True:
@@ -166,8 +172,8 @@ def png_header(data: bytes) -> Header:
 
 
 def _decode_other(data: bytes, max_pixels: int) -> np.ndarray:
-    # The plugins' classes instead of Image.open, which would try every format Pillow knows and has a limit on
-    # the number of pixels of its own, for the whole process.
+    # The plugins' classes instead of Image.open, which would try every format Pillow knows and has
+    # a limit on the number of pixels of its own, for the whole process.
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         if len(data) < int.from_bytes(data[4:8], "little") + 8:
             raise DecodeError("the WebP is truncated")
@@ -197,8 +203,8 @@ def _decode_other(data: bytes, max_pixels: int) -> np.ndarray:
         if picture.mode.startswith("I;16"):
             return _to_rgb8(np.asarray(picture), bits)
         if bits == 16 and picture.mode in ("RGB", "RGBA"):
-            # Pillow keeps only the high byte of 16-bit colour: let OpenCV read it (BGR, and already turned),
-            # now that the file is known to be whole.
+            # Pillow keeps only the high byte of 16-bit colour: let OpenCV read it (BGR, and already
+            # turned), now that the file is known to be whole.
             return _to_rgb8(_cv2_decode(data, "TIFF", cv2.IMREAD_UNCHANGED)[:, :, 2::-1], bits)
         if picture.mode in ("F", "I"):
             raise DecodeError(
@@ -243,7 +249,9 @@ def orient(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _exif_orientation(exif: bytes) -> int:
-    """Orientation 1..8 from an EXIF block, with or without its leading "Exif"; 1 where none can be read."""
+    """Orientation 1..8 from an EXIF block, with or without its leading "Exif"; 1 where none can be
+    read.
+    """
     tiff = exif[6:] if exif.startswith(b"Exif\x00\x00") else exif
     order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(tiff[:4])
     if order is None:

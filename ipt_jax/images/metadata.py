@@ -12,7 +12,8 @@ EXIF_IFD, GPS_IFD = 0x8769, 0x8825
 # Of the picture, in the EXIF directory
 WIDTH, HEIGHT = 0xA002, 0xA003
 
-# Of a TIFF's first directory, which Pillow takes for EXIF: how its pixels are stored, and what has a place of its own.
+# Of a TIFF's first directory, which Pillow takes for EXIF: how its pixels are stored, and what has
+# a place of its own.
 _STORAGE = frozenset(
     (
         254,
@@ -85,7 +86,9 @@ _STORAGE = frozenset(
 
 
 def exif_of(image: Image.Image) -> bytes:
-    """Its EXIF as a block that starts with a TIFF header, without orientation and thumbnail; b"" where there is none."""
+    """Its EXIF as a block that starts with a TIFF header, without orientation and thumbnail; b""
+    where there is none.
+    """
     exif = image.getexif()
     for tag in _STORAGE & set(exif):
         del exif[tag]
@@ -113,7 +116,9 @@ def parsed(exif: bytes) -> Image.Exif:
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """CMYK, Lab, ... to RGB: by its colour profile where it has a usable one, else as Pillow does."""
+    """CMYK, Lab, ... to RGB: by its colour profile where it has a usable one, else as Pillow
+    does.
+    """
     if profile:
         try:
             theirs = ImageCms.ImageCmsProfile(io.BytesIO(profile))

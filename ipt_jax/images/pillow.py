@@ -17,10 +17,12 @@ def is_picture(image: Any) -> bool:
 def to_array(image: Image.Image) -> np.ndarray:
     """`[H, W]` grey, `[H, W, 2]`, `[H, W, 3]` or `[H, W, 4]`, uint8, or uint16 for 16-bit grey.
 
-    A palette becomes RGB, what is transparent gets an alpha channel, CMYK and other colours become RGB as Pillow does.
+    A palette becomes RGB, what is transparent gets an alpha channel, CMYK and other colours become
+    RGB as Pillow does.
 
     Raises:
-      ValueError: floating point or 32-bit pixels, which have no range that the network could take them from.
+      ValueError: floating point or 32-bit pixels, which have no range that the network could take
+        them from.
     """
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)

@@ -1,4 +1,6 @@
-"""PNG written row by row, 8 or 16 bit: only the last row and the compressor's window are held (W3C PNG, 2nd edition)."""
+"""PNG written row by row, 8 or 16 bit: only the last row and the compressor's window are held (W3C
+PNG, 2nd edition).
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ class PngWriter:
                 self._flush()
 
     def _filtered(self, rows: np.ndarray) -> np.ndarray:
-        """Each row behind its filter's number: of the five, what has the smallest sum of magnitudes (12.8)."""
+        """Each row behind its filter's number: of the five, what has the smallest sum of magnitudes
+        (12.8).
+        """
         up = np.concatenate([self._above, rows[:-1]])
         left, corner = np.zeros_like(rows), np.zeros_like(rows)
         left[:, self._back :] = rows[:, : -self._back]

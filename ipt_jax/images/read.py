@@ -1,4 +1,6 @@
-"""A picture file to pixels, with what the file says beside them. What is broken is refused, as in data/decode.py."""
+"""A picture file to pixels, with what the file says beside them. What is broken is refused, as in
+data/decode.py.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ class Picture:
     """A picture, upright.
 
     Attributes:
-      pixels: `[H, W, C]`, uint8 or uint16; C is 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha).
+      pixels: `[H, W, C]`, uint8 or uint16; C is 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB,
+        alpha).
       profile: the colour profile (ICC) that the pixels are in; None: not said.
       exif: EXIF from its TIFF header on, without orientation, which the pixels follow; b"": none.
       notes: what the reader should be told, such as that only the first frame was taken.
@@ -76,7 +79,9 @@ def kind_of(start: bytes) -> str:
 
 
 def measure(path: Path) -> tuple[int, int] | None:
-    """(height, width) as stored, from the header alone; None where it cannot be read, which `read` will explain."""
+    """(height, width) as stored, from the header alone; None where it cannot be read, which `read`
+    will explain.
+    """
     try:
         with path.open("rb") as file:
             kind = kind_of(file.read(12))

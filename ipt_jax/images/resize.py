@@ -1,19 +1,4 @@
-"""Degradations: from a clean picture to the network's input.
-
-Pictures are RGB, ``[H, W, 3]``, in 0..255. A degradation is a small frozen dataclass that is called as
-``degrade(hq, rng) -> lq`` and is a pure function of the uint8 picture and the ``numpy.random.Generator``. It
-has
-
-- ``scale``: ``hq`` is ``scale`` times as high and as wide as ``lq``;
-- ``margin``: how many lq pixels a crop needs on every side, as far as the picture goes, so that the degraded
-  and cut crop is what a crop of the whole degraded picture would be;
-- ``rounded``: True where ``lq`` is uint8, False where it is float32 in 0..255 and not rounded.
-
-- ``grid``, where it has one: the spacing in lq pixels of places that are treated alike (JPEG's blocks).
-
-Rain has a file of its own, :mod:`ipt_jax.degradations.rain`; its names can be imported from here. Blur is in ``blur.py``, JPEG and
-chains of degradations are in ``chain.py``.
-"""
+"""Bicubic resizing by an integer factor, as MATLAB's `imresize`, to the bit."""
 
 from __future__ import annotations
 
@@ -25,9 +10,7 @@ from math import floor, lcm
 import cv2
 import numpy as np
 
-from ipt_jax.degradations.rain import Rain, RainFolder, rain_layer
 
-__all__ = ["Bicubic", "Noise", "Rain", "RainFolder", "bicubic", "bicubic_up", "rain_layer"]
 
 _BLOCK = 8
 
@@ -35,9 +18,9 @@ _BLOCK = 8
 def bicubic(image: np.ndarray, scale: int) -> np.ndarray:
     """Reduces a picture as MATLAB's ``imresize(image, 1/scale)`` does, to the bit.
 
-    Keys' cubic with a = -1/2 ("Cubic convolution interpolation for digital image processing", 1981),
-    stretched by ``scale`` against aliasing; symmetric border; height before width, rounded half up to uint8
-    after each.
+    Keys' cubic with a = -1/2 ("Cubic convolution interpolation for digital image processing",
+    1981), stretched by ``scale`` against aliasing; symmetric border; height before width, rounded
+    half up to uint8 after each.
 
     Args:
       image: uint8 ``[H, W, C]`` or ``[H, W]``.
@@ -54,7 +37,8 @@ def bicubic(image: np.ndarray, scale: int) -> np.ndarray:
     if height % scale or width % scale:
         raise ValueError(
             f"bicubic: a picture of {height}x{width} (HxW) cannot be reduced by {scale}: both must be "
-            f"multiples of it. Crop it first: image[:{height - height % scale}, :{width - width % scale}]."
+            f"multiples of it. Crop it first: image[:{height - height % scale}, "
+            f":{width - width % scale}]."
         )
     return _resize(image, Fraction(1, scale))
 
@@ -103,7 +87,9 @@ def _keys(x: Fraction) -> Fraction:
 
 @dataclass(frozen=True)
 class _Filter:
-    """Weights of one block of outputs over the inputs it sees; the next block's are the same, ``step`` on."""
+    """Weights of one block of outputs over the inputs it sees; the next block's are the same,
+    ``step`` on.
+    """
 
     # [outputs, inputs], integers held as floats
     weights: np.ndarray
@@ -124,7 +110,8 @@ def _filter(ratio: Fraction) -> _Filter:
     # Even: its half is exact too
     denominator = 2 * lcm(*(w.denominator for row in exact for w in row))
     integers = [[int(w * denominator) for w in row] for row in exact]
-    # Integers below 2^24 are exact in float32 in whatever order they are summed; big scales need float64.
+    # Integers below 2^24 are exact in float32 in whatever order they are summed; big scales need
+    # float64.
     largest = 255 * max(sum(abs(w) for w in row) for row in integers) + denominator
     weights = np.array(integers, np.float32 if largest < 2**24 else np.float64)
     weights.setflags(write=False)

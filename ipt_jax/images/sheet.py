@@ -12,7 +12,9 @@ import numpy as np
 def sheet(
     rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], side: int = 240
 ) -> np.ndarray:
-    """A contact sheet, uint8 RGB: a row a task of clean, degraded and restored, the same cut at its own pixels."""
+    """A contact sheet, uint8 RGB: a row a task of clean, degraded and restored, the same cut at its
+    own pixels.
+    """
     cells = []
     for label, hq, before, after in rows:
         height, width = hq.shape[:2]

@@ -1,4 +1,6 @@
-"""TIFF written strip by strip, 8 or 16 bit, deflated with horizontal differencing (TIFF 6.0; Adobe's supplement 2)."""
+"""TIFF written strip by strip, 8 or 16 bit, deflated with horizontal differencing (TIFF 6.0;
+Adobe's supplement 2).
+"""
 
 from __future__ import annotations
 

@@ -69,7 +69,8 @@ class Form:
         side = _SIDES[self.format]
         if max(self.height, self.width) > side:
             raise ValueError(
-                f"{self.width}x{self.height} is too large for {self.format}, whose sides end at {side}; "
+                f"{self.width}x{self.height} is too large for {self.format}, whose sides end at "
+                f"{side}; "
                 "use --format png"
             )
         lost: list[str] = []
@@ -96,7 +97,8 @@ def format_of(path: Path) -> str | None:
 
 @contextlib.contextmanager
 def writing(path: Path, form: Form) -> Iterator[Writer]:
-    """A writer of `form` (which must be `fitted`); the file is at `path` when all is done, and only then.
+    """A writer of `form` (which must be `fitted`); the file is at `path` when all is done, and only
+    then.
 
     Raises:
       OSError: the file cannot be written.

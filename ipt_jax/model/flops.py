@@ -1,4 +1,6 @@
-"""Floating-point operations by formula. The compiler's own count takes a scanned stack of layers for one layer."""
+"""Floating-point operations by formula. The compiler's own count takes a scanned stack of layers
+for one layer.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ from ipt_jax.model.layers import upsampling_steps
 
 
 def multiply_adds(model: IPT, task: str) -> int:
-    """Multiply-adds of one tile through one task's head, the body and its tail: products and convolutions only."""
+    """Multiply-adds of one tile through one task's head, the body and its tail: products and
+    convolutions only.
+    """
     scale = dict(model.scales)[task]
     n, d, h, c = model.tokens, model.width, model.hidden, model.features
     pixels = model.tile**2
@@ -25,10 +29,14 @@ def multiply_adds(model: IPT, task: str) -> int:
 
 
 def forward(model: IPT, tasks: tuple[str, ...], tiles: int) -> float:
-    """FLOP of a forward pass of `tiles` tiles, the same number of each task; a multiply-add is two."""
+    """FLOP of a forward pass of `tiles` tiles, the same number of each task; a multiply-add is
+    two.
+    """
     return 2.0 * tiles * sum(multiply_adds(model, task) for task in tasks) / len(tasks)
 
 
 def step(model: IPT, tasks: tuple[str, ...], samples: int) -> float:
-    """FLOP of a training step: the backward pass costs two forward ones. Rematerialised work is not counted."""
+    """FLOP of a training step: the backward pass costs two forward ones. Rematerialised work is not
+    counted.
+    """
     return 3.0 * forward(model, tasks, samples)

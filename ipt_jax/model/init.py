@@ -1,7 +1,7 @@
 """How parameters start: torch-style, as the authors' code does, or as the identity.
 
-A start is a set of initialisers, one for each role a parameter plays. The architecture is the same for both, so the
-weights stay exchangeable.
+A start is a set of initialisers, one for each role a parameter plays. The architecture is the same
+for both, so the weights stay exchangeable.
 """
 
 from __future__ import annotations
@@ -39,14 +39,18 @@ def changed(base: Initializer, change: Callable[[jax.Array], jax.Array]) -> Init
 
 
 def linear_weights(scale: int) -> np.ndarray:
-    """Three taps of linear interpolation for each sub-pixel of an enlargement, `[scale, 3]`, pixel centres aligned."""
+    """Three taps of linear interpolation for each sub-pixel of an enlargement, `[scale, 3]`, pixel
+    centres aligned.
+    """
     offsets = (np.arange(scale) + 0.5) / scale - 0.5
     return np.maximum(0, 1 - np.abs(offsets[:, None] - np.arange(-1, 2)[None, :]))
 
 
 @dataclasses.dataclass(frozen=True)
 class TorchStart:
-    """PyTorch's defaults as the authors' code leaves them: uniform +-1/sqrt(fan_in), embeddings N(0, 1)."""
+    """PyTorch's defaults as the authors' code leaves them: uniform +-1/sqrt(fan_in), embeddings
+    N(0, 1).
+    """
 
     # The authors deep-copy one layer, so a stack's layers start equal
     same_layers: bool = True
@@ -57,7 +61,8 @@ class TorchStart:
     bias = kernel
 
     def attention_in(self, width: int, decoder: bool) -> Initializer:
-        # Kaiming uniform with a = sqrt 5 in the encoder, Xavier uniform over [3 width, width] in the decoder.
+        # Kaiming uniform with a = sqrt 5 in the encoder, Xavier uniform over [3 width, width] in
+        # the decoder.
         return uniform((6 / (4 * width)) ** 0.5 if decoder else width**-0.5)
 
     def residual(self, fan_in: int, depth: int) -> Initializer:
@@ -109,10 +114,12 @@ class TorchStart:
 class IdentityStart(TorchStart):
     """A network that returns its input, bilinearly enlarged for SR, from the first step on.
 
-    Features 0, 1, 2 carry R, G, B: the first convolution copies them, residual branches leave them alone or add
-    little, the body returns about what it got (so that body + global residual is twice the features), the
-    up-sampling interpolates them and the last convolution takes half of each. Every other feature starts as in
-    PyTorch, and what starts small is not zero, so that each parameter gets a gradient.
+    Features 0, 1, 2 carry R, G, B: the first convolution copies them, residual branches leave them
+      alone or add
+    little, the body returns about what it got (so that body + global residual is twice the
+    features), the up-sampling interpolates them and the last convolution takes half of each. Every
+    other feature starts as in PyTorch, and what starts small is not zero, so that each parameter
+    gets a gradient.
     """
 
     same_layers: bool = False

@@ -1,4 +1,6 @@
-"""IPT: a head, a tail and an embedding for each task around one shared body (Chen et al., CVPR 2021)."""
+"""IPT: a head, a tail and an embedding for each task around one shared body (Chen et al., CVPR
+2021).
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,8 @@ class IPT(nn.Module):
 
     Attributes:
       scales: (task name, scale) pairs, in order.
-      features, patch, heads, encoder_layers, decoder_layers, hidden: geometry; D = features * patch^2.
+      features, patch, heads, encoder_layers, decoder_layers, hidden: geometry; D = features *
+      patch^2.
       tile: side of the input; a tile gives (tile / patch)^2 tokens.
       input_scale: the network computes in (x - mean) / input_scale.
       start: "torch" or "identity" (see start.py).
@@ -50,8 +53,10 @@ class IPT(nn.Module):
       remat: "none", "elementwise", "dots" or "layer" (see layers.REMATERIALISATION).
       out_bias: attention output projections have a bias, as some published files do.
       norm_eps: of LayerNorm: 1e-5 in PyTorch, 1e-7 in the published MindSpore code.
-      memory_norm: LayerNorm on what the decoder's cross-attention reads, as the paper writes and the authors' code does not.
-      gather: makes a layer's parameters, kept in pieces on several devices, whole (partition.gather), or None.
+      memory_norm: LayerNorm on what the decoder's cross-attention reads, as the paper writes and
+        the authors' code does not.
+      gather: makes a layer's parameters, kept in pieces on several devices, whole
+        (partition.gather), or None.
 
     Parameters: `{"body": ..., "task_<name>": {"head", "tail", "embedding"}}`.
     """
@@ -116,12 +121,13 @@ class IPT(nn.Module):
 
         Args:
           lq: `{task: [B, tile, tile, 3]}`, uint8 or float, 0..255; the same B for each task.
-          shards: devices over which the batch axis is split. Tasks are joined within a shard, so that nothing
-            but gradients ever moves between devices.
+          shards: devices over which the batch axis is split. Tasks are joined within a shard, so
+            that nothing but gradients ever moves between devices.
 
         Returns:
-          `{task: [B, tile * scale, tile * scale, 3]}` float32, 0..255, neither clipped nor rounded, and
-          `{task: [B, N, D]}`, the body's output before the global residual: what the contrastive loss sees.
+          `{task: [B, tile * scale, tile * scale, 3]}` float32, 0..255, neither clipped nor rounded,
+          and `{task: [B, N, D]}`, the body's output before the global residual: what the
+          contrastive loss sees.
 
         Raises:
           ValueError: a task the model lacks, or shapes that do not fit.
@@ -138,7 +144,8 @@ class IPT(nn.Module):
             or next(iter(rows))[0] % shards
         ):
             raise ValueError(
-                f"every task needs [B, {self.tile}, {self.tile}, 3] with one B that {shards} divides, "
+                f"every task needs [B, {self.tile}, {self.tile}, 3] with one B that {shards} "
+                "divides, "
                 f"not { {name: x.shape for name, x in lq.items()} }"
             )
         mean = jnp.asarray(RGB_MEAN, jnp.float32)

@@ -1,7 +1,8 @@
-"""The parts of the network: attention, encoder and decoder layers, head, body, tail (paper, section 3.1).
+"""The parts of the network: attention, encoder and decoder layers, head, body, tail (paper, section
+3.1).
 
-Shapes: B pictures, N tokens, D = features * patch^2 token width. Parameters are float32; `dtype` is what is computed
-in. LayerNorm and softmax are float32 whatever `dtype` is.
+Shapes: B pictures, N tokens, D = features * patch^2 token width. Parameters are float32; `dtype` is
+what is computed in. LayerNorm and softmax are float32 whatever `dtype` is.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ def precision(dtype: Dtype) -> str | None:
 
 
 def tokens_of(features: Array, patch: int) -> Array:
-    """`[..., H, W, C]` -> `[..., N, C * patch^2]`: patches row by row, each in (channel, row, column) order."""
+    """`[..., H, W, C]` -> `[..., N, C * patch^2]`: patches row by row, each in (channel, row,
+    column) order.
+    """
     *lead, height, width, channels = features.shape
     rows, columns = height // patch, width // patch
     cut = features.reshape(*lead, rows, patch, columns, patch, channels)
@@ -47,7 +50,9 @@ def features_of(tokens: Array, patch: int, height: int, width: int) -> Array:
 
 
 def pixel_shuffle(features: Array, scale: int) -> Array:
-    """`[B, H, W, C * scale^2]` -> `[B, H * scale, W * scale, C]`, channels ordered as in PyTorch's PixelShuffle."""
+    """`[B, H, W, C * scale^2]` -> `[B, H * scale, W * scale, C]`, channels ordered as in PyTorch's
+    PixelShuffle.
+    """
     batch, height, width, channels = features.shape
     cut = features.reshape(batch, height, width, channels // scale**2, scale, scale)
     return cut.transpose(0, 1, 4, 2, 5, 3).reshape(batch, height * scale, width * scale, -1)
@@ -70,8 +75,9 @@ def conv(
 
 
 def by_rows(layer: Callable[[Array], Array], x: Array) -> Array:
-    """A layer of the last axis, on the others as one. XLA makes the gradients of products of more than two axes by
-    transposing whole arrays on a CPU, which costs as much as the product itself."""
+    """A layer of the last axis, on the others as one. XLA makes the gradients of products of more
+    than two axes by transposing whole arrays on a CPU, which costs as much as the product
+    itself."""
     y = layer(x.reshape(-1, x.shape[-1]))
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
@@ -102,7 +108,8 @@ class LayerNorm(nn.Module):
         norm = nn.LayerNorm(
             epsilon=self.eps, dtype=jnp.float32, use_fast_variance=False, name="norm"
         )
-        # The barrier keeps XLA on a CPU from computing the norm anew inside each product that reads it, and its gradients.
+        # The barrier keeps XLA on a CPU from computing the norm anew inside each product that reads
+        # it, and its gradients.
         return jax.lax.optimization_barrier(by_rows(norm, x).astype(self.dtype))
 
 
@@ -110,8 +117,8 @@ class LayerNorm(nn.Module):
 def attention_weights(logits: Array, dtype: Dtype) -> Array:
     """Softmax over the last axis in float32, returned in `dtype`.
 
-    For the backward pass only the result is kept; automatic differentiation would keep a float32 array beside it, which
-    with bfloat16 is three times the memory of all that attention keeps.
+    For the backward pass only the result is kept; automatic differentiation would keep a float32
+    array beside it, which with bfloat16 is three times the memory of all that attention keeps.
     """
     return jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(dtype)
 
@@ -132,8 +139,9 @@ attention_weights.defvjp(_weights_forward, _weights_backward)
 class Attention(nn.Module):
     """Multi-head attention without biases on the projections.
 
-    Query, key and value projections are one matrix `[D, 3 D]`; inputs that are the same array share a product.
-    `out_bias` exists because some published files hold one (PyTorch 1.5 to 1.8 made it whatever was asked).
+    Query, key and value projections are one matrix `[D, 3 D]`; inputs that are the same array share
+    a product. `out_bias` exists because some published files hold one (PyTorch 1.5 to 1.8 made it
+    whatever was asked).
     """
 
     heads: int
@@ -214,7 +222,9 @@ class FeedForward(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Pre-LN self-attention and feed-forward. Written as a scan body: `(carry, _) -> (carry, None)`."""
+    """Pre-LN self-attention and feed-forward. Written as a scan body: `(carry, _) -> (carry,
+    None)`.
+    """
 
     heads: int
     hidden: int
@@ -243,9 +253,11 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention and cross-attention with the task embedding on queries (and self-keys), and feed-forward.
+    """Self-attention and cross-attention with the task embedding on queries (and self-keys), and
+    feed-forward.
 
-    The memory, the encoder's output, goes in raw, as in the authors' code; `memory_norm` is the LN that the paper writes.
+    The memory, the encoder's output, goes in raw, as in the authors' code; `memory_norm` is the LN
+    that the paper writes.
     """
 
     heads: int
@@ -283,8 +295,9 @@ class DecoderLayer(nn.Module):
         )(y), None
 
 
-# What the backward pass computes again instead of keeping, a layer at a time. From the most memory to the least:
-# nothing; what is element-wise (LayerNorm, ReLU, scaling, casts); attention too; everything but the layer's input.
+# What the backward pass computes again instead of keeping, a layer at a time. From the most memory
+# to the least: nothing; what is element-wise (LayerNorm, ReLU, scaling, casts); attention too;
+# everything but the layer's input.
 _policies = jax.checkpoint_policies
 REMATERIALISATION: dict[str, Any] = {
     "none": None,
@@ -412,7 +425,9 @@ def upsampling_steps(scale: int) -> tuple[int, ...]:
 
 
 class Tail(nn.Module):
-    """One task's way out: features `[B, H, W, C]` -> `[B, H * scale, W * scale, 3]` float32, still normalised."""
+    """One task's way out: features `[B, H, W, C]` -> `[B, H * scale, W * scale, 3]` float32, still
+    normalised.
+    """
 
     scale: int
     start: TorchStart

@@ -32,7 +32,8 @@ def targets(params: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, A
     for pattern in patterns:
         if not any(matches(path, [pattern]) for path in matrices):
             raise UserError(
-                f"finetune.lora_targets: {pattern!r} matches none of the body's matrices: {', '.join(matrices)}"
+                f"finetune.lora_targets: {pattern!r} matches none of the body's matrices: "
+                f"{', '.join(matrices)}"
             )
     return {path: leaf for path, leaf in matrices.items() if matches(path, patterns)}
 

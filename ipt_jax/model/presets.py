@@ -17,7 +17,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         start="torch",
         input_scale=1.0,
     ),
-    # 0.99 B parameters in few wide layers: features fill a matrix unit's 128 lanes, and up to 2048 chips divide the width.
+    # 0.99 B parameters in few wide layers: features fill a matrix unit's 128 lanes, and up to 2048
+    # chips divide the width.
     "ipt_1b": dict(
         features=128,
         patch=4,
@@ -40,7 +41,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         start="torch",
         input_scale=1.0,
     ),
-    # What the package ships. Heads of 48 as in the paper's model; their number does not show in the weights' shapes.
+    # What the package ships. Heads of 48 as in the paper's model; their number does not show in the
+    # weights' shapes.
     "ipt_small": dict(
         features=16,
         patch=3,

@@ -1,11 +1,14 @@
-"""What a run trains: all parameters, those that no pattern freezes, or low-rank adapters beside a frozen body.
+"""What a run trains: all parameters, those that no pattern freezes, or low-rank adapters beside a
+frozen body.
 
-Parameters are nested dicts; here a parameter is named by its path, `body/encoder/self_attention/qkv`. What is trained is a
-part of the tree, with the frozen leaves left out; moments and moving average are kept for that part alone.
+Parameters are nested dicts; here a parameter is named by its path,
+`body/encoder/self_attention/qkv`. What is trained is a part of the tree, with the frozen leaves
+left out; moments and moving average are kept for that part alone.
 
-LoRA (Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021) is a group of its own, "lora": for each target
-`W [..., in, out]` of the body, `a [..., in, rank]` and `b [..., rank, out]`. The network computes with
-`W + alpha / rank * a @ b`; b starts at zero, so that nothing is changed at first.
+LoRA (Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021) is a group of its own,
+"lora": for each target `W [..., in, out]` of the body, `a [..., in, rank]` and `b [..., rank,
+out]`. The network computes with `W + alpha / rank * a @ b`; b starts at zero, so that nothing is
+changed at first.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ Tree = dict[str, Any]
 def frozen(config: Mapping[str, Any]) -> Callable[[str], bool]:
     """Whether a parameter stays as it is, by its path.
 
-    So does what `finetune.freeze` matches, and with LoRA the body; but not what `finetune.unfreeze` matches.
+    So does what `finetune.freeze` matches, and with LoRA the body; but not what `finetune.unfreeze`
+    matches.
     """
     patterns = tuple(config["finetune"]["freeze"]) + (
         (BODY,) if config["finetune"]["lora_rank"] else ()
@@ -57,25 +61,28 @@ def check(params: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Whether patterns and targets mean something.
 
     Raises:
-      UserError: a pattern that matches nothing, nothing left to train, nothing to unfreeze, or a target that is no matrix of
-        the body.
+      UserError: a pattern that matches nothing, nothing left to train, nothing to unfreeze, or a
+        target that is no matrix of the body.
     """
     known = [path for path, _ in paths(params)]
     for setting in ("freeze", "unfreeze"):
         for pattern in config["finetune"][setting]:
             if not any(matches(path, [pattern]) for path in known):
                 raise UserError(
-                    f"finetune.{setting}: {pattern!r} matches no parameter; there are {_examples(known)}"
+                    f"finetune.{setting}: {pattern!r} matches no parameter; there are "
+                    f"{_examples(known)}"
                 )
     if config["finetune"]["unfreeze"] and not is_partial(config):
         raise UserError(
-            "finetune.unfreeze: nothing is frozen; it is for what finetune.freeze or finetune.lora_rank freezes"
+            "finetune.unfreeze: nothing is frozen; it is for what finetune.freeze or "
+            "finetune.lora_rank freezes"
         )
     if config["finetune"]["lora_rank"]:
         targets(params, config)
     elif all(map(frozen(config), known)):
         raise UserError(
-            f"finetune.freeze={list(config['finetune']['freeze'])} freezes every parameter: nothing is left to train"
+            f"finetune.freeze={list(config['finetune']['freeze'])} freezes every parameter: "
+            "nothing is left to train"
         )
 
 
@@ -87,5 +94,7 @@ def _examples(known: Sequence[str]) -> str:
 def weights(
     params: Mapping[str, Any], ema: Mapping[str, Any] | None, config: Mapping[str, Any]
 ) -> Tree:
-    """What is evaluated and handed on: the moving average where there is one, with what it is not kept of; merged."""
+    """What is evaluated and handed on: the moving average where there is one, with what it is not
+    kept of; merged.
+    """
     return merged(overlay(params, ema) if ema is not None else params, config)

@@ -1,4 +1,6 @@
-"""A sheet of what was restored: a row a picture, the whole, and its place with most detail before and after."""
+"""A sheet of what was restored: a row a picture, the whole, and its place with most detail before
+and after.
+"""
 
 from __future__ import annotations
 

@@ -65,7 +65,8 @@ def run(options: argparse.Namespace) -> int:
     )
     if left:
         print(
-            f"{len(left)} exist already and were left alone; --overwrite replaces them: {listed(str(i.out) for i in left)}"
+            f"{len(left)} exist already and were left alone; --overwrite replaces them: "
+            f"{listed(str(i.out) for i in left)}"
         )
     if failed:
         print(f"{len(failed)} could not be restored:", file=sys.stderr)
@@ -86,7 +87,8 @@ def _check(options: argparse.Namespace) -> None:
 def _named(names: list[str]) -> list[str]:
     if not names:
         raise UserError(
-            "name a task: --task sr2, --task denoise50, ... (or weights for one task, with --weights)"
+            "name a task: --task sr2, --task denoise50, ... (or weights for one task, with "
+            "--weights)"
         )
     return names
 
@@ -236,11 +238,14 @@ class _Work:
                 row += len(part)
 
     def _fits(self, height: int, width: int) -> None:
-        """Raises ValueError where the picture would have to be held whole and is too large for that."""
+        """Raises ValueError where the picture would have to be held whole and is too large for
+        that.
+        """
         need = height * width * self._scale**2 * 12 * (4 if not self._options.ensemble else 12)
         if self._options.protocol != "blend" and need > WHOLE:
             raise ValueError(
-                f"protocol {self._options.protocol} holds the whole picture, {need / 2**30:.0f} GB here; use blend"
+                f"protocol {self._options.protocol} holds the whole picture, {need / 2**30:.0f} GB "
+                "here; use blend"
             )
 
 

@@ -16,7 +16,9 @@ from ipt_jax.restore.tiling import Stitcher, stitcher
 
 @dataclasses.dataclass
 class _Job:
-    """A picture under restoration: a canvas for each transform of it, and how many tiles are still to come."""
+    """A picture under restoration: a canvas for each transform of it, and how many tiles are still
+    to come.
+    """
 
     size: tuple[int, int]
     transforms: tuple[Transform, ...]
@@ -59,15 +61,17 @@ def restore_pictures(
 ) -> Iterator[np.ndarray]:
     """Restores pictures of any sizes, also smaller than a tile, tile by tile.
 
-    Tiles of several pictures share a call, so that each call but the last is full and one program serves all. A call
-    is made before the one before it is read, so that device and host work at the same time.
+    Tiles of several pictures share a call, so that each call but the last is full and one program
+    serves all. A call is made before the one before it is read, so that device and host work at the
+    same time.
 
     Args:
       apply: `float32 [batch, tile, tile, 3] -> [batch, tile * scale, tile * scale, 3]`, 0..255.
       pictures: `[H, W, 3]` each, uint8 or float, 0..255.
       scale: of the task.
       tile: side of the network's input.
-      overlap: of "blend": least number of lq pixels that neighbours share; must be less than `tile`.
+      overlap: of "blend": least number of lq pixels that neighbours share; must be less than
+        `tile`.
       batch: tiles a call.
       protocol: how a picture is cut and put together: see `protocols`.
       ensemble: whether the mean over the 8 flips and transpositions is taken.

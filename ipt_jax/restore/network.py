@@ -17,7 +17,9 @@ Apply = Callable[[np.ndarray], Any]
 
 
 class CompiledNetwork:
-    """The network as `apply` for each of its tasks: compiled once a task, tiles split over all devices."""
+    """The network as `apply` for each of its tasks: compiled once a task, tiles split over all
+    devices.
+    """
 
     def __init__(self, model: IPT, mesh: Mesh):
         self._mesh = mesh
@@ -39,7 +41,9 @@ class CompiledNetwork:
         )
 
     def bind(self, params: Any, task: str) -> Apply:
-        """`apply` for `restore_pictures`, with these parameters. It returns before the device is done."""
+        """`apply` for `restore_pictures`, with these parameters. It returns before the device is
+        done.
+        """
         needed = {group: params[group] for group in ("body", f"task_{task}")}
         # Once, not with every call
         needed = jax.device_put(needed, partition.replicated(self._mesh))

@@ -1,4 +1,6 @@
-"""What `ipt restore` is asked to do: files, folders and globs to pairs of input and output, before anything is done."""
+"""What `ipt restore` is asked to do: files, folders and globs to pairs of input and output, before
+anything is done.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ DEFAULT_OUT = "restored"
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A file to restore, where the result goes, and in which format: one of `FORMATS`, or "video"."""
+    """A file to restore, where the result goes, and in which format: one of `FORMATS`, or
+    "video".
+    """
 
     source: Path
     out: Path
@@ -39,13 +43,13 @@ def is_video(path: Path) -> bool:
 def plan(inputs: Sequence[str], out: str | None, form: str | None) -> list[Item]:
     """The work, in the order of the inputs, each folder's files sorted.
 
-    Folders keep their structure under `out`; files and what a glob finds go straight into it. `out` is a file where it
-    has a picture's or a video's suffix and there is one input file. Two results of one name keep their inputs' suffixes,
-    `a.jpg.png`.
+    Folders keep their structure under `out`; files and what a glob finds go straight into it. `out`
+    is a file where it has a picture's or a video's suffix and there is one input file. Two results
+    of one name keep their inputs' suffixes, `a.jpg.png`.
 
     Raises:
-      UserError: an input that is not there, a folder or glob without pictures, results that would take one another's
-        place or an input's.
+      UserError: an input that is not there, a folder or glob without pictures, results that would
+        take one another's place or an input's.
     """
     target = Path(out if out else DEFAULT_OUT).expanduser()
     named = (
@@ -109,7 +113,9 @@ def _found(word: str, target: Path) -> list[tuple[Path, Path]]:
 
 
 def _pictures(folder: Path, target: Path) -> list[Path]:
-    """Pictures below a folder, sorted; without hidden ones, and without an output folder inside it."""
+    """Pictures below a folder, sorted; without hidden ones, and without an output folder inside
+    it.
+    """
     names, visited, own = [], set(), target.resolve()
     for parent, folders, files in os.walk(folder, followlinks=True):
         real = Path(parent).resolve()
@@ -145,6 +151,7 @@ def _into(target: Path, found: list[tuple[Path, Path]], form: str) -> list[Item]
     if twice:
         both = [str(item.source) for item in items if str(item.out).lower() == twice[0]]
         raise UserError(
-            f"{' and '.join(both)} would both be written to one file; restore them into different folders"
+            f"{' and '.join(both)} would both be written to one file; restore them into different "
+            "folders"
         )
     return items

@@ -75,7 +75,8 @@ class Restorer:
             raise ValueError(f"name a task of this model: {', '.join(self.tasks)}")
         if name not in self.tasks:
             raise ValueError(
-                f"this model has no task {name!r}{nearest(name, self.tasks)}; it has {', '.join(self.tasks)}"
+                f"this model has no task {name!r}{nearest(name, self.tasks)}; it has "
+                f"{', '.join(self.tasks)}"
             )
         return self.tasks[name]
 
@@ -87,7 +88,8 @@ class Restorer:
         """Restores tiles.
 
         Args:
-          patches: uint8 or float `[B, tile, tile, 3]`, 0..255, of any B: they are taken in powers of two up to 16 a device.
+          patches: uint8 or float `[B, tile, tile, 3]`, 0..255, of any B: they are taken in powers
+            of two up to 16 a device.
           task: its name; may be left out where the model has one.
 
         Returns:
@@ -134,7 +136,8 @@ class Restorer:
         )
 
     def chain(self, task: str | Sequence[str] | None = None) -> list[Task]:
-        """The tasks of "denoise30,sr2" or ["denoise30", "sr2"], in this order: each takes what the one before it made.
+        """The tasks of "denoise30,sr2" or ["denoise30", "sr2"], in this order: each takes what the
+        one before it made.
 
         Raises:
           ValueError: no such task, or no name and several tasks.
@@ -157,18 +160,20 @@ class Restorer:
         """Restores a picture of any size, or several.
 
         Args:
-          image: a Pillow picture; or an array `[H, W]` or `[H, W, 1]` (grey), `[H, W, 2]` (grey and alpha), `[H, W, 3]`,
-            `[H, W, 4]` (with alpha), uint8, uint16, or float in 0..255; or a batch of arrays `[B, H, W, C]`; or a list
-            of any of these, of any sizes.
-          task: its name; may be left out where the model has one. "denoise30,sr2", or a list of names: one after the other.
+          image: a Pillow picture; or an array `[H, W]` or `[H, W, 1]` (grey), `[H, W, 2]` (grey and
+            alpha), `[H, W, 3]`, `[H, W, 4]` (with alpha), uint8, uint16, or float in 0..255; or a
+            batch of arrays `[B, H, W, C]`; or a list of any of these, of any sizes.
+          task: its name; may be left out where the model has one. "denoise30,sr2", or a list of
+            names: one after the other.
           protocol: "blend", "paper", "official" or "mindspore" (protocols.py).
           ensemble: the mean over 8 flips and transpositions; 8 times the work.
           overlap: of "blend": pixels that tiles share at least.
           batch: tiles a call, for each device.
 
         Returns:
-          The restored picture, of the kind, channels and dtype of the input; float comes back as float32, neither clipped
-          nor rounded. Alpha is kept, for super-resolution enlarged (bicubic). For a batch a batch, for a list a list.
+          The restored picture, of the kind, channels and dtype of the input; float comes back as
+          float32, neither clipped nor rounded. Alpha is kept, for super-resolution enlarged
+          (bicubic). For a batch a batch, for a list a list.
 
         Raises:
           ValueError: not such a picture, an unknown task or protocol.
@@ -219,12 +224,15 @@ class Restorer:
         batch: int = BATCH,
         done: Callable[[int], Any] = lambda tiles: None,
     ) -> Iterator[np.ndarray]:
-        """Restores a picture of any size in bounded memory: yields its rows from top to bottom, strip by strip.
+        """Restores a picture of any size in bounded memory: yields its rows from top to bottom,
+        strip by strip.
 
         Args:
-          read: `read(first, last)` gives rows of the picture, `[last - first, W, 3]`, uint8 or float in 0..255.
+          read: `read(first, last)` gives rows of the picture, `[last - first, W, 3]`, uint8 or
+            float in 0..255.
           height, width: of the picture.
-          task, protocol, ensemble, overlap, batch: as for `restore`; protocols other than "blend" hold the whole picture.
+          task, protocol, ensemble, overlap, batch: as for `restore`; protocols other than "blend"
+            hold the whole picture.
           done: called with the number of tiles that were just finished.
 
         Yields:

@@ -1,7 +1,8 @@
-"""Pictures of any size in bounded memory: restored from top to bottom, a strip of finished rows at a time.
+"""Pictures of any size in bounded memory: restored from top to bottom, a strip of finished rows at
+a time.
 
-`restore.restore_pictures` holds whole pictures as float32 and fills its batches from many of them; here only one row of
-tiles is held. For the protocol "blend" the numbers are the same bit for bit.
+`restore.restore_pictures` holds whole pictures as float32 and fills its batches from many of them;
+here only one row of tiles is held. For the protocol "blend" the numbers are the same bit for bit.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from ipt_jax.restore.images import padded
 from ipt_jax.restore.network import Apply
 from ipt_jax.restore.tiling import blend_weights, offsets
 
-# Rows first..last of a picture, `[last - first, W, 3]`, uint8 or float in 0..255. Asked for from top to bottom.
+# Rows first..last of a picture, `[last - first, W, 3]`, uint8 or float in 0..255. Asked for from
+# top to bottom.
 Read = Callable[[int, int], np.ndarray]
 
 
@@ -67,12 +69,13 @@ def restore_strips(
       tile: side of the network's input.
       overlap: least number of lq pixels that neighbouring tiles share; less than `tile`.
       batch: tiles a call.
-      ensemble: the mean over 8 flips and transpositions, of each tile (the whole picture's grid of tiles would have to
-        be held eight times to turn the picture itself).
+      ensemble: the mean over 8 flips and transpositions, of each tile (the whole picture's grid of
+        tiles would have to be held eight times to turn the picture itself).
       done: called with the number of tiles that were just finished.
 
     Yields:
-      float32 `[rows, width * scale, 3]` from top to bottom, neither clipped nor rounded; `height * scale` rows in all.
+      float32 `[rows, width * scale, 3]` from top to bottom, neither clipped nor rounded; `height *
+      scale` rows in all.
 
     Raises:
       ValueError: an impossible overlap.
@@ -143,7 +146,9 @@ def restore_strips(
 
 
 def _weights(starts: list[int], tile: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each tile's weights along an axis, `[tiles, tile * scale]`, and their sum over the whole axis."""
+    """Each tile's weights along an axis, `[tiles, tile * scale]`, and their sum over the whole
+    axis.
+    """
     weights = np.stack(blend_weights([start * scale for start in starts], tile * scale)).astype(
         np.float32
     )

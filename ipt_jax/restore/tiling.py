@@ -1,8 +1,9 @@
 """How a picture of any size is cut into the network's tiles and put together again.
 
-A protocol makes a canvas for a picture: the corners of the tiles that it wants, and a place for what comes back.
-`blend` is this project's: the fewest tiles that overlap enough, weighted smoothly. The other three are the published
-ways of inferring whole pictures with IPT; all three are one procedure with two numbers, stride and margin.
+A protocol makes a canvas for a picture: the corners of the tiles that it wants, and a place for
+what comes back. `blend` is this project's: the fewest tiles that overlap enough, weighted smoothly.
+The other three are the published ways of inferring whole pictures with IPT; all three are one
+procedure with two numbers, stride and margin.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def stitcher(
                 f"overlap={overlap}: tiles of {tile} pixels can overlap by 0 to {tile - 1}"
             )
         return Blend(height, width, tile, overlap, scale)
-    # A quarter of the tile in the PyTorch code; "overlapping by 10" in the paper, by 12 in the MindSpore code.
+    # A quarter of the tile in the PyTorch code; "overlapping by 10" in the paper, by 12 in the
+    # MindSpore code.
     stride, margin = {
         "official": (tile // 4, tile // 4),
         "paper": (tile - 10, 5),
@@ -66,7 +68,9 @@ def stitcher(
 
 
 def offsets(size: int, tile: int, overlap: int) -> list[int]:
-    """Starts of the fewest tiles that cover `size` pixels and overlap by at least `overlap`, evenly spread."""
+    """Starts of the fewest tiles that cover `size` pixels and overlap by at least `overlap`, evenly
+    spread.
+    """
     if size <= tile:
         return [0]
     count = -(-(size - tile) // (tile - overlap)) + 1
@@ -74,7 +78,8 @@ def offsets(size: int, tile: int, overlap: int) -> list[int]:
 
 
 def blend_weights(starts: list[int], tile: int) -> list[np.ndarray]:
-    """For each tile of a row its weights `[tile]`: 1 in the middle, a smooth ramp over what it shares.
+    """For each tile of a row its weights `[tile]`: 1 in the middle, a smooth ramp over what it
+    shares.
 
     The weights of all tiles over any pixel add to a positive number, by which the sum is divided.
     """
@@ -125,7 +130,9 @@ class Blend:
 
 
 class _Strip:
-    """Tiles in a row, put together along it: means of what they keep, and the two ends from the outer tiles."""
+    """Tiles in a row, put together along it: means of what they keep, and the two ends from the
+    outer tiles.
+    """
 
     def __init__(self, size: int, tile: int, margin: int, axis: int):
         self._margin, self._axis, self._tile = margin, axis, tile
@@ -148,11 +155,13 @@ class _Strip:
 
 
 class Chop:
-    """The published procedure: tiles every `stride` pixels, each without its outer `margin`, averaged.
+    """The published procedure: tiles every `stride` pixels, each without its outer `margin`,
+    averaged.
 
-    Regular tiles stop before the last rows and columns where the size is not a multiple; a strip of tiles along each
-    of those two edges fills in, meeting the rest in the middle of the overlap. The first rows and columns are put
-    together along the edge only, so that the outermost pixels exist at all.
+    Regular tiles stop before the last rows and columns where the size is not a multiple; a strip of
+    tiles along each of those two edges fills in, meeting the rest in the middle of the overlap. The
+    first rows and columns are put together along the edge only, so that the outermost pixels exist
+    at all.
     """
 
     def __init__(self, height: int, width: int, tile: int, stride: int, margin: int, scale: int):
@@ -225,7 +234,9 @@ class Chop:
         return whole
 
     def _joined(self, main: np.ndarray, end: np.ndarray, axis: int) -> np.ndarray:
-        """`end` over the last rows (or columns) of `main`, from the middle of what they share on."""
+        """`end` over the last rows (or columns) of `main`, from the middle of what they share
+        on.
+        """
         shared = (self._tile - self._rest[axis] * self._scale) / 2
         keep = main.shape[axis] - math.floor(shared)
         parts = (

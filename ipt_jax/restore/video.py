@@ -35,7 +35,9 @@ def _program(name: str) -> str:
 
 
 def measure(path: Path) -> tuple[int, int, int] | None:
-    """(height, width, frames; 0 where unknown), upright; None where ffprobe is missing or finds no video."""
+    """(height, width, frames; 0 where unknown), upright; None where ffprobe is missing or finds no
+    video.
+    """
     try:
         said = _probe(path)
         width, height = int(said["width"]), int(said["height"])

@@ -1,1 +1,1 @@
-"""Files in the folder of a run."""
+"""The files in the folder of a run: lock, metrics, curves."""

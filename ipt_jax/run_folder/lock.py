@@ -1,8 +1,10 @@
-"""One run a folder: a second one is refused with the owner named, and what a dead one left is taken over.
+"""One run a folder: a second one is refused with the owner named, and what a dead one left is taken
+over.
 
-On a file system it is the kernel's lock on `<workdir>/lock`, which ends with its process however that ends. Object
-stores have no locks: there the file is a heartbeat, and whoever finds one waits to see whether it still beats. (Two
-that start on an object store within the same second can miss each other.)
+On a file system it is the kernel's lock on `<workdir>/lock`, which ends with its process however
+that ends. Object
+stores have no locks: there the file is a heartbeat, and whoever finds one waits to see whether it
+still beats. (Two that start on an object store within the same second can miss each other.)
 """
 
 from __future__ import annotations
@@ -70,7 +72,8 @@ def _refuse(path: epath.Path, text: str) -> Locked:
     except (ValueError, KeyError, TypeError):
         who = "another process"
     return Locked(
-        f"{path.parent} belongs to a run that is under way ({who}); wait for it, stop it, or name another folder"
+        f"{path.parent} belongs to a run that is under way ({who}); wait for it, stop it, or name "
+        "another folder"
     )
 
 

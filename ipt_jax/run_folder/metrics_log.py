@@ -18,9 +18,11 @@ logger = logging.getLogger("ipt_jax")
 
 
 class MetricsLog:
-    """Appends to `<workdir>/metrics.jsonl`, one JSON object a line, flushed; and to TensorBoard events.
+    """Appends to `<workdir>/metrics.jsonl`, one JSON object a line, flushed; and to TensorBoard
+    events.
 
-    A resumed run drops what an earlier one logged at or after the step it starts from, so that no step stands twice.
+    A resumed run drops what an earlier one logged at or after the step it starts from, so that no
+    step stands twice.
     Object stores cannot append: there each line becomes a part, `metrics/<step>-<kind>.jsonl`.
     """
 

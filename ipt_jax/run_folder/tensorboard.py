@@ -1,7 +1,8 @@
 """TensorBoard's events of a run, written at once by who adds them.
 
-tensorboardX's own SummaryWriter hands them to a thread, which ends when a disk is full, and then whoever adds events waits
-for ever. Here such an event is lost, and the next one begins another file: TensorBoard reads all of a folder.
+tensorboardX's own SummaryWriter hands them to a thread, which ends when a disk is full, and then
+whoever adds events waits for ever. Here such an event is lost, and the next one begins another
+file: TensorBoard reads all of a folder.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class Events:
         self._failed = False
 
     def add(self, step: int, values: Mapping[str, float], picture: Any = None) -> None:
-        """Numbers of a step, or with `picture`, uint8 `[H, W, 3]`, that under the names in `values`."""
+        """Numbers of a step, or with `picture`, uint8 `[H, W, 3]`, that under the names in
+        `values`.
+        """
         from tensorboardX import summary
 
         try:

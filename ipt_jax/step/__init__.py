@@ -1,1 +1,1 @@
-"""The training step."""
+"""The training step: state, losses, optimiser. Pure functions."""

@@ -1,8 +1,8 @@
 """The losses: L1 in 0..255 units and the contrastive terms, for fixed groups of pictures.
 
-Features are `[G, n, N, D]`: G groups of n pictures with N patches each. A group never crosses devices or
-micro-batches, so the value does not depend on the number of devices, and memory grows with the number of groups,
-not with the square of the batch. Everything is float32.
+Features are `[G, n, N, D]`: G groups of n pictures with N patches each. A group never crosses
+devices or micro-batches, so the value does not depend on the number of devices, and memory grows
+with the number of groups, not with the square of the batch. Everything is float32.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def l1(output: Array, target: Array) -> Array:
 
 def _unit(features: Array) -> Array:
     x = features.astype(jnp.float32)
-    # rsqrt(max(..)) rather than a norm: a zero vector has similarity 0 and a gradient of 0, not NaN.
+    # rsqrt(max(..)) rather than a norm: a zero vector has similarity 0 and a gradient of 0, not
+    # NaN.
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
 
 
@@ -34,9 +35,9 @@ def _cosines(a: Array, b: Array) -> Array:
 def eq5(features: Array) -> Array:
     """Equation 5 of the paper for each group: `[G, n, N, D]` -> `[G]`.
 
-    `l = -log(exp d(f_j,i1, f_j,i2) / sum_{k != j} exp d(f_j,i1, f_k,i2))` with d the cosine, averaged over the
-    pictures j and all N^2 pairs (i1, i2). No temperature; the positive is not in the denominator, so the value can
-    be negative.
+    `l = -log(exp d(f_j,i1, f_j,i2) / sum_{k != j} exp d(f_j,i1, f_k,i2))` with d the cosine,
+    averaged over the pictures j and all N^2 pairs (i1, i2). No temperature; the positive is not in
+    the denominator, so the value can be negative.
     """
     f = _unit(features)
     n = f.shape[1]
@@ -64,7 +65,8 @@ def eq5(features: Array) -> Array:
 def supcon(features: Array, temperature: float = 0.07) -> Array:
     """Supervised contrastive loss (Khosla et al., 2020) for each group: `[G, n, N, D]` -> `[G]`.
 
-    The positives of a patch are the other patches of its picture, the denominator is every patch of the group but
+    The positives of a patch are the other patches of its picture, the denominator is every patch of
+    the group but
     itself: what the published MindSpore code computes.
     """
     f = _unit(features)

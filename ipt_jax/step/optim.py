@@ -1,8 +1,9 @@
-"""Schedules, Adam or Muon for each group of parameters, clipping, and the moving average of the weights.
+"""Schedules, Adam or Muon for each group of parameters, clipping, and the moving average of the
+weights.
 
-A group is a top-level entry of the parameters: the body, or one task's head, tail and embedding. Each has its own
-state, step count included, so that a task that was not drawn is left alone as PyTorch leaves it: with one count
-and zero gradients Adam would go on moving it on old momentum.
+A group is a top-level entry of the parameters: the body, or one task's head, tail and embedding.
+Each has its own state, step count included, so that a task that was not drawn is left alone as
+PyTorch leaves it: with one count and zero gradients Adam would go on moving it on old momentum.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ OPTIMISERS = ("adam", "muon")
 def schedule(optim: Mapping[str, Any]) -> Callable[[Array], Array]:
     """Learning rate as a function of the step, from a config's `optim` part.
 
-    All start with a linear warm-up over `warmup_steps`; then "cosine" falls to `final_learning_rate` at
-    `schedule_steps`, "step" changes to it at once at the share `drop_at` of `schedule_steps` (the paper: 5e-5, 2e-5
-    from epoch 200 of 300), "constant" stays.
+    All start with a linear warm-up over `warmup_steps`; then "cosine" falls to
+    `final_learning_rate` at `schedule_steps`, "step" changes to it at once at the share `drop_at`
+    of `schedule_steps` (the paper: 5e-5, 2e-5 from epoch 200 of 300), "constant" stays.
 
-    "wsd" (warm-up, stable, decay; Hägele et al., "Scaling laws and compute-optimal training beyond fixed training durations",
-    2024, arXiv 2405.18392) stays until the step `decay_start` (0: for ever, so that such a run has no fixed end) and then
-    falls over `decay_steps` steps to `final_learning_rate`, as 1 - sqrt(t).
+    "wsd" (warm-up, stable, decay; Hägele et al., "Scaling laws and compute-optimal training beyond
+    fixed training durations", 2024, arXiv 2405.18392) stays until the step `decay_start` (0: for
+    ever, so that such a run has no fixed end) and then falls over `decay_steps` steps to
+    `final_learning_rate`, as 1 - sqrt(t).
     """
     peak, final = optim["learning_rate"], optim["final_learning_rate"]
     steps, warmup = optim["schedule_steps"], optim["warmup_steps"]
@@ -53,7 +55,9 @@ def schedule(optim: Mapping[str, Any]) -> Callable[[Array], Array]:
 def _stable_then_decay(
     peak: float, final: float, start: int, length: int
 ) -> Callable[[Array], Array]:
-    """`peak` up to the step `start`, then down to `final` within `length` steps, steeply at first and ever more gently."""
+    """`peak` up to the step `start`, then down to `final` within `length` steps, steeply at first
+    and ever more gently.
+    """
 
     def rate(step: Array) -> Array:
         done = jnp.clip((step - start) / length, 0.0, 1.0)
@@ -65,9 +69,10 @@ def _stable_then_decay(
 def direction(optim: Mapping[str, Any]) -> optax.GradientTransformation:
     """What a group moves against, before the learning rate, from a config's `optim` part.
 
-    "adam" is the paper's. "muon" (Jordan et al., 2024; optax.contrib) makes the momentum of each matrix of the body, of each
-    factor of an adapter and of each convolution orthogonal, scaled to the size of Adam's directions (Liu et al., 2025,
-    arXiv 2502.16982), so that one learning rate serves both; what is no such matrix takes Adam's, with Nesterov's momentum.
+    "adam" is the paper's. "muon" (Jordan et al., 2024; optax.contrib) makes the momentum of each
+    matrix of the body, of each factor of an adapter and of each convolution orthogonal, scaled to
+    the size of Adam's directions (Liu et al., 2025, arXiv 2502.16982), so that one learning rate
+    serves both; what is no such matrix takes Adam's, with Nesterov's momentum.
     """
     if optim["name"] == "adam":
         return optax.scale_by_adam(b1=optim["b1"], b2=optim["b2"], eps=optim["eps"])
@@ -86,8 +91,8 @@ def direction(optim: Mapping[str, Any]) -> optax.GradientTransformation:
 def _matrices(params: Tree) -> Tree:
     """Which axes of a parameter go in and which come out of its product; None for what Adam moves.
 
-    They are named "kernel" or "qkv", and "a" or "b" in an adapter. Stacked layers have an axis before; the first and the last
-    convolution, of 3 colours, are left to Adam.
+    They are named "kernel" or "qkv", and "a" or "b" in an adapter. Stacked layers have an axis
+    before; the first and the last convolution, of 3 colours, are left to Adam.
     """
 
     def axes(path: Any, x: Array) -> contrib.MuonDimensionNumbers | None:
@@ -110,9 +115,11 @@ def clip_by_global_norm(grads: Tree, norm: Array, limit: float) -> Tree:
 
 
 def spike_guard(loss: Array, good: Array, usual: Array, limit: float) -> tuple[Array, Array]:
-    """Whether a step counts, its loss being at most `limit` times the usual one, and the usual loss after it.
+    """Whether a step counts, its loss being at most `limit` times the usual one, and the usual loss
+    after it.
 
-    The usual loss is a moving average over some hundred steps that counted; infinite before the first.
+    The usual loss is a moving average over some hundred steps that counted; infinite before the
+    first.
     """
     good = good & (loss <= limit * usual)
     after = jnp.where(jnp.isinf(usual), loss, 0.99 * usual + 0.01 * loss)

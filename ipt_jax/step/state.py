@@ -23,14 +23,18 @@ Params = dict[str, Any]
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a run carries from step to step. The state saved at step i is the one before batch i.
+    """Everything that a run carries from step to step. The state saved at step i is the one before
+    batch i.
 
     Attributes:
       step: batches taken.
-      params: float32 parameters, `{"body", "task_<name>"}`: the groups; with adapters "lora" too (adapt.py).
-      moments: the optimiser's state for each group's trained parameters; groups without any have none.
+      params: float32 parameters, `{"body", "task_<name>"}`: the groups; with adapters "lora" too
+        (adapt.py).
+      moments: the optimiser's state for each group's trained parameters; groups without any have
+        none.
       ema: moving average of the trained parameters, or None.
-      skipped: steps that changed nothing because loss or gradient was not finite or the loss a spike, in all and in a row.
+      skipped: steps that changed nothing because loss or gradient was not finite or the loss a
+        spike, in all and in a row.
       usual_loss: moving average of the loss, or None where no guard against spikes needs it.
     """
 

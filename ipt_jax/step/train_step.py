@@ -1,4 +1,6 @@
-"""The training step: a pure function of (state, batch), one compiled program for all tasks of the batch."""
+"""The training step: a pure function of (state, batch), one compiled program for all tasks of the
+batch.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ Batch = Mapping[str, Mapping[str, Array]]
 
 
 def groups_of(batch: Mapping[str, Any], params: Mapping[str, Any] | None = None) -> tuple[str, ...]:
-    """The parameter groups that a batch goes through: the body, what belongs to its tasks, adapters if there are any."""
+    """The parameter groups that a batch goes through: the body, what belongs to its tasks, adapters
+    if there are any.
+    """
     adapters = (lora.LORA,) if lora.LORA in (params or ()) else ()
     return ("body", *(f"task_{name}" for name in batch), *adapters)
 
@@ -34,7 +38,9 @@ def groups_of(batch: Mapping[str, Any], params: Mapping[str, Any] | None = None)
 def loss_fn(
     model: IPT, params: Params, batch: Batch, loss: Mapping[str, Any], shards: int
 ) -> tuple[Array, dict[str, Array]]:
-    """Mean over the tasks of L1 (0..255), plus lambda times the mean over groups of the contrastive term."""
+    """Mean over the tasks of L1 (0..255), plus lambda times the mean over groups of the contrastive
+    term.
+    """
     if model.gather is not None:
         params = model.gather(params)
     outputs, tokens = model.apply(
@@ -48,7 +54,8 @@ def loss_fn(
         rows = len(next(iter(tokens.values())))
         if rows % (shards * size):
             raise ValueError(
-                f"{rows} rows a task on {shards} device(s) do not divide into groups of {size} (loss.group)"
+                f"{rows} rows a task on {shards} device(s) do not divide into groups of {size} "
+                "(loss.group)"
             )
         per_task = [term(t.reshape(-1, size, *t.shape[1:])) for t in tokens.values()]
         metrics["contrastive"] = jnp.mean(jnp.stack(per_task))
@@ -70,7 +77,9 @@ def micro_batches(batch: Batch, count: int, shards: int) -> Batch:
 def gradients(
     model: IPT, params: Params, batch: Batch, config: Mapping[str, Any], shards: int = 1
 ) -> tuple[Params, dict[str, Array]]:
-    """Gradients of the trained parameters, and metrics: the mean over `optim.accumulate` micro-batches."""
+    """Gradients of the trained parameters, and metrics: the mean over `optim.accumulate`
+    micro-batches.
+    """
 
     def one(part: Batch) -> tuple[Params, dict[str, Array]]:
         def loss(trained: Params) -> tuple[Array, dict[str, Array]]:
@@ -96,9 +105,11 @@ def gradients(
 def train_step(
     model: IPT, config: Mapping[str, Any], shards: int, state: TrainState, batch: Batch
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One step of the optimiser on the groups that the batch trains; what was not drawn stays bit for bit as it was.
+    """One step of the optimiser on the groups that the batch trains; what was not drawn stays bit
+    for bit as it was.
 
-    A step whose loss or gradient is not finite, or whose loss is a spike, changes nothing but the counters.
+    A step whose loss or gradient is not finite, or whose loss is a spike, changes nothing but the
+    counters.
     """
     settings = config["optim"]
     transform = optim.direction(settings)
@@ -149,7 +160,8 @@ def train_step(
 
 
 def compile_step(model: IPT, config: Mapping[str, Any], mesh: Mesh) -> jax.stages.Wrapped:
-    """`train_step`, jitted for a mesh: batch split, state donated and, as `sharding` says, whole or in pieces.
+    """`train_step`, jitted for a mesh: batch split, state donated and, as `sharding` says, whole or
+    in pieces.
 
     One program for each layout of a batch.
     """

@@ -1,1 +1,1 @@
-"""What the TPU compiler says of a step, on a machine without a TPU."""
+"""What the TPU compiler says of a training step, on a machine without a TPU."""

@@ -1,4 +1,6 @@
-"""TPU chips and slices: what a program can use of each kind, and the names of the slices that can be had."""
+"""TPU chips and slices: what a program can use of each kind, and the names of the slices that can
+be had.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +37,11 @@ class Chip:
       peak: FLOP/s of bfloat16 products.
       hbm: bytes of memory that a program can use.
       hbm_rate: bytes/s of that memory.
-      ici: bytes/s that a chip sends over all of its links inside the slice, half of the published two-way figure.
+      ici: bytes/s that a chip sends over all of its links inside the slice, half of the published
+        two-way figure.
       dcn: bytes/s a chip has between slices, or None where no figure is published.
-      clock: Hz, from the peak and the number of matrix units, or None where those two do not give a plausible one.
+      clock: Hz, from the peak and the number of matrix units, or None where those two do not give a
+        plausible one.
       shapes: the slices that can be had.
     """
 

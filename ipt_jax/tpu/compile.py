@@ -213,9 +213,12 @@ def describe(report: dict[str, Any]) -> str:
     gib, hbm, estimate = chips.GIB, report["hbm"], report["estimate"]
     slices = f"{report['slices']} slices of " if report["slices"] > 1 else ""
     lines = [
-        f"{slices}{report['topology']}: {report['chips']} x {report['chip']}, {report['hosts']} hosts",
-        f"batch           {report['batch']}, {report['batch_per_chip']} a chip, {report['tasks_per_step']} task(s) a step",
-        f"model           {report['parameters'] / 1e6:.1f} M parameters, {report['dtype']}, model.remat={report['remat']}, "
+        f"{slices}{report['topology']}: {report['chips']} x {report['chip']}, {report['hosts']} "
+        "hosts",
+        f"batch           {report['batch']}, {report['batch_per_chip']} a chip, "
+        f"{report['tasks_per_step']} task(s) a step",
+        f"model           {report['parameters'] / 1e6:.1f} M parameters, {report['dtype']}, "
+        f"model.remat={report['remat']}, "
         f"sharding={report['sharding']}, optim.accumulate={report['accumulate']}",
         f"HBM a chip      {hbm['needed'] / gib:.2f} of {hbm['available'] / gib:.2f} GiB"
         + (
@@ -226,11 +229,14 @@ def describe(report: dict[str, Any]) -> str:
     ]
     if "arguments" in hbm:
         lines.append(
-            f"                arguments {hbm['arguments'] / gib:.2f} + temporary {hbm['temporary'] / gib:.2f} + "
-            f"output {hbm['output'] / gib:.2f} - aliased {hbm['aliased'] / gib:.2f} + program {hbm['program'] / gib:.2f}"
+            f"                arguments {hbm['arguments'] / gib:.2f} + temporary "
+            f"{hbm['temporary'] / gib:.2f} + "
+            f"output {hbm['output'] / gib:.2f} - aliased {hbm['aliased'] / gib:.2f} + program "
+            f"{hbm['program'] / gib:.2f}"
         )
     lines.append(
-        f"FLOP a step     {report['flop']:.4g} by formula (model/flops.py), {report['flop_per_chip'] / 1e12:.3f} T a chip; "
+        f"FLOP a step     {report['flop']:.4g} by formula (model/flops.py), "
+        f"{report['flop_per_chip'] / 1e12:.3f} T a chip; "
         "what is computed again is not counted"
     )
     if estimate is not None:
@@ -241,13 +247,15 @@ def describe(report: dict[str, Any]) -> str:
         if not report["collectives"]:
             lines.append("collectives     none")
         lines.append(
-            f"step, estimated {1e3 * estimate['step_s']:.1f} ms: compute {1e3 * estimate['compute_s']:.1f}, collectives "
+            f"step, estimated {1e3 * estimate['step_s']:.1f} ms: compute "
+            f"{1e3 * estimate['compute_s']:.1f}, collectives "
             f"{1e3 * estimate['collectives_s']:.1f}; {estimate['samples_per_s']:.0f} samples/s, "
             f"MFU {100 * estimate['mfu']:.0f} %"
         )
         if estimate["compiler_s"] is not None:
             lines.append(
-                f"                the compiler's own estimate of cycles gives {1e3 * estimate['compiler_s']:.1f} ms"
+                "                the compiler's own estimate of cycles gives "
+                f"{1e3 * estimate['compiler_s']:.1f} ms"
             )
         lines += [f"  assumed: {text}" for text in estimate["assumptions"]]
     lines.append(

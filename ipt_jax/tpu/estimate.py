@@ -1,4 +1,6 @@
-"""Does a compiled step fit a chip, how long might it take, and what would fit if it does not: arithmetic, no jax."""
+"""Does a compiled step fit a chip, how long might it take, and what would fit if it does not:
+arithmetic, no jax.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ from typing import Any
 from ipt_jax.tpu import hlo
 from ipt_jax.tpu.chips import GIB, SOURCE, Topology
 
-# Temporary memory under `model.remat`, as a share of what "none" needs, for the paper's model as compiled for v5e and v5p
-# (docs/performance.md): the larger of the two, rounded up.
+# Temporary memory under `model.remat`, as a share of what "none" needs, for the paper's model as
+# compiled for v5e and v5p (docs/performance.md): the larger of the two, rounded up.
 KEPT = {"none": 1.0, "elementwise": 0.52, "dots": 0.35, "layer": 0.15}
 
 
@@ -20,7 +22,8 @@ def read(text: str) -> hlo.Program:
 
 
 def memory(analysis: Any, refused: str, available: float) -> dict[str, float]:
-    """Bytes of a chip's memory that the program needs and has: by the compiler's account, or from its refusal.
+    """Bytes of a chip's memory that the program needs and has: by the compiler's account, or from
+    its refusal.
 
     Args:
       analysis: `compiled.memory_analysis()`, or None if it did not compile.
@@ -46,7 +49,9 @@ def memory(analysis: Any, refused: str, available: float) -> dict[str, float]:
 
 
 def _figures(refused: str) -> str:
-    """The part of a refusal that holds (needed, available), in either of the compiler's wordings."""
+    """The part of a refusal that holds (needed, available), in either of the compiler's
+    wordings.
+    """
     for pattern in (
         r"temporaries \((\S+)\) exceeds available HBM \((\S+)\)",
         r"Used (\S+) of (\S+) hbm",
@@ -64,14 +69,18 @@ def _size(number: str, unit: str) -> float:
 def estimate(
     flop: float, samples: int, program: hlo.Program, where: Topology, utilisation: float
 ) -> dict[str, Any]:
-    """A roofline for one step: products at a share of the peak, then the collectives, one after the other."""
+    """A roofline for one step: products at a share of the peak, then the collectives, one after the
+    other.
+    """
     chip = where.chip
     compute = flop / where.chips / (chip.peak * utilisation)
     within = where.chips // where.slices
     collectives = 0.0
     assumptions = [
-        f"products at {100 * utilisation:.0f} % of the peak, {chip.peak / 1e12:.0f} TFLOP/s bfloat16 a chip",
-        f"collectives not overlapped with products, as rings over all links of a chip, {chip.ici / 1e9:.0f} GB/s out of it",
+        f"products at {100 * utilisation:.0f} % of the peak, {chip.peak / 1e12:.0f} TFLOP/s "
+        "bfloat16 a chip",
+        "collectives not overlapped with products, as rings over all links of a chip, "
+        f"{chip.ici / 1e9:.0f} GB/s out of it",
     ]
     for one in program.collectives:
         passes = 2 if one.kind == "all-reduce" else 1
@@ -91,7 +100,8 @@ def estimate(
     cycles = program.cycles / chip.clock if chip.clock is not None and program.cycles else None
     if cycles is not None:
         assumptions.append(
-            f"the compiler's cycles at {(chip.clock or 0) / 1e9:.2f} GHz, one operation after the other"
+            f"the compiler's cycles at {(chip.clock or 0) / 1e9:.2f} GHz, one operation after the "
+            "other"
         )
     return {
         "step_s": step,
@@ -132,14 +142,16 @@ def advice(report: dict[str, Any], gradients: int, unit: int) -> list[str]:
         fits = int(room / per_sample) // unit * unit
         if fits:
             found.append(
-                f"--batch-per-chip={min(fits * parts, samples - unit)}: {about(min(fits, samples / parts))}"
+                f"--batch-per-chip={min(fits * parts, samples - unit)}: "
+                f"{about(min(fits, samples / parts))}"
             )
         remats = list(KEPT)
         for remat in remats[remats.index(report["remat"]) + 1 :]:
             share = KEPT[remat] / KEPT[report["remat"]]
             if fixed + samples / parts * per_sample * share <= available:
                 found.append(
-                    f"--config.model.remat={remat}: {about(samples / parts, share)}, at the cost of computing again"
+                    f"--config.model.remat={remat}: {about(samples / parts, share)}, at the cost "
+                    "of computing again"
                 )
         for count in range(parts + 1, samples // unit + 1):
             if samples % (count * unit) == 0 and samples / count <= fits:
@@ -151,10 +163,12 @@ def advice(report: dict[str, Any], gradients: int, unit: int) -> list[str]:
         and (room <= 0 or fixed > available / 4)
     ):
         found.append(
-            f"--config.sharding=fsdp: the state, {report['state'] / GIB:.1f} GiB on every chip, in pieces"
+            f"--config.sharding=fsdp: the state, {report['state'] / GIB:.1f} GiB on every chip, in "
+            "pieces"
         )
     if not found:
         found.append(
-            "none of batch, rematerialisation and accumulation alone: combine them, or take chips with more memory"
+            "none of batch, rematerialisation and accumulation alone: combine them, or take chips "
+            "with more memory"
         )
     return found

@@ -1,6 +1,7 @@
 """What a compiled program's HLO text says: collectives, and the compiler's estimate of cycles.
 
-A scanned stack is a loop whose body is written once, so what is in it counts as often as the loop runs.
+A scanned stack is a loop whose body is written once, so what is in it counts as often as the loop
+runs.
 """
 
 from __future__ import annotations
@@ -53,13 +54,17 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Collectives of a step in the order of the text, and the sum of estimated cycles, 0 if the text holds none."""
+    """Collectives of a step in the order of the text, and the sum of estimated cycles, 0 if the
+    text holds none.
+    """
 
     collectives: tuple[Collective, ...]
     cycles: int
 
     def summary(self) -> list[dict[str, int | str]]:
-        """`{"kind", "count", "bytes"}` of each kind, a step: instructions run, and what they carry on one chip."""
+        """`{"kind", "count", "bytes"}` of each kind, a step: instructions run, and what they carry
+        on one chip.
+        """
         found: dict[str, dict[str, int | str]] = {}
         for kind in KINDS:
             of_kind = [c for c in self.collectives if c.kind == kind]
@@ -95,7 +100,8 @@ def read(text: str) -> Program:
         for line in computations[name]:
             op = _OP.search(line)
             if op is not None:
-                # A TPU may spread one collective over several fusions, each of which does a part beside its own products.
+                # A TPU may spread one collective over several fusions, each of which does a part
+                # beside its own products.
                 channel = _CHANNEL.search(line)
                 if name in in_fusion and channel is not None:
                     one = (op.group(1), channel.group(1))
@@ -153,7 +159,9 @@ def _calls(computations: dict[str, list[str]], name: str) -> Iterator[tuple[str,
 
 
 def _trips(computations: dict[str, list[str]], line: str) -> int:
-    """How often a `while` runs: as the compiler noted it, else the bound that its condition compares with."""
+    """How often a `while` runs: as the compiler noted it, else the bound that its condition
+    compares with.
+    """
     known = re.search(r"known_trip_count[^\d]*(\d+)", line)
     if known is not None:
         return int(known.group(1))

@@ -1,4 +1,6 @@
-"""The best evaluation so far, by a named metric, and when to stop early. Kept in `best.json` beside the checkpoints."""
+"""The best evaluation so far, by a named metric, and when to stop early. Kept in `best.json` beside
+the checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ class BestCheckpoint:
         return best
 
     def add(self, step: int, scores: Mapping[str, Mapping[str, float]]) -> bool:
-        """Takes an evaluation's means, `{task: {metric: value}}`; whether it is the best so far. The earliest wins a draw."""
+        """Takes an evaluation's means, `{task: {metric: value}}`; whether it is the best so far.
+        The earliest wins a draw.
+        """
         if not self.metric:
             return False
         task, _, metric = self.metric.rpartition("/")

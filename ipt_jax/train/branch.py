@@ -1,7 +1,7 @@
 """`branch_from=RUN@STEP`: a new run that begins with the whole state of another run's checkpoint.
 
-A run with the "wsd" schedule has no fixed end. A branch of it decays the learning rate within some steps and so gives weights
-to ship, while the run itself can be continued at its full rate.
+A run with the "wsd" schedule has no fixed end. A branch of it decays the learning rate within some
+steps and so gives weights to ship, while the run itself can be continued at its full rate.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def state(path: str, run: Run, target: Any) -> tuple[TrainState, int]:
       target: shapes, dtypes and shardings of the state.
 
     Raises:
-      ConfigError: there is no such run or checkpoint, or the new run differs from it in more than the schedule, `steps`, and
-        what a resumed run may change; all differences are listed.
+      ConfigError: there is no such run or checkpoint, or the new run differs from it in more than
+        the schedule, `steps`, and what a resumed run may change; all differences are listed.
       CheckpointError: the checkpoint is damaged.
     """
     folder, step = split_step(path)
@@ -59,7 +59,8 @@ def state(path: str, run: Run, target: Any) -> tuple[TrainState, int]:
         ]
         if differing:
             raise ConfigError(
-                f"branch_from={path!r}: a branch may change only the schedule, steps, and what a resumed run may change, but "
+                f"branch_from={path!r}: a branch may change only the schedule, steps, and what a "
+                "resumed run may change, but "
                 "these differ:" + "".join(f"\n  {line}" for line in differing)
             )
         found, meta = theirs.restore(target, int(step) if step else None)

@@ -17,7 +17,8 @@ logger = logging.getLogger("ipt_jax")
 
 
 def open_data(config: ConfigDict) -> tuple[ConfigDict, Source]:
-    """The training pictures, and the config with what only they settle: the scale of pairs, the steps of `epochs`.
+    """The training pictures, and the config with what only they settle: the scale of pairs, the
+    steps of `epochs`.
 
     Raises:
       DataError: the data cannot be used, or pairs are of another scale than the task.
@@ -38,7 +39,8 @@ def open_data(config: ConfigDict) -> tuple[ConfigDict, Source]:
     config.steps = max(1, math.ceil(config.epochs * samples / config.batch_size))
     tasks = f" for each of {drawn} tasks" if drawn > 1 else ""
     logger.info(
-        "an epoch is %d crop(s) of each of the %d pictures%s: %d samples, %.1f steps of %d; %d epoch(s) are %d steps",
+        "an epoch is %d crop(s) of each of the %d pictures%s: %d samples, %.1f steps of %d; %d "
+        "epoch(s) are %d steps",
         crops,
         len(source),
         tasks,

@@ -1,15 +1,14 @@
-"""A run's identity: its folder, its whole config, the data it sees, the versions it was made with."""
+"""A run's identity: its folder, its whole config, the data it sees, the versions it was made
+with.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import socket
-import sys
 import time
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Any
 
 from etils import epath
@@ -23,6 +22,7 @@ from ipt_jax.distributed import devices
 from ipt_jax.distributed import process_group as hosts
 from ipt_jax.errors import ConfigError
 from ipt_jax.log import logger
+from ipt_jax.versions import versions
 from ipt_jax.messages import listed
 
 
@@ -40,10 +40,12 @@ class Run:
     ) -> Run:
         """The run that this config makes in this folder, new or begun.
 
-        With `force`, the run goes on under another config or with other data, and the log says what differs.
+        With `force`, the run goes on under another config or with other data, and the log says what
+        differs.
 
         Raises:
-          ConfigError: the folder holds another run (all differences are listed), or something that is not a run.
+          ConfigError: the folder holds another run (all differences are listed), or something that
+            is not a run.
         """
         data = {
             "fingerprint": source.fingerprint(),
@@ -76,7 +78,8 @@ class Run:
         lines = "".join(f"\n  {line}" for line in changed)
         if changed and not force:
             raise ConfigError(
-                f"workdir {folder} holds a run with another config; name another folder, undo these, or go on knowingly "
+                f"workdir {folder} holds a run with another config; name another folder, undo "
+                "these, or go on knowingly "
                 f"with --force-config:{lines}"
             )
         if changed:
@@ -99,7 +102,8 @@ class Run:
         blind = [f"process {i} ({host})" for i, (there, host) in enumerate(seen) if not there]
         if blind:
             raise ConfigError(
-                f"workdir {self.folder} is not the same folder on every host: {listed(blind, 8)} cannot see what "
+                f"workdir {self.folder} is not the same folder on every host: {listed(blind, 8)} "
+                "cannot see what "
                 "process 0 wrote there; name one on shared storage, such as gs://BUCKET/RUN"
             )
 
@@ -122,7 +126,8 @@ class Run:
         }
 
 
-# What may differ between the processes of a run (prefixes of dotted keys): how a host gets at its data.
+# What may differ between the processes of a run (prefixes of dotted keys): how a host gets at its
+# data.
 PER_HOST = (
     "config.data.dir",
     "config.data.workers",
@@ -151,28 +156,3 @@ def check_same(line: hosts.ProcessGroup, what: str, mine: Mapping[str, Any]) -> 
     if lines:
         text = "".join(f"\n  {line} {listed(map(str, where), 8)}" for line, where in lines.items())
         raise ConfigError(f"the processes of a run must have one {what}, but these differ:{text}")
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    packages = (
-        "jax",
-        "jaxlib",
-        "flax",
-        "optax",
-        "orbax-checkpoint",
-        "grain",
-        "numpy",
-        "opencv-python-headless",
-    )
-    found = {name: metadata.version(name) for name in packages if _installed(name)}
-    return {"ipt_jax": __version__, "python": sys.version.split()[0], **found}
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True

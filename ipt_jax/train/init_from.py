@@ -1,4 +1,6 @@
-"""From pre-trained weights to the parameters that a run starts with: what is loaded, what is new, what is dropped."""
+"""From pre-trained weights to the parameters that a run starts with: what is loaded, what is new,
+what is dropped.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +34,17 @@ class TableRow:
 
 
 def start_params(path: str, model: IPT, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's first parameters, from any WEIGHTS: the body, and the ends (head, tail, embedding) of tasks in both.
+    """A run's first parameters, from any WEIGHTS: the body, and the ends (head, tail, embedding) of
+    tasks in both.
 
-    Tasks that the weights lack get new ends as `finetune.new` says: "identity" or "torch" (model/start.py), or the name
-    of a task of the weights, whose ends are copied; `new_task=rule, other_task=rule` says it for each. A tail of another
-    scale cannot be copied and starts as `model.start`. The table of it all is logged.
+    Tasks that the weights lack get new ends as `finetune.new` says: "identity" or "torch"
+    (model/start.py), or the name of a task of the weights, whose ends are copied; `new_task=rule,
+    other_task=rule` says it for each. A tail of another scale cannot be copied and starts as
+    `model.start`. The table of it all is logged.
 
     Raises:
-      ConfigError: the weights have another geometry (all differences are listed), or a rule that does not fit.
+      ConfigError: the weights have another geometry (all differences are listed), or a rule that
+        does not fit.
       WeightsError: there are none, or not such.
     """
     found = loading.load(path)
@@ -61,7 +66,9 @@ def differences(theirs: IPT, ours: IPT) -> list[str]:
 def assemble(
     found: Restorer, model: IPT, config: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[TableRow]]:
-    """The parameters, and the table's lines. Raises ConfigError for a task of another scale, or a rule that does not fit."""
+    """The parameters, and the table's lines. Raises ConfigError for a task of another scale, or a
+    rule that does not fit.
+    """
     rules = rules_of(
         config["finetune"]["new"], [name for name in model.names if name not in found.tasks], found
     )
@@ -79,7 +86,8 @@ def assemble(
         if name in found.tasks:
             if found.tasks[name].scale != scale:
                 raise ConfigError(
-                    f"tasks: {name!r} is x{found.tasks[name].scale} in the weights and x{scale} here; rename it"
+                    f"tasks: {name!r} is x{found.tasks[name].scale} in the weights and x{scale} "
+                    "here; rename it"
                 )
             params[group] = dict(found.params[group])
             lines += [
@@ -120,7 +128,8 @@ def rules_of(text: str, new: list[str], found: Restorer) -> dict[str, str]:
     """The rule for each new task, from `finetune.new`.
 
     Raises:
-      ConfigError: neither a start nor a task of the weights, or for a task that is not new; the nearest is named.
+      ConfigError: neither a start nor a task of the weights, or for a task that is not new; the
+        nearest is named.
     """
     known = [*STARTS, *found.tasks]
     rules: dict[str, str] = {}
@@ -129,7 +138,8 @@ def rules_of(text: str, new: list[str], found: Restorer) -> dict[str, str]:
         name, equals, rule = (part.strip() for part in word.rpartition("="))
         if equals and name not in new:
             raise ConfigError(
-                f"finetune.new: {name!r} is no new task{nearest(name, new)}; new: {', '.join(new) or 'none'}"
+                f"finetune.new: {name!r} is no new task{nearest(name, new)}; new: "
+                f"{', '.join(new) or 'none'}"
             )
         if rule not in known:
             raise ConfigError(
@@ -159,7 +169,9 @@ def table(lines: list[TableRow]) -> str:
 
 
 def trained_text(params: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """For the log: how many parameters there are and how many are trained, if not all. Raises UserError as adapt.check."""
+    """For the log: how many parameters there are and how many are trained, if not all. Raises
+    UserError as adapt.check.
+    """
     adapt.check(params, config)
     total, trained = count(params), count(adapt.trained(params, config))
     text = f"{total / 1e6:.1f} M parameters"

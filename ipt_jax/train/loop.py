@@ -40,7 +40,9 @@ logger = log.logger
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a run ended: the steps that are done, whether that is all of them, and the last evaluation's means."""
+    """How a run ended: the steps that are done, whether that is all of them, and the last
+    evaluation's means.
+    """
 
     step: int
     finished: bool
@@ -48,7 +50,8 @@ class Outcome:
 
 
 def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
-    """Trains as the config says, in a folder of its own; goes on by itself where that folder's run stopped.
+    """Trains as the config says, in a folder of its own; goes on by itself where that folder's run
+    stopped.
 
     Args:
       config: from `config.load` or `config.complete`.
@@ -87,7 +90,8 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
     train_step = compile_step(model, plain, mesh)
     evaluator = Validator(model, tasks, plain, mesh, folder)
 
-    # State. In this order: 1 this run's own newest good checkpoint, 2 `branch_from`, 3 `init_from`, 4 from scratch.
+    # State. In this order: 1 this run's own newest good checkpoint, 2 `branch_from`, 3 `init_from`,
+    # 4 from scratch.
     keep = plain["checkpoint"]
     with (
         lock.hold(folder, devices.is_main()),
@@ -214,7 +218,8 @@ def first_state(
 def save(
     checkpoints: Checkpoints, step: int, state: TrainState, run: Run, last: bool = False
 ) -> None:
-    """Saves in the background. A failure is said loudly and the run goes on: the older checkpoints are whole.
+    """Saves in the background. A failure is said loudly and the run goes on: the older checkpoints
+    are whole.
 
     Raises:
       CheckpointError: the last save failed.

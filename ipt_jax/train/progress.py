@@ -7,7 +7,9 @@ import time
 
 
 class Progress:
-    """One line that is rewritten on a terminal, one line a report elsewhere; silent on other processes."""
+    """One line that is rewritten on a terminal, one line a report elsewhere; silent on other
+    processes.
+    """
 
     def __init__(self, active: bool):
         self._active = active

@@ -1,4 +1,6 @@
-"""What a run says while it trains: each step's metrics, speed, waiting, pictures that cannot be read; a stop on signals."""
+"""What a run says while it trains: each step's metrics, speed, waiting, pictures that cannot be
+read; a stop on signals.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ logger = log.logger
 
 
 class StepReporter:
-    """Reads each step's metrics while the next one runs; reports means, speed, waiting and the time left."""
+    """Reads each step's metrics while the next one runs; reports means, speed, waiting and the time
+    left.
+    """
 
     def __init__(
         self,
@@ -44,7 +48,9 @@ class StepReporter:
         self._begun = False
 
     def wait_for(self, items: Iterator[pipeline.Item]) -> pipeline.Item | None:
-        """The next item, None if it was given up; the time until it is there counts as waiting for data."""
+        """The next item, None if it was given up; the time until it is there counts as waiting for
+        data.
+        """
         try:
             with self._clock:
                 return next(items, None)
@@ -92,14 +98,17 @@ class StepReporter:
             self._sums.setdefault(key, []).append(value)
         if in_a_row >= self._plain["optim"]["max_skipped"]:
             raise RunError(
-                f"{in_a_row} steps in a row changed nothing, up to step {step}: {self._why(step, values)}; the last "
+                f"{in_a_row} steps in a row changed nothing, up to step {step}: "
+                f"{self._why(step, values)}; the last "
                 "checkpoint is good: lower optim.learning_rate or look at the data"
             )
         if step % self._plain["log"]["every"] == 0 or step == self._plain["steps"]:
             self._report(step)
 
     def _why(self, step: int, values: Mapping[str, float]) -> str:
-        """What is wrong with a step, in which tasks, and the pictures that its batch was made of."""
+        """What is wrong with a step, in which tasks, and the pictures that its batch was made
+        of.
+        """
         finite = np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"])
         what = (
             f"a loss of {values['loss']:.4g} is a spike"
@@ -147,6 +156,7 @@ class StepReporter:
         limit = self._plain["data"]["max_bad"]
         if len(self._bad) > limit * max(seen, min(self._total, 100)):
             raise RunError(
-                f"{len(self._bad)} of the first {seen} pictures cannot be read, more than data.max_bad={limit}; "
+                f"{len(self._bad)} of the first {seen} pictures cannot be read, more than "
+                f"data.max_bad={limit}; "
                 f"the last: {item.replaced[-1]}"
             )

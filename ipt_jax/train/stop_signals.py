@@ -17,17 +17,20 @@ from ipt_jax.distributed import process_group as hosts
 logger = log.logger
 
 
-# Seconds that data have to come after a signal, before the run is saved without the step that needs them
+# Seconds that data have to come after a signal, before the run is saved without the step that needs
+# them
 GRACE = 20.0
 
 
 class StopSignals:
-    """While it lasts, SIGTERM and Ctrl-C ask for a stop after the step under way; a second one stops at once.
+    """While it lasts, SIGTERM and Ctrl-C ask for a stop after the step under way; a second one
+    stops at once.
 
-    A step that still waits for its data is not waited for longer than `GRACE`. With several processes, a signal to any of
-    them stops all after the same step, so that this one is waited for. Python runs handlers between two of its
-    instructions, so not while the main thread waits in XLA, and once for all signals of a kind that come meanwhile: they
-    are counted elsewhere. A second SIGTERM then still ends the process, a second Ctrl-C interrupts when XLA returns.
+    A step that still waits for its data is not waited for longer than `GRACE`. With several
+    processes, a signal to any of them stops all after the same step, so that this one is waited
+    for. Python runs handlers between two of its instructions, so not while the main thread waits in
+    XLA, and once for all signals of a kind that come meanwhile: they are counted elsewhere. A
+    second SIGTERM then still ends the process, a second Ctrl-C interrupts when XLA returns.
     """
 
     def __init__(self, line: hosts.ProcessGroup) -> None:
@@ -91,7 +94,8 @@ class StopSignals:
 
 
 class _SignalCounter:
-    """Hears of signals when they come, in a thread: ends the process at a second SIGTERM, and sees to a second Ctrl-C.
+    """Hears of signals when they come, in a thread: ends the process at a second SIGTERM, and sees
+    to a second Ctrl-C.
 
     Args:
       first: whether the main thread has been told of a signal.
@@ -121,7 +125,9 @@ class _SignalCounter:
                 threading.Thread(target=self._interrupt, name="ipt-interrupt", daemon=True).start()
 
     def _interrupt(self) -> None:
-        """Python forgets a signal that comes before its handler has run for the one before: sends it again."""
+        """Python forgets a signal that comes before its handler has run for the one before: sends
+        it again.
+        """
         while not self._first():
             if self._closed.wait(0.1):
                 return

@@ -31,7 +31,9 @@ logger = log.logger
 
 
 class Validator:
-    """Scores the state on held-out pictures; leaves a table and a contact sheet in the run's folder."""
+    """Scores the state on held-out pictures; leaves a table and a contact sheet in the run's
+    folder.
+    """
 
     def __init__(
         self,
@@ -88,7 +90,8 @@ class Validator:
                 plots.save_curves(self._folder.parent / "curves.png", metrics_log.lines())
             sys.stderr.flush()
             print(
-                f"\nstep {step}, {len(self._pictures)} held-out picture(s):\n{text}\npicture: {path}\n",
+                f"\nstep {step}, {len(self._pictures)} held-out picture(s):\n{text}\npicture: "
+                f"{path}\n",
                 flush=True,
             )
         return {

@@ -1,4 +1,6 @@
-"""Stacks of all threads on stderr when a run makes no progress, so that a hang can be explained from its log."""
+"""Stacks of all threads on stderr when a run makes no progress, so that a hang can be explained
+from its log.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,9 @@ from typing import Self
 
 
 class Watchdog:
-    """While it lasts: writes every thread's stack when `step_ended` was not called for so many seconds, and again
-    after each as many. Python's own timer, which also runs while a library holds the interpreter's lock.
+    """While it lasts: writes every thread's stack when `step_ended` was not called for so many
+    seconds, and again after each as many. Python's own timer, which also runs while a library holds
+    the interpreter's lock.
 
     Args:
       seconds: that many; 0 = never.

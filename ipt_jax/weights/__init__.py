@@ -1,1 +1,1 @@
-"""Weights of every kind."""
+"""Weights of every kind, read into a `Restorer`."""

@@ -1,4 +1,6 @@
-"""Files of the authors' weights: what model and tasks they are for, from names and shapes; and writing such files."""
+"""Files of the authors' weights: what model and tasks they are for, from names and shapes; and
+writing such files.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ipt_jax import __version__
+from ipt_jax.versions import __version__
 from ipt_jax.degradations.bicubic import Bicubic
 from ipt_jax.degradations.noise import Noise
 from ipt_jax.degradations.paired import Paired
@@ -33,15 +35,18 @@ logger = logging.getLogger("ipt_jax")
 
 
 def read(path: Any, task: str | None = None, heads: int | None = None) -> Restorer:
-    """A file of the authors' names: .pt, .safetensors or .ckpt. Also an .npz of ours, which names its tasks itself.
+    """A file of the authors' names: .pt, .safetensors or .ckpt. Also an .npz of ours, which names
+    its tasks itself.
 
     Args:
       path: the file.
-      task: its tasks by name, comma-separated, where neither their scales nor the file (one of our exports) tell them.
+      task: its tasks by name, comma-separated, where neither their scales nor the file (one of our
+        exports) tell them.
       heads: attention heads; what the file says if it is one of our exports, else 12.
 
     Raises:
-      WeightsError: not such a file, or not this architecture's; all that is missing, unexpected or mis-shaped is listed.
+      WeightsError: not such a file, or not this architecture's; all that is missing, unexpected or
+        mis-shaped is listed.
     """
     file = Path(path)
     if not file.is_file():
@@ -95,7 +100,8 @@ def sha256(file: Path) -> str:
 
 
 def named_task(name: str, scale: int) -> Task:
-    """The table's task of that name; noise for `denoise<sigma>`, bicubic for `sr<scale>`; else one that needs pairs.
+    """The table's task of that name; noise for `denoise<sigma>`, bicubic for `sr<scale>`; else one
+    that needs pairs.
 
     Raises:
       WeightsError: the table has the name for another scale.
@@ -118,7 +124,8 @@ def geometry(state: StateDict, task: str | None, heads: int) -> IPT:
     """The model that a state dict is for, from names and shapes alone.
 
     Raises:
-      WeightsError: it is not IPT's, `heads` does not divide, or its tasks must be named; the message says how.
+      WeightsError: it is not IPT's, `heads` does not divide, or its tasks must be named; the
+        message says how.
     """
 
     def shape(name: str, dims: int) -> tuple[int, ...]:
@@ -139,14 +146,16 @@ def geometry(state: StateDict, task: str | None, heads: int) -> IPT:
         )
     if heads < 1 or width % heads:
         raise WeightsError(
-            f"heads={heads} does not divide the token width {width}; name the right number with --heads"
+            f"heads={heads} does not divide the token width {width}; name the right number with "
+            "--heads"
         )
     scales = _tails(state, features)
     heads_found = _count(state, r"head\.(\d+)\.")
     queries = shape(weights.QUERIES, 2)[0]
     if not len(scales) == heads_found == queries:
         raise WeightsError(
-            f"{heads_found} heads, {len(scales)} tails and {queries} task embeddings do not go together"
+            f"{heads_found} heads, {len(scales)} tails and {queries} task embeddings do not go "
+            "together"
         )
     return IPT(
         tuple(zip(_task_names(scales, task), scales, strict=True)),
@@ -162,7 +171,9 @@ def geometry(state: StateDict, task: str | None, heads: int) -> IPT:
 
 
 def _count(state: StateDict, pattern: str) -> int:
-    """Numbers 0, 1, ... that stand in names; a gap counts up to the last, so that what is missing gets listed."""
+    """Numbers 0, 1, ... that stand in names; a gap counts up to the last, so that what is missing
+    gets listed.
+    """
     found = {int(match[1]) for name in state if (match := re.match(pattern, name))}
     count = max(found, default=-1) + 1
     if not found or count > 10 * len(found):
@@ -186,7 +197,8 @@ def _tails(state: StateDict, features: int) -> list[int]:
             )
             if scales[-1] < 2:
                 raise WeightsError(
-                    f"not IPT's weights: tail.{i}.0.0.weight, {list(first.shape)}, is for x{scales[-1]}"
+                    f"not IPT's weights: tail.{i}.0.0.weight, {list(first.shape)}, is for "
+                    f"x{scales[-1]}"
                 )
     return scales
 
@@ -196,7 +208,8 @@ def _task_names(scales: Sequence[int], task: str | None) -> list[str]:
         given = [word.strip() for word in task.split(",")]
         if len(given) != len(scales):
             raise WeightsError(
-                f"--task names {len(given)} tasks, but there are {len(scales)}, for {_written(scales)}"
+                f"--task names {len(given)} tasks, but there are {len(scales)}, for "
+                f"{_written(scales)}"
             )
         if len(set(given)) != len(given) or not all(word.isidentifier() for word in given):
             raise WeightsError(f"--task {task}: names must be words, each once")
@@ -208,7 +221,8 @@ def _task_names(scales: Sequence[int], task: str | None) -> list[str]:
     if len(set(scales)) == len(scales) and 1 not in scales:
         return [f"sr{scale}" for scale in scales]
     raise WeightsError(
-        f"its shapes do not tell the tasks: tails for {_written(scales)}; name them in that order, e.g. "
+        f"its shapes do not tell the tasks: tails for {_written(scales)}; name them in that order, "
+        "e.g. "
         f"--task {','.join(f'sr{s}' if s > 1 else 'denoise50' for s in scales)}"
     )
 
@@ -226,8 +240,10 @@ def write(restorer: Restorer, path: Path, kind: str) -> None:
     model = restorer.model
     if model.memory_norm or not model.encoder_layers or not model.decoder_layers:
         raise WeightsError(
-            f"--format {kind}: the authors' code has no network with encoder_layers={model.encoder_layers}, "
-            f"decoder_layers={model.decoder_layers}, memory_norm={model.memory_norm}; --format folder keeps it"
+            f"--format {kind}: the authors' code has no network with "
+            f"encoder_layers={model.encoder_layers}, "
+            f"decoder_layers={model.decoder_layers}, memory_norm={model.memory_norm}; --format "
+            "folder keeps it"
         )
     state = weights.params_to_torch(restorer.params, restorer.model)
     texts = {key: value for key, value in restorer.provenance.items() if isinstance(value, str)}
@@ -235,7 +251,8 @@ def write(restorer: Restorer, path: Path, kind: str) -> None:
     if restorer.model.norm_eps != 1e-5:
         said["norm_eps"] = repr(restorer.model.norm_eps)
         logger.warning(
-            "these weights are for a LayerNorm eps of %g; the authors' PyTorch code computes with 1e-5",
+            "these weights are for a LayerNorm eps of %g; the authors' PyTorch code computes with "
+            "1e-5",
             restorer.model.norm_eps,
         )
     if kind == "safetensors":
@@ -252,6 +269,7 @@ def write(restorer: Restorer, path: Path, kind: str) -> None:
     made = collections.OrderedDict(
         (name, torch.from_numpy(np.array(value))) for name, value in state.items()
     )
-    # Where modules keep their versions: load_state_dict passes over it, and the tensors stay the only entries.
+    # Where modules keep their versions: load_state_dict passes over it, and the tensors stay the
+    # only entries.
     made._metadata = collections.OrderedDict({"": {"version": 1, "ipt_jax": said}})  # type: ignore[attr-defined]
     torch.save(made, path)

@@ -14,7 +14,9 @@ from ipt_jax.weights.state_dict import abstract
 
 
 def check_params(params: Mapping[str, Any], model: IPT, what: str) -> None:
-    """Raises WeightsError, listing all, unless the parameters are the model's by name, shape and dtype, and finite."""
+    """Raises WeightsError, listing all, unless the parameters are the model's by name, shape and
+    dtype, and finite.
+    """
     want = trees.flatten(abstract(model))
     have = trees.flatten(params)
     wrong = [f"{k}: missing" for k in want.keys() - have.keys()] + [

@@ -14,13 +14,16 @@ SHIPPED = Path(__file__).parent / "weights_data"
 
 
 def cache() -> Path:
-    """The folder for weights that were fetched or put there: `$XDG_CACHE_HOME/ipt_jax/weights`, else under ~/.cache."""
+    """The folder for weights that were fetched or put there: `$XDG_CACHE_HOME/ipt_jax/weights`,
+    else under ~/.cache.
+    """
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "ipt_jax" / "weights"
 
 
 def default_weights(tasks: Sequence[str]) -> str:
-    """The first weights for all these tasks: `$IPT_WEIGHTS` (taken as it is), then folders in the cache, then the package's.
+    """The first weights for all these tasks: `$IPT_WEIGHTS` (taken as it is), then folders in the
+    cache, then the package's.
 
     Raises:
       WeightsError: there are none; says how to get some.
@@ -37,9 +40,12 @@ def default_weights(tasks: Sequence[str]) -> str:
             others += there
     had = f" (those found are for {', '.join(dict.fromkeys(others))})" if others else ""
     raise WeightsError(
-        f"no weights named, and none found for {', '.join(tasks)}{had}. Name some with --weights: a run's folder (make some, "
-        "in minutes: ipt pretrain --config=configs/demo.py --workdir=runs/demo), or a file of the authors' (IPT_sr2.pt). "
-        f"To need no --weights: set {VARIABLE}, or put a weights folder (ipt export --format folder) into {cache()}"
+        f"no weights named, and none found for {', '.join(tasks)}{had}. Name some with --weights: "
+        "a run's folder (make some, "
+        "in minutes: ipt pretrain --config=configs/demo.py --workdir=runs/demo), or a file of the "
+        "authors' (IPT_sr2.pt). "
+        f"To need no --weights: set {VARIABLE}, or put a weights folder (ipt export --format "
+        f"folder) into {cache()}"
     )
 
 

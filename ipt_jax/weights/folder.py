@@ -1,6 +1,7 @@
 """A weights folder: `model.json`, which says what the weights are, and `weights.safetensors`.
 
-It holds our own names and layout, so that it is read as it was written, and needs nothing but numpy and safetensors.
+It holds our own names and layout, so that it is read as it was written, and needs nothing but numpy
+and safetensors.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def _task(entry: Mapping[str, Any]) -> Task:
 
 
 def write(restorer: Restorer, folder: Path, dtype: str = "float32") -> None:
-    """Writes a weights folder, its tensors as `dtype`, "float32" or "float16"; they are float32 again when they are read.
+    """Writes a weights folder, its tensors as `dtype`, "float32" or "float16"; they are float32
+    again when they are read.
 
     Raises:
       WeightsError: there is something else in the folder.
@@ -101,7 +103,8 @@ def read(folder: Any) -> Restorer:
     """Reads a weights folder.
 
     Raises:
-      WeightsError: it is not one, is of a newer format, or its tensors are not the model's; all that is wrong is listed.
+      WeightsError: it is not one, is of a newer format, or its tensors are not the model's; all
+        that is wrong is listed.
     """
     where = Path(folder)
     if not (where / "weights.safetensors").is_file():
@@ -109,7 +112,8 @@ def read(folder: Any) -> Restorer:
     described = _described((where / "model.json").read_bytes(), str(where / "model.json"))
     if described.get("sha256") not in (None, sha256(where / "weights.safetensors")):
         raise WeightsError(
-            f"{where / 'weights.safetensors'} is not the file that model.json describes: its checksum differs"
+            f"{where / 'weights.safetensors'} is not the file that model.json describes: its "
+            "checksum differs"
         )
     return _restorer(described, tensors.read(where / "weights.safetensors"), str(where))
 
@@ -128,7 +132,8 @@ def _described(text: bytes, what: str) -> dict[str, Any]:
         raise WeightsError(f"{what} does not describe a model: {error!r}") from None
     if not isinstance(version, int) or not 1 <= version <= FORMAT:
         raise WeightsError(
-            f"{what}: format {version!r}; this version of ipt_jax reads 1 to {FORMAT}: install a newer one"
+            f"{what}: format {version!r}; this version of ipt_jax reads 1 to {FORMAT}: install a "
+            "newer one"
         )
     return described
 

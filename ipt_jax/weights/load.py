@@ -16,7 +16,9 @@ from ipt_jax.weights.run import read_run
 
 
 def split_step(path: str) -> tuple[epath.Path, str]:
-    """(folder, step) of `DIR@1200` or `DIR@best`; the step is "" where none is named, or where a folder has the whole name."""
+    """(folder, step) of `DIR@1200` or `DIR@best`; the step is "" where none is named, or where a
+    folder has the whole name.
+    """
     name, _, step = path.rpartition("@")
     whole = epath.Path(path).expanduser()
     if whole.exists() or not name:
@@ -35,16 +37,18 @@ def load(
     """Loads weights: a run's folder, a weights folder, or a file of the authors' names.
 
     Args:
-      path: a run's folder (its newest good checkpoint; `DIR@1200` and `DIR@best` name one), a weights folder (`ipt import`,
-        `ipt export`), or a .pt, .safetensors or .ckpt file. Folders may be on gs://.
-      task: for a file: names its tasks (comma-separated) where the shapes do not tell, e.g. "denoise30". For what
-        names its tasks itself: the only ones to keep.
+      path: a run's folder (its newest good checkpoint; `DIR@1200` and `DIR@best` name one), a
+        weights folder (`ipt import`, `ipt export`), or a .pt, .safetensors or .ckpt file. Folders
+        may be on gs://.
+      task: for a file: names its tasks (comma-separated) where the shapes do not tell, e.g.
+        "denoise30". For what names its tasks itself: the only ones to keep.
       heads: for a file: attention heads, which shapes do not tell; 12 if not given.
       raw: for a run: the weights themselves, though it keeps their moving average.
       dtype: what is computed in, "float32" or "bfloat16".
 
     Raises:
-      WeightsError: there is nothing such, or it does not hold what it should; all that is wrong is listed.
+      WeightsError: there is nothing such, or it does not hold what it should; all that is wrong is
+        listed.
       CheckpointError: a run's checkpoints are all damaged.
     """
     path = os.fspath(path)

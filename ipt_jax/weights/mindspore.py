@@ -1,7 +1,9 @@
-"""MindSpore's .ckpt files without MindSpore: a protocol buffer of named tensors, and the names of its IPT.
+"""MindSpore's .ckpt files without MindSpore: a protocol buffer of named tensors, and the names of
+its IPT.
 
-The file is a sequence of `Value`s (field 1), each a tag (1) and a tensor (2) of dims (1), type (2) and content (3);
-large tensors come in pieces under the same tag. Of the wire format only what this needs is read.
+The file is a sequence of `Value`s (field 1), each a tag (1) and a tensor (2) of dims (1), type (2)
+and content (3); large tensors come in pieces under the same tag. Of the wire format only what this
+needs is read.
 """
 
 from __future__ import annotations

@@ -44,7 +44,8 @@ def read_run(folder: epath.Path, step: str, raw: bool) -> Restorer:
             chosen = folder_module.best_step(folder)
             if chosen is None:
                 raise WeightsError(
-                    f"{folder}@best: the run keeps no best checkpoint (evaluate.best names a metric)"
+                    f"{folder}@best: the run keeps no best checkpoint (evaluate.best names a "
+                    "metric)"
                 )
             step = str(chosen)
         if step and (not step.isdigit() or int(step) not in steps):

@@ -1,7 +1,8 @@
-"""The authors' names and layouts: their state dict to our parameters and back; what a state dict tells of its model.
+"""The authors' names and layouts: their state dict to our parameters and back; what a state dict
+tells of its model.
 
-Theirs is PyTorch's: linear `[out, in]`, convolution `[out, in, kh, kw]`, tasks by index, layers one by one. Ours:
-linear `[in, out]`, convolution `[kh, kw, in, out]`, tasks by name, layers stacked.
+Theirs is PyTorch's: linear `[out, in]`, convolution `[out, in, kh, kw]`, tasks by index, layers one
+by one. Ours: linear `[in, out]`, convolution `[kh, kw, in, out]`, tasks by name, layers stacked.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ def _layer(theirs: str, decoder: bool, out_bias: bool, *ours: str) -> Iterator[N
 
 
 def names(model: IPT) -> list[Name]:
-    """Every trained tensor but the task embeddings, which are rows of one tensor of theirs (`QUERIES`)."""
+    """Every trained tensor but the task embeddings, which are rows of one tensor of theirs
+    (`QUERIES`).
+    """
     found = [
         *_product("body.linear_encoding", "body", "linear"),
         *_product("body.mlp_head.0", "body", "mlp", "in"),
@@ -100,7 +103,9 @@ def _to_theirs(array: np.ndarray, path: TreePath) -> np.ndarray:
 
 
 def fixed_tensors(tokens: int) -> dict[str, np.ndarray]:
-    """What their files hold beside trained tensors: the mean's shift, and positions counted from 0."""
+    """What their files hold beside trained tensors: the mean's shift, and positions counted from
+    0.
+    """
     fixed: dict[str, np.ndarray] = {"body.position_encoding.position_ids": np.arange(tokens)[None]}
     for shift, sign in (("sub_mean", -1), ("add_mean", 1)):
         fixed[f"{shift}.weight"] = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
@@ -112,12 +117,16 @@ def fixed_tensors(tokens: int) -> dict[str, np.ndarray]:
 
 @functools.lru_cache(maxsize=8)
 def abstract(model: IPT) -> Any:
-    """Shapes and dtypes of a model's parameters; tracing takes a while, so a model is traced once."""
+    """Shapes and dtypes of a model's parameters; tracing takes a while, so a model is traced
+    once.
+    """
     return jax.eval_shape(lambda: model.init_params(0))
 
 
 def shapes(model: IPT) -> dict[str, tuple[int, ...]]:
-    """Every trained tensor of the authors' state dict for a model, with its shape in PyTorch's layout."""
+    """Every trained tensor of the authors' state dict for a model, with its shape in PyTorch's
+    layout.
+    """
     ours = abstract(model)
     found: dict[str, tuple[int, ...]] = {QUERIES: (len(model.scales), model.tokens * model.width)}
     for theirs, path, layer in names(model):
@@ -131,7 +140,9 @@ def shapes(model: IPT) -> dict[str, tuple[int, ...]]:
 
 
 def differences(state: StateDict, model: IPT) -> list[str]:
-    """All that keeps a state dict from being the model's: missing, unexpected, mis-shaped and non-finite tensors."""
+    """All that keeps a state dict from being the model's: missing, unexpected, mis-shaped and
+    non-finite tensors.
+    """
     want, fixed = shapes(model), fixed_tensors(model.tokens)
     wrong = [f"{name}: missing, {list(want[name])}" for name in want.keys() - state.keys()]
     wrong += [
@@ -150,13 +161,15 @@ def differences(state: StateDict, model: IPT) -> list[str]:
             state[name], fixed[name], rtol=1e-5, atol=1e-5
         ):
             wrong.append(
-                f"{name}: not the published value; pictures are taken as 0..255 with the mean of DIV2K"
+                f"{name}: not the published value; pictures are taken as 0..255 with the mean of "
+                "DIV2K"
             )
     return sorted(wrong)
 
 
 def params_from_torch(state: StateDict, model: IPT) -> dict[str, Any]:
-    """Our parameters from the authors' state dict (numpy arrays), whose tasks are the model's, in its order.
+    """Our parameters from the authors' state dict (numpy arrays), whose tasks are the model's, in
+    its order.
 
     Raises:
       WeightsError: the state dict is not the model's; every name that differs is listed.
@@ -164,7 +177,8 @@ def params_from_torch(state: StateDict, model: IPT) -> dict[str, Any]:
     """
     if model.input_scale != 1:
         raise ValueError(
-            f"the authors' weights compute in 0..255: input_scale must be 1, not {model.input_scale}"
+            "the authors' weights compute in 0..255: input_scale must be 1, not "
+            f"{model.input_scale}"
         )
     wrong = differences(state, model)
     if wrong:
@@ -189,9 +203,11 @@ def params_from_torch(state: StateDict, model: IPT) -> dict[str, Any]:
 
 
 def params_to_torch(params: Mapping[str, Any], model: IPT) -> dict[str, np.ndarray]:
-    """The authors' state dict from our parameters, the fixed tensors included: the inverse of `params_from_torch`.
+    """The authors' state dict from our parameters, the fixed tensors included: the inverse of
+    `params_from_torch`.
 
-    `input_scale` is folded into the first and the last convolution, so that the result computes in 0..255.
+    `input_scale` is folded into the first and the last convolution, so that the result computes in
+    0..255.
     """
     state = {}
     for theirs, path, layer in names(model):

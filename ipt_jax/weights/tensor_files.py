@@ -20,7 +20,8 @@ from ipt_jax.weights import mindspore
 
 FORMATS = ".pt, .pth, .safetensors, .npz, or MindSpore's .ckpt"
 WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
-# What zipfile and struct raise of a damaged file, beside its own error: an unknown version or method, a flag of encryption.
+# What zipfile and struct raise of a damaged file, beside its own error: an unknown version or
+# method, a flag of encryption.
 _DAMAGE = (
     ValueError,
     OSError,
@@ -34,12 +35,14 @@ PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.")
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a file by name, floats as float32, without the wrappings that training code puts around them.
+    """The tensors of a file by name, floats as float32, without the wrappings that training code
+    puts around them.
 
     The kind of file is told by its first bytes, never by its name.
 
     Raises:
-      WeightsError: not such a file, cut short, or it holds more than tensors; the message names the file.
+      WeightsError: not such a file, cut short, or it holds more than tensors; the message names the
+        file.
     """
     try:
         with path.open("rb") as file:
@@ -77,7 +80,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def hints(path: Path) -> dict[str, str]:
-    """What an export of this project says of itself beside the tensors: its tasks and attention heads; {} in others."""
+    """What an export of this project says of itself beside the tensors: its tasks and attention
+    heads; {} in others.
+    """
     with path.open("rb") as file:
         start = file.read(16)
     found: Any = {}
@@ -108,7 +113,8 @@ def _torch(path: Path) -> dict[str, np.ndarray]:
         import torch
     except ImportError:
         raise WeightsError(
-            "reading a PyTorch file needs torch, which is not installed: pip install 'ipt_jax[torch]', "
+            "reading a PyTorch file needs torch, which is not installed: pip install "
+            "'ipt_jax[torch]', "
             "or save it as .safetensors where there is one"
         ) from None
     try:
@@ -178,7 +184,9 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of an .npz, whose headers are believed only where the file holds as many bytes as they announce."""
+    """Arrays of an .npz, whose headers are believed only where the file holds as many bytes as they
+    announce.
+    """
     found: dict[str, np.ndarray] = {}
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():

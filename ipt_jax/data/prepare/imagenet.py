@@ -55,8 +55,8 @@ class Subset:
 def prepare(manual_dir: str, data_dir: str, splits: Sequence[str]) -> Report:
     """Builds the set, or finds it built, and checks it.
 
-    TFDS builds beside the place where the set will be and renames at the end: after an interruption it starts again, and a
-    set that is there is whole.
+    TFDS builds beside the place where the set will be and renames at the end: after an interruption
+    it starts again, and a set that is there is whole.
 
     Args:
       manual_dir: the folder of the archives; local.
@@ -64,7 +64,8 @@ def prepare(manual_dir: str, data_dir: str, splits: Sequence[str]) -> Report:
       splits: keys of `ARCHIVES`.
 
     Raises:
-      DataError: archives that are missing, misnamed or truncated, no TensorFlow, or a set without one of the splits.
+      DataError: archives that are missing, misnamed or truncated, no TensorFlow, or a set without
+        one of the splits.
       OSError: building failed.
     """
     lines = []
@@ -74,7 +75,8 @@ def prepare(manual_dir: str, data_dir: str, splits: Sequence[str]) -> Report:
     except DataError as missing:
         if "has no split" in str(missing):
             raise DataError(
-                f"{NAME} in {data_dir} was built without one of the splits that you ask for ({missing}); TFDS "
+                f"{NAME} in {data_dir} was built without one of the splits that you ask for "
+                f"({missing}); TFDS "
                 "does not add to a set: remove it, or build into another --data-dir"
             ) from None
         folder = pathlib.Path(manual_dir).expanduser()
@@ -142,7 +144,8 @@ def check_archive(folder: pathlib.Path, split: str) -> list[str]:
         raise DataError(f"{path} {what}; download it again") from error
     if size < end + _BLOCK or not count:
         raise DataError(
-            f"{path} is truncated: {size} bytes, and its {count} members need more than {end}; download it again"
+            f"{path} is truncated: {size} bytes, and its {count} members need more than {end}; "
+            "download it again"
         )
     return (
         []
@@ -171,7 +174,8 @@ def _build(manual: pathlib.Path, data_dir: str, splits: Sequence[str]) -> None:
             )
     except Exception as error:
         raise OSError(
-            f"TFDS could not build {NAME} in {data_dir}: {first_line(error)}; what was begun has been removed, "
+            f"TFDS could not build {NAME} in {data_dir}: {first_line(error)}; what was begun has "
+            "been removed, "
             "start the same command again"
         ) from error
     finally:
@@ -190,7 +194,8 @@ def _check_room(folder: pathlib.Path, data_dir: str, splits: Sequence[str]) -> N
     free = shutil.disk_usage(there).free
     if need > free:
         raise DataError(
-            f"building {NAME} takes up to {need / 1e9:.1f} GB; {data_dir} has {free / 1e9:.1f} GB free"
+            f"building {NAME} takes up to {need / 1e9:.1f} GB; {data_dir} has {free / 1e9:.1f} GB "
+            "free"
         )
 
 

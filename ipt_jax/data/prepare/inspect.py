@@ -69,7 +69,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def find(name: str, data_dir: str | None, split: str | None = None) -> Any:
-    """The source that a word of the user's means: what lies in a folder of that name, else a TFDS set.
+    """The source that a word of the user's means: what lies in a folder of that name, else a TFDS
+    set.
 
     Raises:
       DataError: there is neither.
@@ -92,7 +93,8 @@ def find(name: str, data_dir: str | None, split: str | None = None) -> Any:
         return Folder(path)
     if data_dir is None and (os.sep in name or path.exists()):
         raise DataError(
-            f"{name} is not a folder; name a folder of pictures, a packed set, or a TFDS set with --data-dir"
+            f"{name} is not a folder; name a folder of pictures, a packed set, or a TFDS set with "
+            "--data-dir"
         )
     return Tfds(name, split or "train", data_dir)
 
@@ -106,8 +108,10 @@ def check(source: Any, crop: int = CROP, threads: int = 0) -> dict[str, Any]:
       threads: 0 = as many as there are cores.
 
     Returns:
-      What can be written as JSON: `pictures`, `bytes`, `formats` (name -> count), `sides` (smallest, median and largest of
-      the shorter and of the longer side), `smaller_than_crop`, `crop`, `unreadable` (name -> reason).
+      What can be written as JSON: `pictures`, `bytes`, `formats` (name -> count), `sides`
+        (smallest, median and largest of
+      the shorter and of the longer side), `smaller_than_crop`, `crop`, `unreadable` (name ->
+      reason).
     """
     from tqdm import tqdm
 

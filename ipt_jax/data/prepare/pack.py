@@ -39,8 +39,9 @@ class Outcome(NamedTuple):
 def pack(source: str, target: str, shard_bytes: int = SHARD_BYTES, threads: int = 0) -> Outcome:
     """Packs all pictures below a folder, byte for byte, in the order of their names.
 
-    Pictures that cannot be decoded are left out and named. All is written beside the target and gets its name when it is
-    whole and has been read back; whatever goes wrong before, nothing is left.
+    Pictures that cannot be decoded are left out and named. All is written beside the target and
+    gets its name when it is whole and has been read back; whatever goes wrong before, nothing is
+    left.
 
     Args:
       source: the folder of pictures, as for `Folder`.
@@ -80,7 +81,8 @@ def _check_room(pictures: Folder, source: str, final: pathlib.Path) -> None:
     free = shutil.disk_usage(there).free
     if need * 1.02 > free:
         raise DataError(
-            f"{len(pictures)} pictures of {need / 1e9:.2f} GB do not fit: {there} has {free / 1e9:.2f} GB free"
+            f"{len(pictures)} pictures of {need / 1e9:.2f} GB do not fit: {there} has "
+            f"{free / 1e9:.2f} GB free"
         )
 
 
@@ -142,7 +144,9 @@ def _read(pictures: Folder, threads: int) -> Iterator[tuple[str, bytes, str]]:
 
 
 class _Shards:
-    """Array_record files, one after the other; they get their final names when their number is known."""
+    """Array_record files, one after the other; they get their final names when their number is
+    known.
+    """
 
     def __init__(self, folder: pathlib.Path, shard_bytes: int):
         self._folder, self._limit = folder, shard_bytes
@@ -209,7 +213,8 @@ def _read_back(folder: pathlib.Path) -> None:
     ]
     if wrong:
         raise OSError(
-            f"{len(wrong)} pictures were not written as they are (a full or faulty disk?): {listed(wrong)}"
+            f"{len(wrong)} pictures were not written as they are (a full or faulty disk?): "
+            f"{listed(wrong)}"
         )
 
 

@@ -15,7 +15,8 @@ def add_parser(commands: Any) -> None:
         "preview",
         allow_abbrev=False,
         help="show the first batch of a config",
-        description="Writes a batch as a picture: a row a task, pairs of what the network sees and what it should give.",
+        description="Writes a batch as a picture: a row a task, pairs of what the network sees and "
+        "what it should give.",
         epilog="Every key of the config can be set: --config.data.dir=photos",
     )
     command.add_argument(
@@ -61,13 +62,15 @@ def run(options: argparse.Namespace) -> int:
     _save(out, sheet(item.batch, options.pairs))
     rows = len(next(iter(item.batch.values()))["lq"])
     print(
-        f"{out}: step {options.step}, {', '.join(item.batch)}; {min(rows, options.pairs)} of {rows} pairs of each"
+        f"{out}: step {options.step}, {', '.join(item.batch)}; {min(rows, options.pairs)} of "
+        f"{rows} pairs of each"
     )
     return 0
 
 
 def sheet(batch: dict[str, dict[str, Any]], pairs: int = PAIRS) -> Any:
-    """A batch as a picture, uint8 RGB: a row a task, each pair lq (its pixels enlarged to squares) beside hq.
+    """A batch as a picture, uint8 RGB: a row a task, each pair lq (its pixels enlarged to squares)
+    beside hq.
 
     Args:
       batch: `{task: {"lq", "hq"}}`.

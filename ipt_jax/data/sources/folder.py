@@ -1,8 +1,4 @@
-"""Random-access sources of pictures: what the pipeline draws its crops from.
-
-A source is an immutable, picklable sequence of pictures, encoded or (where they are few) decoded. Nothing
-open is ever pickled: every process opens its own files when it first reads.
-"""
+"""Images in a folder and its subfolders."""
 
 from __future__ import annotations
 
@@ -18,19 +14,6 @@ from ipt_jax.errors import DataError, DecodeError
 from ipt_jax.images.decode import SUFFIXES, decode
 from ipt_jax.messages import listed
 
-__all__ = [
-    "DataError",
-    "DecodeError",
-    "Embedded",
-    "Folder",
-    "Packed",
-    "Pairs",
-    "Source",
-    "Tfds",
-    "decode",
-    "embedded",
-    "open_source",
-]
 
 SAMPLED = 1024
 
@@ -39,14 +22,15 @@ class Folder:
     """All pictures in a folder and its subfolders, sorted by relative path.
 
     Args:
-      directory: folder with PNG, JPEG, WebP, BMP or TIFF files, known by their suffix. Hidden files and
-        folders are skipped; links are followed.
+      directory: folder with PNG, JPEG, WebP, BMP or TIFF files, known by their suffix. Hidden files
+        and folders are skipped; links are followed.
       split: "train" (all but the held-out pictures), "eval" (these) or "all".
-      held_out: number of pictures held out. They are those whose names have the smallest hashes, so a file
-        more or less changes at most one of them.
+      held_out: number of pictures held out. They are those whose names have the smallest hashes, so
+        a file more or less changes at most one of them.
 
     Raises:
-      DataError: the folder is missing or has no pictures, or `held_out` leaves one of the splits empty.
+      DataError: the folder is missing or has no pictures, or `held_out` leaves one of the splits
+        empty.
     """
 
     def __init__(self, directory: str | os.PathLike[str], split: str = "all", held_out: int = 0):
@@ -75,7 +59,9 @@ class Folder:
         return self._names[i]
 
     def fingerprint(self) -> str:
-        """Digest of all names and sizes, and of 4 KiB out of the middle of up to `SAMPLED` pictures."""
+        """Digest of all names and sizes, and of 4 KiB out of the middle of up to `SAMPLED`
+        pictures.
+        """
         if not self._fingerprint:
             digest = hashlib.sha256()
             every = -(-len(self) // SAMPLED)

@@ -19,12 +19,15 @@ def check_split(split: str) -> None:
 
 
 def check_held_out(split: str, held_out: int, total: int, what: str) -> None:
-    """Raises DataError unless holding out `held_out` of `total` pictures leaves some for `split`."""
+    """Raises DataError unless holding out `held_out` of `total` pictures leaves some for
+    `split`.
+    """
     if not total:
         raise DataError(f"{what} is empty")
     if not 0 <= held_out < total:
         raise DataError(
-            f"data.held_out={held_out} must be between 0 and {total - 1}: {what} has {total} pictures"
+            f"data.held_out={held_out} must be between 0 and {total - 1}: {what} has {total} "
+            "pictures"
         )
     if split == "eval" and not held_out:
         raise DataError(
@@ -33,7 +36,9 @@ def check_held_out(split: str, held_out: int, total: int, what: str) -> None:
 
 
 def held_out_names(names: Iterable[str], held_out: int) -> set[str]:
-    """The `held_out` names with the smallest hashes, so that a file more or less changes at most one of them."""
+    """The `held_out` names with the smallest hashes, so that a file more or less changes at most
+    one of them.
+    """
     return set(
         heapq.nsmallest(
             held_out, names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest()

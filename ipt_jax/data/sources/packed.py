@@ -1,7 +1,7 @@
 """Packed sets: a folder of pictures as a few array_record files and a JSON that describes them.
 
-`ipt data prepare folder` writes them (:mod:`ipt_jax.data.prepare.pack`). Each record is a picture's file as it was; order, names
-and held-out pictures are those of the folder, and so are the batches.
+`ipt data prepare folder` writes them (:mod:`ipt_jax.data.prepare.pack`). Each record is a picture's
+file as it was; order, names and held-out pictures are those of the folder, and so are the batches.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ def read_description(directory: str) -> dict[str, Any]:
             else f"the folder holds {there or 'nothing'}"
         )
         raise DataError(
-            f"no packed set in {directory}: no {DESCRIPTION}; {what}. To make one: ipt data prepare folder"
+            f"no packed set in {directory}: no {DESCRIPTION}; {what}. To make one: ipt data "
+            "prepare folder"
         )
     try:
         description = json.loads(path.read_text())
@@ -142,7 +143,8 @@ def read_description(directory: str) -> dict[str, Any]:
         raise DataError(f"{path} is of format {known!r}, not {FORMAT!r}")
     if version > VERSION:
         raise DataError(
-            f"{path} is of version {version}; this version of ipt_jax reads up to {VERSION}: update it"
+            f"{path} is of version {version}; this version of ipt_jax reads up to {VERSION}: "
+            "update it"
         )
     if len(counts) > 1:
         raise DataError(

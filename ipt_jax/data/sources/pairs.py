@@ -1,4 +1,6 @@
-"""Pairs of degraded and clean pictures in a folder, in the layouts that `ipt evaluate` knows (sets.py)."""
+"""Pairs of degraded and clean pictures in a folder, in the layouts that `ipt evaluate` knows
+(sets.py).
+"""
 
 from __future__ import annotations
 
@@ -21,15 +23,15 @@ class Pairs:
     """All pairs of a folder, in the order of their names.
 
     Args:
-      directory: e.g. with `rainy/` and `clean/`, `input/` and `target/`, `blur/` and `sharp/` (of scenes too), or `HR/` and
-        `LR_bicubic/X2/`.
+      directory: e.g. with `rainy/` and `clean/`, `input/` and `target/`, `blur/` and `sharp/` (of
+        scenes too), or `HR/` and `LR_bicubic/X2/`.
       split: "train" (all but the held-out pairs), "eval" (these) or "all".
       held_out: pairs held out; those whose names have the smallest hashes.
       scale: side of the clean over side of the degraded pictures; 0 for what there is.
 
     Raises:
-      DataError: no such folder, no pairs in a known layout, partners that are missing on either side, sizes that do not
-        match, several scales to choose from; what is wrong is named.
+      DataError: no such folder, no pairs in a known layout, partners that are missing on either
+        side, sizes that do not match, several scales to choose from; what is wrong is named.
     """
 
     def __init__(
@@ -44,7 +46,8 @@ class Pairs:
         folder = Path(shown).expanduser()
         if not shown or not folder.is_dir():
             raise DataError(
-                f"data.dir={shown!r}: {'no folder is named' if not shown else 'there is no such folder'}; give one "
+                f"data.dir={shown!r}: "
+                f"{'no folder is named' if not shown else 'there is no such folder'}; give one "
                 "that holds pairs of folders, such as input/ and target/"
             )
         # Late: it brings jax, which processes that make batches do without
@@ -54,7 +57,8 @@ class Pairs:
         if found is None or not found.lq:
             there = listed(sorted(child.name for child in folder.iterdir()), 8) or "nothing"
             raise DataError(
-                f"{shown}: no pairs in a layout that is known ({sets.LOOKED_FOR}); there is: {there}"
+                f"{shown}: no pairs in a layout that is known ({sets.LOOKED_FOR}); there is: "
+                f"{there}"
             )
         if (scale or next(iter(found.lq))) not in found.lq or (not scale and len(found.lq) > 1):
             raise DataError(
@@ -66,7 +70,8 @@ class Pairs:
         extra = _unpaired(lq, hq)
         if extra:
             raise DataError(
-                f"{shown}: {len(hq)} clean and {len(hq) + len(extra)} degraded pictures; without a clean one: "
+                f"{shown}: {len(hq)} clean and {len(hq) + len(extra)} degraded pictures; without a "
+                "clean one: "
                 f"{listed(extra)}"
             )
         names = list(hq)
@@ -94,7 +99,8 @@ class Pairs:
                 )
         if wrong:
             raise DataError(
-                f"{len(wrong)} pair(s) whose sizes do not match at x{self.scale}: {listed(wrong, 3)}"
+                f"{len(wrong)} pair(s) whose sizes do not match at x{self.scale}: "
+                f"{listed(wrong, 3)}"
             )
 
     def __len__(self) -> int:
@@ -152,7 +158,9 @@ def _size(file: str) -> tuple[int, int]:
 
 
 def _floored(small: tuple[int, int], big: tuple[int, int], scale: int) -> bool:
-    """Whether the clean picture has a remainder that the degraded one could not show, as in benchmark sets."""
+    """Whether the clean picture has a remainder that the degraded one could not show, as in
+    benchmark sets.
+    """
     return scale > 1 and all(b // scale == s for s, b in zip(small, big, strict=True))
 
 
@@ -166,6 +174,7 @@ def decode_pair(raw: tuple[bytes, bytes], scale: int) -> tuple[np.ndarray, np.nd
     height, width = lq.shape[:2]
     if (hq.shape[0] // scale, hq.shape[1] // scale) != (height, width):
         raise DecodeError(
-            f"the pair's sizes do not match: {width}x{height} and {hq.shape[1]}x{hq.shape[0]} at x{scale}"
+            f"the pair's sizes do not match: {width}x{height} and {hq.shape[1]}x{hq.shape[0]} at "
+            f"x{scale}"
         )
     return lq, np.ascontiguousarray(hq[: height * scale, : width * scale])

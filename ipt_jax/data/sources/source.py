@@ -24,7 +24,9 @@ class Source(Protocol):
         """Number of pictures."""
 
     def __getitem__(self, i: int) -> bytes | np.ndarray | tuple[bytes, bytes]:
-        """Picture i: encoded bytes for `decode`, or uint8 [H, W, 3], or (lq, hq) bytes. IndexError beyond the end."""
+        """Picture i: encoded bytes for `decode`, or uint8 [H, W, 3], or (lq, hq) bytes. IndexError
+        beyond the end.
+        """
 
     def name(self, i: int) -> str:
         """What to call picture i in a message."""
@@ -37,9 +39,9 @@ def open_source(config_data: Mapping[str, Any], split: str = "train") -> Source:
     """Opens the source that a config's `data` section asks for.
 
     Args:
-      config_data: `source` ("embedded", "folder", "pairs", "packed" or "tfds") and what that source needs of `dir`, `name`
-        (default "imagenet2012"), `split` (of the TFDS set; default "train") and `held_out` (number of
-        pictures kept for evaluation; default 0).
+      config_data: `source` ("embedded", "folder", "pairs", "packed" or "tfds") and what that source
+        needs of `dir`, `name` (default "imagenet2012"), `split` (of the TFDS set; default "train")
+        and `held_out` (number of pictures kept for evaluation; default 0).
       split: "train", "eval" (the held-out pictures) or "all".
 
     Raises:

@@ -19,15 +19,18 @@ class Tfds:
     Needs no TensorFlow; preparing a set does.
 
     Args:
-      name: "imagenet2012", "imagenet2012:5.1.0", "imagenet_resized/32x32", ...: any set with an image feature
-        "image". Without a version the newest one that is there is taken.
+      name: "imagenet2012", "imagenet2012:5.1.0", "imagenet_resized/32x32", ...: any set with an
+        image feature "image". Without a version the newest one that is there is taken.
       tfds_split: a split of the set, or a part of one: "train", "validation", "train[:1000]".
-      data_dir: the folder that holds the set's folder; local or gs://. None means TFDS's own default.
+      data_dir: the folder that holds the set's folder; local or gs://. None means TFDS's own
+        default.
       split: "train", "eval" or "all".
-      held_out: number of pictures held out: the last ones. TFDS shuffled the set when it was prepared.
+      held_out: number of pictures held out: the last ones. TFDS shuffled the set when it was
+        prepared.
 
     Raises:
-      DataError: the set, the split or the feature is missing, is not in array_record format, or lacks files.
+      DataError: the set, the split or the feature is missing, is not in array_record format, or
+        lacks files.
     """
 
     def __init__(
@@ -57,7 +60,8 @@ class Tfds:
         missing = [part.filename for part in parts if os.path.basename(part.filename) not in stored]
         if missing:
             raise DataError(
-                f"{info.full_name} lacks {len(missing)} of its {len(parts)} files: {listed(missing)}"
+                f"{info.full_name} lacks {len(missing)} of its {len(parts)} files: "
+                f"{listed(missing)}"
             )
         total = sum(part.take for part in parts)
         check_held_out(split, held_out, total, f"{info.full_name}, split {tfds_split}")
@@ -94,7 +98,9 @@ class Tfds:
             return label
 
     def fingerprint(self) -> str:
-        """Digest of name, version, split, number and lengths of the shards, and 16 of the pictures."""
+        """Digest of name, version, split, number and lengths of the shards, and 16 of the
+        pictures.
+        """
         digest = hashlib.sha256(self._identity.encode())
         for i in range(0, len(self), max(1, len(self) // 16)):
             try:
@@ -111,15 +117,17 @@ class Tfds:
         try:
             record = self._records[index]
         except Exception as error:
-            # A damaged record is unreadable for ever and can be replaced; anything else, such as storage that does not
-            # answer, may be readable next time, when a replacement would make it another batch.
+            # A damaged record is unreadable for ever and can be replaced; anything else, such as
+            # storage that does not answer, may be readable next time, when a replacement would make
+            # it another batch.
             kind = DecodeError if "Corrupted" in str(error) else DataError
             raise kind(
                 f"cannot read {self._label}[{index}] in {self._builder_dir}: {first_line(error)}"
             ) from error
         if not isinstance(record["image"], bytes):
             raise DataError(
-                f'{self._label}[{index}] in {self._builder_dir} has no feature "image", which features.json names: '
+                f'{self._label}[{index}] in {self._builder_dir} has no feature "image", which '
+                "features.json names: "
                 "its files were written by something else"
             )
         return record
@@ -168,7 +176,8 @@ def _tfds_directory(name: str, data_dir: str | os.PathLike[str] | None) -> str:
         there = f"{where} holds {listed(listing(where)) or 'no folders'}"
     raise DataError(
         f"TFDS set {name} is not in data.dir={data_dir}: no "
-        f"{base / (wanted or 'VERSION')}/dataset_info.json; {there}. To build imagenet2012: ipt data prepare"
+        f"{base / (wanted or 'VERSION')}/dataset_info.json; {there}. To build imagenet2012: ipt "
+        "data prepare"
     )
 
 
@@ -188,7 +197,8 @@ def _tfds_builder(builder_dir: str, name: str) -> Any:
         ) from error
     if "array_record" not in formats:
         raise DataError(
-            f"TFDS set {name} in {builder_dir} is in {' and '.join(sorted(formats))} format, which has no "
+            f"TFDS set {name} in {builder_dir} is in {' and '.join(sorted(formats))} format, which "
+            "has no "
             "random access; build it again with file_format=array_record, or convert it (needs "
             "tensorflow-cpu and apache-beam): python -m tensorflow_datasets.scripts.convert_format "
             f"--dataset_version_dir={builder_dir} --out_file_format=array_record"
@@ -197,7 +207,8 @@ def _tfds_builder(builder_dir: str, name: str) -> Any:
     features = builder.info.features
     if "image" not in features or not isinstance(features["image"], tfds.features.Image):
         raise DataError(
-            f'TFDS set {name} has no image feature "image"; its features: {", ".join(sorted(features))}'
+            f'TFDS set {name} has no image feature "image"; its features: '
+            f"{', '.join(sorted(features))}"
         )
     return builder
 
