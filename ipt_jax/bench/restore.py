@@ -65,8 +65,8 @@ def run(options: argparse.Namespace) -> int:
     Raises:
       UserError: wrong usage, or weights that are not there.
     """
-    from ipt_jax.weights.load import load
     from ipt_jax.errors import UserError
+    from ipt_jax.weights.load import load
 
     width, by, height = options.size.partition("x")
     if not (by and width.isdigit() and height.isdigit() and int(width) and int(height)):

@@ -10,9 +10,9 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ipt_jax.versions import __version__
 from ipt_jax.distributed import start as distributed
 from ipt_jax.messages import nearest
+from ipt_jax.versions import __version__
 
 PROGRAM = "ipt"
 # Each has an `add_parser(commands)`; they import what is heavy only when a command runs.

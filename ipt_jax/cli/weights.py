@@ -107,10 +107,10 @@ def run_export(options: argparse.Namespace) -> int:
     """Runs `ipt export`. Raises WeightsError or ExportError; nothing is written then."""
     import dataclasses
 
-    from ipt_jax.weights.load import load
     from ipt_jax.errors import WeightsError
     from ipt_jax.export import model_card as card
     from ipt_jax.export.export import export
+    from ipt_jax.weights.load import load
 
     out = Path(options.out).expanduser()
     if not out.parent.is_dir():

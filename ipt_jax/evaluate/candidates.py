@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from ipt_jax.versions import __version__
 from ipt_jax.data.layouts import BenchmarkSet, match, read
 from ipt_jax.data.layouts import files as picture_files
 from ipt_jax.errors import DataError, UsageError
@@ -21,6 +20,7 @@ from ipt_jax.messages import listed
 from ipt_jax.restore.images import count_tiles
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.tasks import TASKS, Task
+from ipt_jax.versions import __version__
 
 RestorePairs = Callable[[Iterator[Degraded]], Iterable[np.ndarray]]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ipt_jax.versions import __version__
 from ipt_jax.errors import WeightsError
 from ipt_jax.export.parity import Run
 from ipt_jax.restore.restorer import Restorer
+from ipt_jax.versions import __version__
 
 
 def write(restorer: Restorer, path: Path, dtype: str) -> Run:

@@ -10,8 +10,6 @@ from math import floor, lcm
 import cv2
 import numpy as np
 
-
-
 _BLOCK = 8
 
 

@@ -22,8 +22,8 @@ from ipt_jax.distributed import devices
 from ipt_jax.distributed import process_group as hosts
 from ipt_jax.errors import ConfigError
 from ipt_jax.log import logger
-from ipt_jax.versions import versions
 from ipt_jax.messages import listed
+from ipt_jax.versions import versions
 
 
 @dataclasses.dataclass(frozen=True)

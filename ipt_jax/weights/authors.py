@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from ipt_jax.versions import __version__
 from ipt_jax.degradations.bicubic import Bicubic
 from ipt_jax.degradations.noise import Noise
 from ipt_jax.degradations.paired import Paired
@@ -24,6 +23,7 @@ from ipt_jax.messages import listed
 from ipt_jax.model import IPT
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.tasks import PAPER_TASKS, TASKS, Task
+from ipt_jax.versions import __version__
 from ipt_jax.weights import mindspore
 from ipt_jax.weights import state_dict as weights
 from ipt_jax.weights import tensor_files as tensors

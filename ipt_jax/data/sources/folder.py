@@ -14,7 +14,6 @@ from ipt_jax.errors import DataError, DecodeError
 from ipt_jax.images.decode import SUFFIXES, decode
 from ipt_jax.messages import listed
 
-
 SAMPLED = 1024
 
 
