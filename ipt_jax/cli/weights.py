@@ -93,10 +93,10 @@ def add_parser(commands: Any) -> None:
 
 def run_import(options: argparse.Namespace) -> int:
     """Runs `ipt import`. Raises WeightsError; nothing is written then."""
-    from ipt_jax.weights import authors
     from ipt_jax.weights import folder as weights_folder
+    from ipt_jax.weights.load import read_file
 
-    restorer = authors.read(Path(options.file).expanduser(), task=options.task, heads=options.heads)
+    restorer = read_file(Path(options.file).expanduser(), task=options.task, heads=options.heads)
     out = Path(options.out).expanduser()
     weights_folder.write(restorer, out)
     print(f"{out}: {_summary(restorer)}")

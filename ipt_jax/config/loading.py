@@ -11,6 +11,7 @@ import ast
 import importlib.util
 import logging
 from collections.abc import Iterable, Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,10 @@ def find(path: str) -> Path:
     Raises:
       ConfigError: there is no such file; the message lists the shipped ones.
     """
-    here = Path(__file__).resolve().parent
-    shipped = [folder for folder in (here / "configs", here.parent / "configs") if folder.is_dir()]
+    package = Path(str(resources.files("ipt_jax")))
+    # Beside the package in a clone, inside it in an installed wheel.
+    places = (package / "configs", package.parent / "configs")
+    shipped = [folder for folder in places if folder.is_dir()]
     for candidate in [Path(path), *(folder / Path(path).name for folder in shipped)]:
         if candidate.is_file():
             return candidate

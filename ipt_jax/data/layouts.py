@@ -6,20 +6,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from ipt_jax.degradations.bicubic import Bicubic
-from ipt_jax.degradations.noise import Noise
-from ipt_jax.degradations.paired import Paired
-from ipt_jax.degradations.rain import Rain, RainFolder
 from ipt_jax.errors import DataError, DecodeError
-from ipt_jax.evaluate.scoring import Picture
 from ipt_jax.images.decode import SUFFIXES, decode
-from ipt_jax.messages import listed, nearest
-from ipt_jax.tasks import Task
+from ipt_jax.messages import listed
 
 # Folder names of (degraded, clean), lower case.
 PAIRS = (
@@ -42,22 +36,6 @@ LR = ("lr_bicubic/x{}", "lr_bicubic_x{}", "lr/x{}", "lrbicx{}", "lr_x{}", "x{}")
 
 SCALES = (2, 3, 4)
 
-# What sets are measured at, by convention; others at whatever their pictures allow.
-USUAL = {
-    "set5": "sr",
-    "set14": "sr",
-    "b100": "sr",
-    "urban100": "sr noise",
-    "manga109": "sr",
-    "cbsd68": "noise",
-    "kodak24": "noise",
-    "mcmaster": "noise",
-    "rain100l": "rain",
-    "rain100h": "rain",
-    "test100": "rain",
-    "gopro": "pairs",
-}
-
 ALSO_CALLED = {
     "bsd100": "b100",
     "bsds100": "b100",
@@ -74,16 +52,16 @@ LOOKED_FOR = (
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchmarkSet:
-    """A benchmark set: files by picture name, read when asked for.
+class Layout:
+    """What a folder of images holds.
 
     Attributes:
-      name: of the set.
+      name: of the folder.
       folder: where it is.
-      hq: the clean pictures.
-      lq: the degraded pictures: of a scale for super-resolution; {} where they are to be made.
-      paired: whether the degraded pictures are the set's own, such as rain or blur.
-      layout: what was understood, in words.
+      hq: the clean images by name, in order.
+      lq: the degraded images by scale and name; {} where they are to be made.
+      paired: whether the degraded images are the set's own, such as rain or blur.
+      words: the layout in words.
     """
 
     name: str
@@ -91,55 +69,10 @@ class BenchmarkSet:
     hq: Mapping[str, Path]
     lq: Mapping[int, Mapping[str, Path]]
     paired: bool
-    layout: str
-
-    @property
-    def canonical(self) -> str:
-        """The name, in lower case, by which tables call the set."""
-        return _canonical(self.name)
-
-    def kinds(self) -> set[str]:
-        """The kinds of task that the set is measured at by convention."""
-        return set(
-            USUAL.get(self.canonical, "rain pairs" if self.paired else "sr noise rain").split()
-        )
-
-    def suits(self, task: Task) -> bool:
-        """Whether the set can be used for the task at all."""
-        if self.paired:
-            return task.scale in self.lq and not isinstance(task.degrade, Noise)
-        return kind_of(task) != "pairs"
-
-    def pictures(self, task: Task) -> Iterator[Picture]:
-        """The pictures for a task, in the order of their names.
-
-        Raises:
-          DataError: a file that is not a whole picture, by name.
-        """
-        # A set's own LR files are made by plain bicubic reduction: they are no inputs of another
-        # degradation.
-        own = self.paired or isinstance(task.degrade, (Bicubic, Paired))
-        lq = self.lq.get(task.scale, {}) if own else {}
-        for name, path in self.hq.items():
-            yield Picture(name, read(path), read(lq[name]) if lq else None)
-
-    def describe(self) -> str:
-        """One line: the set, how many pictures, and the layout."""
-        return (
-            f"{self.name}: {len(self.hq)} picture{'s' if len(self.hq) > 1 else ''}, {self.layout}"
-        )
+    words: str
 
 
-def kind_of(task: Task) -> str:
-    """ "sr", "noise", "rain", or "pairs" for what only comes in pairs."""
-    if task.scale > 1:
-        return "sr"
-    if isinstance(task.degrade, (Rain, RainFolder)):
-        return "rain"
-    return "pairs" if getattr(task.degrade, "paired", False) else "noise"
-
-
-def read(path: Path) -> np.ndarray:
+def read_picture(path: Path) -> np.ndarray:
     """A picture, uint8 `[H, W, 3]`.
 
     Raises:
@@ -151,73 +84,11 @@ def read(path: Path) -> np.ndarray:
         raise DataError(f"{path}: {error}") from None
 
 
-def find_sets(root: str | Path, names: Sequence[str] = ()) -> list[BenchmarkSet]:
-    """The sets in a folder: those named, or all that are understood, or the folder itself if it is
-    one.
-
-    Raises:
-      DataError: no such folder, no such set, or nothing that is understood; what was looked for and
-        what is there.
-    """
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        raise DataError(
-            f"--data {root}: {'not a folder' if root.exists() else 'there is no such folder'}"
-        )
-    if names:
-        return [_named(root, name) for name in names]
-    whole = understand(root)
-    if whole is not None:
-        return [whole]
-    found = [understand(child) for child in _places(root)]
-    sets = [one for one in found if one is not None]
-    if not sets:
-        raise DataError(
-            f"{root}: no pictures in a layout that is known. Looked for, here and one folder down: "
-            f"{LOOKED_FOR}. "
-            f"There is: {_there(root)}"
-        )
-    return sets
-
-
-def _named(root: Path, name: str) -> BenchmarkSet:
-    places = {_canonical(place.name): place for place in reversed([root, *_places(root)])}
-    place = places.get(_canonical(name))
-    if place is None:
-        raise DataError(
-            f"no set {name!r} in {root}{nearest(name, [p.name for p in places.values()])}; there "
-            f"is: {_there(root)}"
-        )
-    found = understand(place)
-    if found is None:
-        raise DataError(
-            f"{place}: no pictures in a layout that is known. Looked for: {LOOKED_FOR}. There is: "
-            f"{_there(place)}"
-        )
-    return found
-
-
-def _places(root: Path) -> list[Path]:
-    """Folders that may be sets: the children, and those of `benchmark`, as in EDSR's data
-    folder.
-    """
-    children = _folders(root)
-    inner = [
-        child
-        for key in ("benchmark", "benchmarks")
-        if key in children
-        for child in _folders(children[key]).values()
-    ]
-    return [
-        child for key, child in children.items() if key not in ("benchmark", "benchmarks")
-    ] + inner
-
-
-def _canonical(name: str) -> str:
+def canonical_name(name: str) -> str:
     return ALSO_CALLED.get(name.lower(), name.lower())
 
 
-def _folders(folder: Path) -> dict[str, Path]:
+def folders_in(folder: Path) -> dict[str, Path]:
     return {
         child.name.lower(): child
         for child in sorted(folder.iterdir())
@@ -225,7 +96,7 @@ def _folders(folder: Path) -> dict[str, Path]:
     }
 
 
-def _there(folder: Path) -> str:
+def shown_content(folder: Path) -> str:
     return (
         listed(
             sorted(child.name + ("/" if child.is_dir() else "") for child in folder.iterdir()), 8
@@ -238,7 +109,7 @@ def _number(stem: str) -> list[int | str]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", stem.lower())]
 
 
-def files(folder: Path) -> dict[str, Path]:
+def picture_files(folder: Path) -> dict[str, Path]:
     """Picture files of a folder by stem, numbers in their order."""
     found = [
         path
@@ -255,22 +126,22 @@ def files(folder: Path) -> dict[str, Path]:
     return by_stem
 
 
-def understand(folder: Path) -> BenchmarkSet | None:
+def understand(folder: Path) -> Layout | None:
     """The set that a folder is, or None.
 
     Raises:
       DataError: the layout is known, but pictures of it are missing; they are named.
     """
-    inside = _folders(folder)
+    inside = folders_in(folder)
     for degraded, clean in PAIRS:
         if degraded in inside and clean in inside:
             return _pairs(
                 folder,
-                files(inside[degraded]),
-                files(inside[clean]),
+                picture_files(inside[degraded]),
+                picture_files(inside[clean]),
                 f"pairs {degraded}/ + {clean}/",
             )
-    here = files(folder)
+    here = picture_files(folder)
     for place, prefix in ((inside.get("rainy"), "rainy/"), (folder, "")):
         clean_files = {
             name.removeprefix("no"): path
@@ -278,38 +149,42 @@ def understand(folder: Path) -> BenchmarkSet | None:
             if name.startswith("norain-")
         }
         if clean_files and place is not None:
-            rainy = {name: path for name, path in files(place).items() if name.startswith("rain-")}
+            rainy = {
+                name: path
+                for name, path in picture_files(place).items()
+                if name.startswith("rain-")
+            }
             if rainy:
                 return _pairs(folder, rainy, clean_files, f"pairs {prefix}rain-x + norain-x")
     scenes = inside.get("test", folder)
-    nested = {child.name: _folders(child) for child in _folders(scenes).values()}
+    nested = {child.name: folders_in(child) for child in folders_in(scenes).values()}
     nested = {name: child for name, child in nested.items() if {"blur", "sharp"} <= child.keys()}
     if nested:
         sides = [
             {
                 f"{name}/{stem}": path
                 for name, child in nested.items()
-                for stem, path in files(child[side]).items()
+                for stem, path in picture_files(child[side]).items()
             }
             for side in ("blur", "sharp")
         ]
         return _pairs(folder, sides[0], sides[1], "pairs blur/ + sharp/ of each scene")
     for name in CLEAN:
-        if name in inside and (hq := files(inside[name])):
+        if name in inside and (hq := picture_files(inside[name])):
             return _with_lr(folder, hq, inside[name].name)
     if here:
-        return BenchmarkSet(folder.name, folder, here, {}, False, "a flat folder of clean pictures")
+        return Layout(folder.name, folder, here, {}, False, "a flat folder of clean pictures")
     return None
 
 
 def _pairs(
     folder: Path, lq: Mapping[str, Path], hq: Mapping[str, Path], layout: str
-) -> BenchmarkSet | None:
+) -> Layout | None:
     if not lq and not hq:
         return None
-    matched = match(hq, lq, f"{folder}: {layout}", "degraded picture")
+    matched = match_names(hq, lq, f"{folder}: {layout}", "degraded picture")
     first = next(iter(hq))
-    big, small = read(hq[first]), read(matched[first])
+    big, small = read_picture(hq[first]), read_picture(matched[first])
     scale = next(
         (
             s
@@ -324,21 +199,23 @@ def _pairs(
             f"({small.shape[1]}x{small.shape[0]}) and "
             f"{hq[first].name} ({big.shape[1]}x{big.shape[0]}) do not match"
         )
-    return BenchmarkSet(folder.name, folder, hq, {scale: matched}, True, layout)
+    return Layout(folder.name, folder, hq, {scale: matched}, True, layout)
 
 
-def _with_lr(folder: Path, hq: Mapping[str, Path], called: str) -> BenchmarkSet:
-    inside = _folders(folder) | {
-        f"{a}/{b}": p for a, child in _folders(folder).items() for b, p in _folders(child).items()
+def _with_lr(folder: Path, hq: Mapping[str, Path], called: str) -> Layout:
+    inside = folders_in(folder) | {
+        f"{a}/{b}": p
+        for a, child in folders_in(folder).items()
+        for b, p in folders_in(child).items()
     }
     lq = {}
     for scale in SCALES:
         place = next((inside[key.format(scale)] for key in LR if key.format(scale) in inside), None)
-        if place is not None and (there := files(place)):
-            lq[scale] = match(hq, there, str(place), "low-resolution picture")
+        if place is not None and (there := picture_files(place)):
+            lq[scale] = match_names(hq, there, str(place), "low-resolution picture")
     made = [f"x{s}" for s in SCALES if s not in lq]
     layout = f"{called}/, LR from files {' '.join(f'x{s}' for s in lq)}" if lq else f"{called}/"
-    return BenchmarkSet(
+    return Layout(
         folder.name,
         folder,
         hq,
@@ -348,7 +225,7 @@ def _with_lr(folder: Path, hq: Mapping[str, Path], called: str) -> BenchmarkSet:
     )
 
 
-def match(
+def match_names(
     hq: Mapping[str, Path], others: Mapping[str, Path], where: str, what: str
 ) -> dict[str, Path]:
     """For each clean picture the other file of its name, which may add a word: `baby`, `babyx2`,

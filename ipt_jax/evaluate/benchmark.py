@@ -11,11 +11,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ipt_jax.data.layouts import BenchmarkSet, find_sets, kind_of
 from ipt_jax.errors import UsageError
 from ipt_jax.evaluate.candidates import open_candidate
 from ipt_jax.evaluate.results import Row
 from ipt_jax.evaluate.scoring import unclipped
+from ipt_jax.evaluate.sets import BenchmarkSet, find_sets, kind_of
 from ipt_jax.evaluate.trials import Trial, at_levels
 
 
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     sets = find_sets(options.data, names)
     contender = open_candidate(options)
     wanted = [word.strip() for word in options.tasks.split(",") if word.strip()]
-    usual = [word for task in contender.tasks.values() for word in at_levels(task)]
+    usual = [word for name in contender.usual for word in at_levels(contender.tasks[name])]
     trials = [Trial.parse(word, contender.tasks) for word in wanted or usual]
     if options.noise_clip == "off":
         trials = [dataclasses.replace(trial, task=unclipped(trial.task)) for trial in trials]

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from ipt_jax.data.layouts import BenchmarkSet, match, read
-from ipt_jax.data.layouts import files as picture_files
+from ipt_jax.data.layouts import match_names, picture_files, read_picture
 from ipt_jax.errors import DataError, UsageError
 from ipt_jax.evaluate.scoring import Degraded, Result, baseline, scored
+from ipt_jax.evaluate.sets import BenchmarkSet
 from ipt_jax.evaluate.trials import Trial
 from ipt_jax.messages import listed
 from ipt_jax.restore.images import count_tiles
 from ipt_jax.restore.restorer import Restorer
-from ipt_jax.tasks import TASKS, Task
+from ipt_jax.tasks import PAPER_TASKS, TASKS, Task
 from ipt_jax.versions import __version__
 
 RestorePairs = Callable[[Iterator[Degraded]], Iterable[np.ndarray]]
@@ -32,6 +32,11 @@ class Candidate(abc.ABC):
 
     def __init__(self, options: argparse.Namespace):
         self.name: str = options.weights
+
+    @property
+    def usual(self) -> list[str]:
+        """The tasks that are scored if none are named: the paper's of those that it has."""
+        return [name for name in self.tasks if name in PAPER_TASKS]
 
     @abc.abstractmethod
     def restore(self, one: BenchmarkSet, trial: Trial) -> RestorePairs:
@@ -95,11 +100,11 @@ class Outputs(Candidate):
                 f"--weights {self.name}: no pictures for {one.name} {trial.label}; looked in "
                 + listed([str(p) for p in places], len(places))
             )
-        found = match(one.hq, picture_files(place), str(place), "restored picture")
+        found = match_names(one.hq, picture_files(place), str(place), "restored picture")
 
         def restore(pairs: Iterator[Degraded]) -> Iterator[np.ndarray]:
             for pair in pairs:
-                output = read(found[pair.name])
+                output = read_picture(found[pair.name])
                 if output.shape != pair.hq.shape:
                     raise DataError(
                         f"{found[pair.name]} is {output.shape[1]}x{output.shape[0]}; {trial.label} of "
@@ -142,6 +147,11 @@ class Weights(Candidate):
         return lambda pairs: self.model.restore_all(
             (pair.lq for pair in pairs), trial.head, batch=self._batch, **self._cut
         )
+
+    @property
+    def usual(self) -> list[str]:
+        """All tasks of the weights."""
+        return list(self.tasks)
 
     def prepare(self, trial: Trial) -> None:
         tile = self.model.model.tile

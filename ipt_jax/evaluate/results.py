@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ipt_jax.data.layouts import BenchmarkSet
 from ipt_jax.evaluate.scoring import Score
+from ipt_jax.evaluate.sets import BenchmarkSet
 from ipt_jax.evaluate.trials import Trial
 from ipt_jax.metrics import METRICS
 
@@ -62,7 +62,7 @@ class Row:
             "set": self.set.name,
             "task": self.trial.label,
             "pictures": len(self.scores),
-            "layout": self.set.layout,
+            "layout": self.set.layout.words,
             "input": _finite(self.mean.before),
             "result": _finite(self.mean.after),
             "tiles": self.tiles,

@@ -80,7 +80,7 @@ def export(
         if part != out:
             part.unlink(missing_ok=True)
     if form == "stablehlo":
-        from ipt_jax.export.export import stablehlo
+        from ipt_jax.export import stablehlo
 
         beside(out, ".json").write_text(json.dumps(stablehlo.describe(restorer), indent=1) + "\n")
     said = card.make(restorer, out, form, dtype, difference, details or card.Details())
@@ -96,7 +96,7 @@ def beside(out: Path, suffix: str) -> Path:
 def _writers() -> dict[str, Callable[[Restorer, Path, str], check.Run]]:
     from ipt_jax.weights import authors
     from ipt_jax.weights import folder as weights_folder
-    from ipt_jax.weights.load import load
+    from ipt_jax.weights.load import load, read_file
 
     def theirs(kind: str) -> Callable[[Restorer, Path, str], check.Run]:
         def write(restorer: Restorer, part: Path, dtype: str) -> check.Run:
@@ -109,19 +109,19 @@ def _writers() -> dict[str, Callable[[Restorer, Path, str], check.Run]]:
 
     def npz(restorer: Restorer, part: Path, dtype: str) -> check.Run:
         weights_folder.write_npz(restorer, part)
-        return authors.read(part).apply
+        return read_file(part).apply
 
     def folder(restorer: Restorer, part: Path, dtype: str) -> check.Run:
         weights_folder.write(restorer, part, dtype)
         return load(str(part)).apply
 
     def stablehlo(restorer: Restorer, part: Path, dtype: str) -> check.Run:
-        from ipt_jax.export.export import stablehlo
+        from ipt_jax.export import stablehlo
 
         return stablehlo.write(restorer, part)
 
     def onnx(restorer: Restorer, part: Path, dtype: str) -> check.Run:
-        from ipt_jax.export.export import onnx_file
+        from ipt_jax.export import onnx_file
 
         return onnx_file.write(restorer, part, dtype)
 

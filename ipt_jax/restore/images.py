@@ -92,7 +92,7 @@ def restore_pictures(
             tiles, outs = running
             outs = np.asarray(outs, np.float32)
             for slot, cut in enumerate(tiles):
-                cut.canvas.add(cut.k, outs[slot])
+                cut.stitcher.add(cut.k, outs[slot])
                 cut.job.left -= 1
             running = None
 

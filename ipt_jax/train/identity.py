@@ -14,7 +14,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from ipt_jax import __version__, trees
+from ipt_jax import trees
 from ipt_jax.config import resolve
 from ipt_jax.data import pipeline
 from ipt_jax.data.sources.source import Source

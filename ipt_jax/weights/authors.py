@@ -5,7 +5,6 @@ writing such files.
 from __future__ import annotations
 
 import collections
-import hashlib
 import logging
 import math
 import re
@@ -15,18 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from ipt_jax.degradations.bicubic import Bicubic
-from ipt_jax.degradations.noise import Noise
-from ipt_jax.degradations.paired import Paired
 from ipt_jax.errors import WeightsError
 from ipt_jax.messages import listed
 from ipt_jax.model import IPT
 from ipt_jax.restore.restorer import Restorer
-from ipt_jax.tasks import PAPER_TASKS, TASKS, Task
+from ipt_jax.tasks import PAPER_TASKS, TASKS
 from ipt_jax.versions import __version__
 from ipt_jax.weights import mindspore
 from ipt_jax.weights import state_dict as weights
 from ipt_jax.weights import tensor_files as tensors
+from ipt_jax.weights.named import named_task, sha256
 from ipt_jax.weights.state_dict import StateDict
 
 HEADS = 12
@@ -34,12 +31,14 @@ HEADS = 12
 logger = logging.getLogger("ipt_jax")
 
 
-def read(path: Any, task: str | None = None, heads: int | None = None) -> Restorer:
-    """A file of the authors' names: .pt, .safetensors or .ckpt. Also an .npz of ours, which names
-    its tasks itself.
+def read(
+    path: Any, task: str | None = None, heads: int | None = None, state: StateDict | None = None
+) -> Restorer:
+    """A file of the authors' names: .pt, .safetensors or .ckpt.
 
     Args:
       path: the file.
+      state: its tensors, if they have been read already.
       task: its tasks by name, comma-separated, where neither their scales nor the file (one of our
         exports) tell them.
       heads: attention heads; what the file says if it is one of our exports, else 12.
@@ -51,12 +50,7 @@ def read(path: Any, task: str | None = None, heads: int | None = None) -> Restor
     file = Path(path)
     if not file.is_file():
         raise WeightsError(f"{file} is not a file")
-    state = tensors.read(file)
-    if "model.json" in state:
-        from ipt_jax.weights import folder as weights_folder
-
-        restorer = weights_folder.from_flat(state, str(file))
-        return restorer.only([word.strip() for word in task.split(",")]) if task else restorer
+    state = tensors.read(file) if state is None else state
     hints = tensors.hints(file)
     try:
         said = hints.get("heads", "")
@@ -91,33 +85,6 @@ def _eps(text: str, file: Path) -> float:
     if not 0 < eps < 1:
         raise WeightsError(f"{file}: a LayerNorm eps of {text!r}")
     return eps
-
-
-def sha256(file: Path) -> str:
-    """Hex digest of a file."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def named_task(name: str, scale: int) -> Task:
-    """The table's task of that name; noise for `denoise<sigma>`, bicubic for `sr<scale>`; else one
-    that needs pairs.
-
-    Raises:
-      WeightsError: the table has the name for another scale.
-    """
-    if name in TASKS:
-        if TASKS[name].scale != scale:
-            raise WeightsError(
-                f"task {name!r} is for x{TASKS[name].scale}; the tail in the file is for x{scale}"
-            )
-        return TASKS[name]
-    sigma = re.fullmatch(r"denoise(\d+)", name)
-    if sigma and scale == 1:
-        return Task(name, scale, Noise(float(sigma[1])))
-    return Task(
-        name, scale, Bicubic(scale) if scale > 1 and name == f"sr{scale}" else Paired(scale)
-    )
 
 
 def geometry(state: StateDict, task: str | None, heads: int) -> IPT:

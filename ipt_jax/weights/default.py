@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 
 from ipt_jax.errors import WeightsError
 
 VARIABLE = "IPT_WEIGHTS"
 # What a release brings: weights folders
-SHIPPED = Path(__file__).parent / "weights_data"
+SHIPPED = Path(str(resources.files("ipt_jax"))) / "weights_data"
 
 
 def cache() -> Path:

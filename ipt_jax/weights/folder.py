@@ -22,8 +22,8 @@ from ipt_jax.model.ipt import GEOMETRY
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.tasks import TASKS, Task, entry_of, make_task
 from ipt_jax.weights import tensor_files as tensors
-from ipt_jax.weights.authors import named_task, sha256
 from ipt_jax.weights.check import check_params
+from ipt_jax.weights.named import named_task, sha256
 
 FORMAT = 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -66,9 +67,30 @@ def load(
         return _kept(restorer, task, dtype)
     if folder.is_dir():
         return _kept(read_run(folder, step, raw), task, dtype)
-    from ipt_jax.weights import authors
+    return _kept(read_file(folder, task=task, heads=heads), None, dtype)
 
-    return _kept(authors.read(folder, task=task, heads=heads), None, dtype)
+
+def read_file(path: Any, *, task: str | None = None, heads: int | None = None) -> Restorer:
+    """A file: our own .npz, which names its tasks itself, or one with the authors' names.
+
+    Args:
+      path: the file.
+      task, heads: as for `load`.
+
+    Raises:
+      WeightsError: it holds no weights.
+    """
+    from ipt_jax.weights import authors, tensor_files
+    from ipt_jax.weights import folder as weights_folder
+
+    file = Path(path)
+    if not file.is_file():
+        raise WeightsError(f"{file} is not a file")
+    state = tensor_files.read(file)
+    if "model.json" not in state:
+        return authors.read(file, task=task, heads=heads, state=state)
+    restorer = weights_folder.from_flat(state, str(file))
+    return restorer.only([word.strip() for word in task.split(",")]) if task else restorer
 
 
 def _kept(restorer: Restorer, task: str | None, dtype: str) -> Restorer:

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import places
+
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = (
         os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -511,7 +513,7 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
 
 
 def child_environment(**environment: str) -> dict[str, str]:
-    path = str(Path(__file__).parents[1])
+    path = str(places.ROOT)
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pathlib
 import re
 
+import places
 import pytest
 
 from ipt_jax import trees
@@ -168,7 +168,7 @@ def test_what_a_resumed_run_may_change():
 
 
 def test_readme_names_only_keys_that_exist():
-    readme = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+    readme = (places.ROOT / "README.md").read_text()
     known = trees.flatten(defaults.default())
     named = re.findall(r"--config\.([\w.]+)", readme)
     assert named and all(key in known for key in named)

@@ -13,13 +13,13 @@ import time
 import numpy as np
 import pytest
 from etils import epath
-from test_hosts import free_port
-from test_train import arrays, assert_same, make_photographs, settings
 
 from ipt_jax.checkpoints.checkpoints import Checkpoints
 from ipt_jax.config.loading import complete
 from ipt_jax.run_folder import metrics_log
 from ipt_jax.train.loop import pretrain
+from tests.distributed.test_process_group import free_port
+from tests.train.test_loop import arrays, assert_same, make_photographs, settings
 
 pytest.importorskip("skimage", reason="needs scikit-image's photographs")
 

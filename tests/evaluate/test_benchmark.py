@@ -12,8 +12,6 @@ import cv2
 import numpy as np
 import pytest
 import runs
-from test_evaluate import photograph
-from test_sets import put
 
 from ipt_jax.cli import evaluate as commands_evaluate
 from ipt_jax.degradations.jpeg import Jpeg
@@ -25,6 +23,8 @@ from ipt_jax.evaluate.trials import Trial
 from ipt_jax.images.resize import bicubic, bicubic_up
 from ipt_jax.metrics import psnr, ssim
 from ipt_jax.tasks import TASKS, Task
+from tests.evaluate.test_scoring import photograph
+from tests.evaluate.test_sets import put
 
 
 def evaluate(*words: str) -> int:
@@ -266,8 +266,7 @@ def test_trials():
         ("jpeg@0", "'0' is no JPEG quality"),
         (
             "denoise",
-            "draws its strength at random; name one, such as denoise@15, denoise@25, denoise@30, "
-            "denoise@50",
+            "draws its strength; name one, such as denoise@15, denoise@25, denoise@30, denoise@50",
         ),
         ("jpeg", "such as jpeg@10, jpeg@20, jpeg@40"),
     ):

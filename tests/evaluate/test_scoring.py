@@ -179,7 +179,7 @@ def test_small_pictures_fit_on_a_sheet():
 
 @pytest.mark.parametrize("clip, y, rgb", [(True, 19.65, 15.00), (False, None, 14.15)])
 def test_noisy_cbsd68_scores_as_published(benchmarks, clip, y, rgb):
-    from ipt_jax.data.layouts import find_sets
+    from ipt_jax.evaluate.sets import find_sets
 
     (cbsd68,) = find_sets(benchmarks, ["CBSD68"])
     task = TASKS["denoise50"] if clip else unclipped(TASKS["denoise50"])

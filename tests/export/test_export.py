@@ -11,6 +11,7 @@ import sys
 
 import jax
 import numpy as np
+import places
 import pytest
 import runs
 from PIL import Image
@@ -23,7 +24,7 @@ from ipt_jax.export import model_card as card
 from ipt_jax.export import parity as check
 from ipt_jax.export.export import export
 
-EXAMPLE = pathlib.Path(__file__).parent.parent / "examples" / "restore_onnx.py"
+EXAMPLE = places.ROOT / "examples" / "restore_onnx.py"
 LOADER = """
 import json, pathlib, sys
 import jax, numpy as np
@@ -207,7 +208,7 @@ def test_no_optimiser_state_is_read(run, monkeypatch):
 def test_what_differs_from_the_model_is_refused_and_nothing_is_left(
     run, model, tmp_path, monkeypatch, capsys
 ):
-    from ipt_jax.export.export import stablehlo
+    from ipt_jax.export import stablehlo
 
     theirs = stablehlo.read
     monkeypatch.setattr(stablehlo, "read", lambda path: lambda x, task: theirs(path)(x + 0.1, task))

@@ -7,17 +7,17 @@ in float64 (and of the losses): every so many-th value of each array, and its la
 
 from __future__ import annotations
 
-import pathlib
 import zlib
 from typing import Any
 
 import jax
 import numpy as np
+import places
 
 from ipt_jax.model import IPT
 from ipt_jax.weights import state_dict as weights
 
-FILE = pathlib.Path(__file__).with_name("golden.npz")
+FILE = places.GOLDEN / "golden.npz"
 SCALES = (("sr2", 2), ("sr3", 3), ("sr4", 4), ("derain", 1), ("denoise30", 1), ("denoise50", 1))
 
 

@@ -3,7 +3,6 @@ crashes.
 """
 
 import io
-import pathlib
 import struct
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import zlib
 
 import cv2
 import numpy as np
+import places
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -196,7 +196,7 @@ def test_truncated_pictures_leave_stderr_clean(tmp_path):
         "    except DecodeError: refused += 1\n"
         "print(refused)\n"
     )
-    root = pathlib.Path(__file__).parent.parent
+    root = places.ROOT
     command = [sys.executable, "-c", code, str(tmp_path)]
     result = subprocess.run(
         command, capture_output=True, text=True, cwd=root, check=True, timeout=120

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import types
 
+import places
 import pytest
 
 from ipt_jax.cli.app import main
@@ -22,7 +23,7 @@ from ipt_jax.tpu import chips, hlo
 from ipt_jax.tpu import estimate as fit
 from ipt_jax.tpu.chips import GIB
 
-HERE = pathlib.Path(__file__).parent / "hlo"
+HERE = places.GOLDEN / "hlo"
 # What libtpu 0.0.52 gives for a step with a scan of 12 layers, cut down to what matters.
 TPU = (HERE / "tpu.txt").read_text()
 # A CPU's: the compiler notes how often a loop runs.

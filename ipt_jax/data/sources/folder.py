@@ -7,11 +7,8 @@ import os
 import pathlib
 
 from ipt_jax.data.sources.held_out import check_held_out, check_split, held_out_names
-from ipt_jax.data.sources.packed import Packed
-from ipt_jax.data.sources.pairs import Pairs
-from ipt_jax.data.sources.tfds import Tfds
-from ipt_jax.errors import DataError, DecodeError
-from ipt_jax.images.decode import SUFFIXES, decode
+from ipt_jax.errors import DataError
+from ipt_jax.images.decode import SUFFIXES
 from ipt_jax.messages import listed
 
 SAMPLED = 1024

@@ -1,5 +1,5 @@
 """Pairs of degraded and clean pictures in a folder, in the layouts that `ipt evaluate` knows
-(sets.py).
+(`ipt_jax.data.layouts`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ipt_jax.data.layouts import LOOKED_FOR, picture_files, understand
 from ipt_jax.data.sources.held_out import check_held_out, check_split, held_out_names
 from ipt_jax.errors import DataError, DecodeError
 from ipt_jax.images.decode import decode
@@ -50,15 +51,11 @@ class Pairs:
                 f"{'no folder is named' if not shown else 'there is no such folder'}; give one "
                 "that holds pairs of folders, such as input/ and target/"
             )
-        # Late: it brings jax, which processes that make batches do without
-        from ipt_jax.data import layouts as sets
-
-        found = sets.understand(folder)
+        found = understand(folder)
         if found is None or not found.lq:
             there = listed(sorted(child.name for child in folder.iterdir()), 8) or "nothing"
             raise DataError(
-                f"{shown}: no pairs in a layout that is known ({sets.LOOKED_FOR}); there is: "
-                f"{there}"
+                f"{shown}: no pairs in a layout that is known ({LOOKED_FOR}); there is: {there}"
             )
         if (scale or next(iter(found.lq))) not in found.lq or (not scale and len(found.lq) > 1):
             raise DataError(
@@ -75,7 +72,7 @@ class Pairs:
                 f"{listed(extra)}"
             )
         names = list(hq)
-        check_held_out(split, held_out, len(names), f"{shown} ({found.layout})")
+        check_held_out(split, held_out, len(names), f"{shown} ({found.words})")
         if split != "all":
             held = held_out_names(names, held_out)
             names = [name for name in names if (name in held) == (split == "eval")]
@@ -135,14 +132,12 @@ class Pairs:
 
 def _unpaired(lq: Mapping[str, Path], hq: Mapping[str, Path]) -> list[str]:
     """Degraded pictures in the folders of the paired ones that belong to no clean one."""
-    from ipt_jax.data import layouts as sets
-
     taken = {str(path) for path in (*lq.values(), *hq.values())}
     folders = {path.parent for path in lq.values()} - {path.parent for path in hq.values()}
     return [
         path.name
         for folder in sorted(folders)
-        for path in sets.files(folder).values()
+        for path in picture_files(folder).values()
         if str(path) not in taken
     ]
 

@@ -13,6 +13,7 @@ import sys
 import zlib
 
 import numpy as np
+import places
 import pytest
 from data_sets import batches, jpeg, write_tfds
 
@@ -151,7 +152,7 @@ except OSError as error:
 
 
 def test_a_disk_that_fills_up_leaves_nothing(folder, tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parent.parent)}
+    environment = os.environ | {"PYTHONPATH": str(places.ROOT)}
     result = subprocess.run(
         [sys.executable, "-c", FULL, str(folder), str(tmp_path / "out")],
         capture_output=True,

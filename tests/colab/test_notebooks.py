@@ -6,11 +6,12 @@ import json
 import pathlib
 import re
 
+import places
 import pytest
 
 import ipt_jax
 
-FOLDER = pathlib.Path(__file__).parent.parent / "colab"
+FOLDER = places.ROOT / "colab"
 NAMES = ("quickstart", "finetune", "tpu")
 # A model of seconds; two tasks, since compiling is most of the time.
 TINY = [

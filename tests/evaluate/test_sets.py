@@ -8,15 +8,15 @@ import cv2
 import numpy as np
 import pytest
 
-from ipt_jax.data.layouts import find_sets, kind_of
 from ipt_jax.degradations.paired import Paired
 from ipt_jax.errors import DataError
+from ipt_jax.evaluate.sets import find_sets, kind_of
 from ipt_jax.images.resize import bicubic
 from ipt_jax.tasks import TASKS
-from ipt_jax.weights.authors import named_task
+from ipt_jax.weights.named import named_task
 
 SR2, SR3, DERAIN, DENOISE = (TASKS[name] for name in ("sr2", "sr3", "derain", "denoise50"))
-DEBLUR = named_task("deblur", 1)
+DEBLUR = named_task("dehaze", 1)
 
 
 def put(
@@ -78,7 +78,10 @@ def test_pairs_of_folders(tmp_path, degraded, clean):
     np.testing.assert_array_equal(first.hq, hq)
     np.testing.assert_array_equal(first.lq, lq)
     assert (
-        found.paired and found.suits(DEBLUR) and not found.suits(DENOISE) and not found.suits(SR2)
+        found.layout.paired
+        and found.suits(DEBLUR)
+        and not found.suits(DENOISE)
+        and not found.suits(SR2)
     )
 
 
@@ -88,13 +91,13 @@ def test_the_authors_rain_layout(tmp_path):
         put(folder / f"norain-{number}.png", seed=int(number))
         put(folder / "rainy" / f"rain-{number}.png", seed=int(number) + 10)
     found = only(tmp_path, "Rain100L")
-    assert found.layout == "pairs rainy/rain-x + norain-x" and [*found.hq] == [
+    assert found.layout.words == "pairs rainy/rain-x + norain-x" and [*found.hq] == [
         "rain-001",
         "rain-002",
     ]
     assert (
         found.hq["rain-002"].name == "norain-002.png"
-        and found.lq[1]["rain-002"].name == "rain-002.png"
+        and found.layout.lq[1]["rain-002"].name == "rain-002.png"
     )
 
 
@@ -120,7 +123,7 @@ def test_a_flat_folder_is_a_set_by_itself(tmp_path):
     assert [p.name for p in found.pictures(DENOISE)] == [
         "a",
         "b",
-    ] and found.layout == "a flat folder of clean pictures"
+    ] and found.layout.words == "a flat folder of clean pictures"
     # Grey is R = G = B
     assert next(found.pictures(DENOISE)).hq.tolist() == np.full((9, 9, 3), 7).tolist()
 
@@ -197,7 +200,7 @@ def test_names_that_begin_alike_are_kept_apart(tmp_path):
         put(tmp_path / "S" / "HR" / f"{name}.png")
         put(tmp_path / "S" / "LR_bicubic" / "X2" / f"{name}x2.png", 10, 12)
     found = only(tmp_path, "S")
-    assert {name: path.name for name, path in found.lq[2].items()} == {
+    assert {name: path.name for name, path in found.layout.lq[2].items()} == {
         n: f"{n}x2.png" for n in ("img_1", "img_10", "img_100")
     }
 

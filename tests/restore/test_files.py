@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import runs
 from PIL import Image
-from test_load import Copies
 
 import ipt_jax
 from ipt_jax.cli.app import main
@@ -20,6 +19,7 @@ from ipt_jax.images.read import read
 from ipt_jax.images.resize import bicubic_up
 from ipt_jax.restore import files as restore_files
 from ipt_jax.weights import default as defaults
+from tests.weights.test_load import Copies
 
 
 @pytest.fixture(scope="module")

@@ -24,10 +24,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import test_checkpoint
-import test_train
 from etils import epath
-from test_train import arrays, assert_same, command, config, wait_for_step
 
 from ipt_jax.checkpoints.checkpoints import Checkpoints
 from ipt_jax.data import pipeline
@@ -39,13 +36,16 @@ from ipt_jax.step import optim
 from ipt_jax.train import loop as train
 from ipt_jax.train import stop_signals
 from ipt_jax.train.loop import pretrain
+from tests.checkpoints import test_checkpoints
+from tests.train import test_loop
+from tests.train.test_loop import arrays, assert_same, command, config, wait_for_step
 
 pytest.importorskip("skimage", reason="needs scikit-image's photographs")
 
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory) -> pathlib.Path:
-    return test_train.make_photographs(tmp_path_factory.mktemp("photographs"))
+    return test_loop.make_photographs(tmp_path_factory.mktemp("photographs"))
 
 
 def start(run: list[str]) -> subprocess.Popen:
@@ -447,7 +447,7 @@ def test_a_disk_that_fails_in_the_middle_of_a_run(photographs, tmp_path):
 def test_tensorboards_events_outlive_a_full_disk(tmp_path, caplog):
     which = events.Events(str(tmp_path / "tensorboard"), 4)
     which.add(5, {"loss": 1.5, "lr": 0.25})
-    with test_checkpoint.small_files():
+    with test_checkpoints.small_files():
         for step in (6, 7):
             which.add(
                 step,

@@ -12,6 +12,7 @@ import sys
 import time
 
 import numpy as np
+import places
 import pytest
 from data_sets import Noisy, Raising, batches, digest, jpeg, taken
 
@@ -102,7 +103,7 @@ def test_programs_end_quietly_whatever_they_leave_open(tmp_path, kind, count, ho
     (tmp_path / "script.py").write_text(SCRIPT)
     program = ["-c", SCRIPT] if kind == "-c" else [str(tmp_path / "script.py")]
     environment = os.environ | {
-        "PYTHONPATH": str(pathlib.Path(__file__).parent.parent),
+        "PYTHONPATH": str(places.ROOT),
         "TMPDIR": str(tmp_path),
     }
     command = [
@@ -215,7 +216,7 @@ def test_workers_do_not_outlive_a_killed_run_and_outlive_the_schedulers_sigterm(
     for i in range(3):
         (tmp_path / f"{i}.jpg").write_bytes(jpeg(i))
     environment = os.environ | {
-        "PYTHONPATH": str(pathlib.Path(__file__).parent.parent),
+        "PYTHONPATH": str(places.ROOT),
         "TMPDIR": str(tmp_path),
     }
     with subprocess.Popen(

@@ -10,6 +10,7 @@ import sys
 import tarfile
 
 import numpy as np
+import places
 import pytest
 
 from ipt_jax.data.sources.embedded import Embedded
@@ -141,7 +142,7 @@ def test_reading_does_not_import_tensorflow(array_record):
         f"assert len(Tfds('imagenet2012', 'train', {str(array_record)!r})[0]) > 100\n"
         "assert 'tensorflow' not in sys.modules\n"
     )
-    root = pathlib.Path(__file__).parent.parent
+    root = places.ROOT
     result = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

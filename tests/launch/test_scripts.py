@@ -12,9 +12,10 @@ import subprocess
 import sys
 import time
 
+import places
 import pytest
 
-LAUNCH = pathlib.Path(__file__).parent.parent / "launch"
+LAUNCH = places.ROOT / "launch"
 SCRIPTS = ("tpu", "relaunch", "gke", "slurm", "local")
 COMMAND = ["--", "ipt", "pretrain", "--config=configs/demo.py", "--workdir=gs://bucket/it's a run"]
 TPU = ["--name", "job", "--zone", "z", "--type", "v5litepod-256"]

@@ -12,6 +12,7 @@ import warnings
 import golden
 import jax
 import numpy as np
+import places
 import pytest
 import small
 
@@ -64,7 +65,7 @@ def test_imported_tiny_weights_compute_the_authors_numbers(tmp_path, file, seed)
         out = loaded.apply(stored[f"{file}/image"][None], task)
         assert golden.difference(out[0], stored, f"{file}/{task}/output") < BOUND
     if file == "tiny":
-        chop = np.load(pathlib.Path(__file__).with_name("golden_chop.npz"))
+        chop = np.load(places.GOLDEN / "golden_chop.npz")
         for name in (
             "chop_101x75/sr2",
             "chop_101x75/denoise30",

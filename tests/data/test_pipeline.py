@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import pathlib
 import time
 
 import cv2
 import numpy as np
+import places
 import pytest
 from data_sets import Noisy, Pictures, batches, digest, jpeg, taken, write_tfds
 from hypothesis import given, settings
@@ -361,7 +361,7 @@ def test_a_tfds_set_end_to_end(tmp_path):
     ] == expected
 
 
-GOLDEN = pathlib.Path(__file__).with_name("golden_batches.json")
+GOLDEN = places.GOLDEN / "golden_batches.json"
 
 
 def measured() -> dict[str, object]:

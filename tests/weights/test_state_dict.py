@@ -22,7 +22,7 @@ from ipt_jax.errors import WeightsError
 from ipt_jax.model import IPT
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.tasks import PAPER_TASKS, TASKS, make_task
-from ipt_jax.weights import authors
+from ipt_jax.weights import authors, named
 from ipt_jax.weights import folder as weights_folder
 from ipt_jax.weights import state_dict as weights
 
@@ -37,7 +37,7 @@ def command(*words: str) -> int:
 
 
 def restorer_of(model: IPT, seed: int = 0) -> Restorer:
-    tasks = {name: authors.named_task(name, scale) for name, scale in model.scales}
+    tasks = {name: named.named_task(name, scale) for name, scale in model.scales}
     return Restorer(model, runs.random_params(model, seed), tasks, {"from": "a test"})
 
 
@@ -85,7 +85,7 @@ def test_a_x1_task_must_be_named(tmp_path):
         ipt_jax.load(path, heads=2)
     assert ipt_jax.load(path, task="derain", heads=2).tasks == {"derain": TASKS["derain"]}
     assert ipt_jax.load(path, task="denoise70", heads=2).tasks["denoise70"].degrade.sigma == 70
-    blur = ipt_jax.load(path, task="deblur", heads=2).tasks["deblur"]
+    blur = ipt_jax.load(path, task="dehaze", heads=2).tasks["dehaze"]
     with pytest.raises(ValueError, match="it needs pairs"):
         blur.degrade(np.zeros((8, 8, 3), np.uint8), np.random.default_rng())
     for task, message in (

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 
+import places
 import pytest
 from etils import epath
 
@@ -26,7 +27,7 @@ with lock.hold(epath.Path(sys.argv[1])):
 
 
 def other(folder) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(epath.Path(__file__).parent.parent)}
+    environment = os.environ | {"PYTHONPATH": str(places.ROOT)}
     command = [sys.executable, "-c", HOLD, str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None and process.stdout.readline() == "held\n"

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 
+import places
 import pytest
 from data_sets import jpeg, write_tfds
 
@@ -185,7 +186,7 @@ def run(
     ]
     environment = os.environ | {
         "TF_CPP_MIN_LOG_LEVEL": "3",
-        "PYTHONPATH": str(pathlib.Path(__file__).parent.parent),
+        "PYTHONPATH": str(places.ROOT),
     }
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(

@@ -5,10 +5,10 @@ outputs.
 from __future__ import annotations
 
 import functools
-import pathlib
 
 import golden
 import numpy as np
+import places
 import pytest
 import runs
 import small
@@ -21,7 +21,7 @@ from ipt_jax.restore.images import count_tiles, restore_pictures, to_uint8
 from ipt_jax.restore.network import CompiledNetwork
 from ipt_jax.restore.tiling import PROTOCOLS, blend_weights, offsets, stitcher
 
-CHOP = pathlib.Path(__file__).with_name("golden_chop.npz")
+CHOP = places.GOLDEN / "golden_chop.npz"
 
 
 def nearest_neighbour(scale: int):

@@ -1,0 +1,6 @@
+"""Where things of the repository are."""
+
+import pathlib
+
+ROOT = pathlib.Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden"
