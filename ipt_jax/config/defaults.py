@@ -45,5 +45,5 @@ MAY_CHANGE = _prefixes("resume")
 # What a branch of a run (branch_from) may change in addition.
 BRANCH_MAY_CHANGE = _prefixes("branch")
 
-# What may differ between the processes of a run: how a host reads its data.
-PER_HOST = _prefixes("per_host")
+# What may differ between the processes of a run, as names: how a host reads its data.
+PER_HOST = tuple(key.name for key in TABLE if key.per_host)

@@ -526,7 +526,7 @@ TABLE = (
     Key(
         "evaluate.patience",
         0,
-        "Evaluations without a better score after which the run stops. 0: the run never stops early.",
+        "Evaluations without a better score after which the run stops. 0: it never stops early.",
         _NOT_NEGATIVE,
         resume=True,
     ),
