@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from ipt_jax.cli.flags_config import add_help_config
 from ipt_jax.distributed import start as distributed
 from ipt_jax.messages import nearest
 from ipt_jax.versions import __version__
@@ -93,8 +94,8 @@ def add_pretrain(commands: Any) -> None:
         help="train on pictures degraded on the fly",
         description="Trains as a config file says, in a folder of its own. The same command goes "
         "on where it stopped.",
-        epilog="Every key of the config (ipt_jax/config.py) can be set: --config.batch_size=48 "
-        "--config.data.dir=photos",
+        epilog="Every key of the config (--help-config lists them) can be set: "
+        "--config.batch_size=48 --config.data.dir=photos",
     )
     command.add_argument(
         "--config",
@@ -107,6 +108,7 @@ def add_pretrain(commands: Any) -> None:
     command.add_argument(
         "--force-config", action="store_true", help="go on in a folder whose run differs, knowingly"
     )
+    add_help_config(command)
     distributed.add_flags(command)
     command.set_defaults(run=pretrain)
 

@@ -7,6 +7,7 @@ import json
 import os
 from typing import Any
 
+from ipt_jax.cli.flags_config import add_help_config
 from ipt_jax.distributed import start as distributed
 
 DESCRIPTION = """Trains as a config file says, from pre-trained weights (--config.init_from=WEIGHTS): the body and the
@@ -21,8 +22,8 @@ def add_parser(commands: Any) -> None:
         allow_abbrev=False,
         help="train on from pre-trained weights",
         description=DESCRIPTION,
-        epilog="Every key of the config (ipt_jax/config.py) can be set: --config.data.dir=DIV2K "
-        "--config.finetune.lora_rank=4",
+        epilog="Every key of the config (--help-config lists them) can be set: "
+        "--config.data.dir=DIV2K --config.finetune.lora_rank=4",
     )
     command.add_argument(
         "--config",
@@ -34,6 +35,7 @@ def add_parser(commands: Any) -> None:
     command.add_argument(
         "--force-config", action="store_true", help="go on in a folder whose run differs, knowingly"
     )
+    add_help_config(command)
     distributed.add_flags(command)
     command.set_defaults(run=run)
 
