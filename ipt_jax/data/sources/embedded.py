@@ -1,6 +1,6 @@
 """The photographs that scikit-image ships: enough for a demo without a download.
 
-The authors of scikit-image placed them in its package. They are decoded once and kept in memory.
+They are decoded once and kept in memory.
 """
 
 from __future__ import annotations
