@@ -28,7 +28,7 @@ MAX_PIXELS = 500_000_000
 
 # The plugins' classes instead of Image.open, which would try every format that Pillow knows, and
 # has a limit on the number of pixels that holds for the entire process.
-_PLUGINS: dict[str | None, type] = {
+_PLUGINS: dict[str, type] = {
     "webp": WebPImagePlugin.WebPImageFile,
     "bmp": BmpImagePlugin.BmpImageFile,
     "tiff": TiffImagePlugin.TiffImageFile,
@@ -88,7 +88,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             image = _decode_jpeg(data, max_pixels)
         elif kind == "png":
             image = _decode_png(data, max_pixels)
-        elif kind in _PLUGINS:
+        elif kind is not None and kind in _PLUGINS:
             image = _decode_by_pillow(kind, data, max_pixels)
         elif not data:
             raise DecodeError("the picture is empty: 0 bytes")

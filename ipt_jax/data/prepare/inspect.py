@@ -126,7 +126,7 @@ def _inspect(source: Any, i: int) -> _Finding:
     try:
         raw = source[i]
         if not isinstance(raw, bytes):
-            return _Finding("array", raw.nbytes, *raw.shape[:2], "")
+            return _Finding("array", raw.nbytes, raw.shape[0], raw.shape[1], "")
         if isinstance(source, Packed) and crc32(raw) != source.checksum(i):
             return _Finding("", len(raw), 0, 0, "not what was packed: wrong checksum")
         height, width, _ = decode(raw).shape

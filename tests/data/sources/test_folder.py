@@ -1,5 +1,6 @@
 """Sources: what they hold, how they are split and known, and what they say when data is missing."""
 
+import importlib.util
 import pathlib
 import pickle
 import sys
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from ipt_jax.config.loading import complete
-from ipt_jax.data.sources.embedded import Embedded, embedded
+from ipt_jax.data.sources.embedded import Embedded
 from ipt_jax.data.sources.folder import Folder
 from ipt_jax.data.sources.source import Source, open_source
 from ipt_jax.errors import DataError
@@ -30,7 +31,7 @@ def _png(image: np.ndarray) -> bytes:
 
 def test_embedded_splits_are_disjoint_and_complete():
     pytest.importorskip("skimage")
-    train, held_out, everything = embedded("train"), Embedded("eval"), embedded("all")
+    train, held_out, everything = Embedded("train"), Embedded("eval"), Embedded("all")
     names = [[s.name(i) for i in range(len(s))] for s in (train, held_out, everything)]
     assert [len(n) for n in names] == [3, 1, 4]
     assert set(names[0]) | set(names[1]) == set(names[2]) and not set(names[0]) & set(names[1])
@@ -48,7 +49,7 @@ def test_embedded_splits_are_disjoint_and_complete():
 
 def test_embedded_pictures_are_those_of_skimage():
     skimage_data = pytest.importorskip("skimage.data")
-    source = embedded("all")
+    source = Embedded("all")
     for i in range(len(source)):
         reference = getattr(skimage_data, pathlib.PurePosixPath(source.name(i)).stem)()
         assert source[i].shape == reference.shape
@@ -58,13 +59,9 @@ def test_embedded_pictures_are_those_of_skimage():
 
 
 def test_embedded_without_skimage_says_what_to_install(monkeypatch):
-    from ipt_jax.data.sources import embedded as embedded_module
-    from ipt_jax.data.sources import folder as sources
-
-    embedded_module._photograph.cache_clear()
-    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataError, match="pip install"):
-        embedded("train")
+        Embedded("train")
 
 
 # Folders

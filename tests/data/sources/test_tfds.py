@@ -133,8 +133,8 @@ def test_fingerprint_is_of_content_not_of_place(tmp_path, monkeypatch):
 def test_takes_the_newest_version_and_finds_configs(tmp_path):
     for version in ("2.0.0", "10.0.0"):
         _write_set(tmp_path, version=version)
-    assert "10.0.0" in Tfds("tiny", "train", tmp_path)._builder_dir
-    assert "2.0.0" in Tfds("tiny:2.0.0", "train", tmp_path)._builder_dir
+    assert "10.0.0" in Tfds("tiny", "train", tmp_path).directory
+    assert "2.0.0" in Tfds("tiny:2.0.0", "train", tmp_path).directory
     _write_set(tmp_path, name="sized/32x32")
     assert Tfds("sized/32x32", "train", tmp_path)[2] == PICTURES[2]
     with pytest.raises(DataError, match=r"TFDS set sized is not in .*sized holds 32x32"):
@@ -206,7 +206,7 @@ def test_records_of_something_else_name_the_missing_feature(tmp_path, features):
     for read in (lambda: source[5], source.fingerprint):
         with pytest.raises(
             DataError,
-            match=r'^tiny/train\[\d\] in .* has no feature "image".* written by something else$',
+            match=r'^tiny/train\[\d\] in .* has no feature "image".* another program wrote its files$',
         ):
             read()
     assert source.name(5) == "tiny/train[5]"
