@@ -82,7 +82,7 @@ def ssim(a: np.ndarray, b: np.ndarray, channel: str = "y", border: int = 0) -> f
     height, width = planes[0][0].shape
     if min(height, width) < _WINDOW:
         raise ValueError(
-            f"ssim: its window is 11x11 pixels; inside a border of {border} the picture has "
+            f"ssim: its window is 11x11 pixels; inside a border of {border} the image has "
             f"{height}x{width}."
         )
     return float(np.mean([_ssim_plane(x, y) for x, y in planes]))
@@ -114,19 +114,19 @@ def _planes(
     for image in (a, b):
         if image.dtype != np.uint8:
             raise ValueError(
-                f"{name}: pictures must be uint8, not {image.dtype}: a score is that of the stored "
-                "picture. Round first: np.clip(np.floor(image + 0.5), 0, 255).astype(np.uint8)."
+                f"{name}: images must be uint8, not {image.dtype}: a score is that of the stored "
+                "image. Round first: np.clip(np.floor(image + 0.5), 0, 255).astype(np.uint8)."
             )
         if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-            raise ValueError(f"{name}: pictures must be [H, W, 3] or [H, W], not {image.shape}.")
+            raise ValueError(f"{name}: images must be [H, W, 3] or [H, W], not {image.shape}.")
     if a.shape != b.shape:
-        raise ValueError(f"{name}: the pictures differ in shape: {a.shape} and {b.shape}.")
+        raise ValueError(f"{name}: the images differ in shape: {a.shape} and {b.shape}.")
     if isinstance(border, bool) or not isinstance(border, (int, np.integer)) or border < 0:
         raise ValueError(f"{name}: border is a number of pixels, 0 or more, not {border!r}.")
     height, width = a.shape[:2]
     if min(height, width) <= 2 * border:
         raise ValueError(
-            f"{name}: a border of {border} leaves nothing of a picture of {height}x{width}."
+            f"{name}: a border of {border} leaves nothing of an image of {height}x{width}."
         )
     inside = (slice(border, height - border), slice(border, width - border))
     a, b = a[inside], b[inside]

@@ -52,7 +52,7 @@ ALSO_CALLED = {
 
 # The known layouts, for messages.
 LOOKED_FOR = (
-    "pictures; HR (with LR_bicubic/X2, X3, X4); pairs of folders such as rainy + clean, input + "
+    "images; HR (with LR_bicubic/X2, X3, X4); pairs of folders such as rainy + clean, input + "
     "target, blur + sharp; rainy/rain-x + norain-x"
 )
 
@@ -134,7 +134,7 @@ def picture_files(folder: Path) -> dict[str, Path]:
     for path in sorted(found, key=lambda path: (_natural_order(path.stem), path.name)):
         if path.stem in by_stem:
             raise DataError(
-                f"{folder}: two pictures of one name: {by_stem[path.stem].name}, {path.name}"
+                f"{folder}: two images of one name: {by_stem[path.stem].name}, {path.name}"
             )
         by_stem[path.stem] = path
     return by_stem
@@ -196,7 +196,7 @@ def _pairs(
 ) -> Layout | None:
     if not lq and not hq:
         return None
-    matched = match_names(hq, lq, f"{folder}: {layout}", "degraded picture")
+    matched = match_names(hq, lq, f"{folder}: {layout}", "degraded image")
     first = next(iter(hq))
     big, small = read_picture(hq[first]), read_picture(matched[first])
     scale = next(
@@ -226,7 +226,7 @@ def _with_lr(folder: Path, hq: Mapping[str, Path], called: str) -> Layout:
     for scale in SCALES:
         place = next((inside[key.format(scale)] for key in LR if key.format(scale) in inside), None)
         if place is not None and (there := picture_files(place)):
-            lq[scale] = match_names(hq, there, str(place), "low-resolution picture")
+            lq[scale] = match_names(hq, there, str(place), "low-resolution image")
     made = [f"x{s}" for s in SCALES if s not in lq]
     layout = f"{called}/, LR from files {' '.join(f'x{s}' for s in lq)}" if lq else f"{called}/"
     return Layout(

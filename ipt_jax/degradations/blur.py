@@ -202,7 +202,7 @@ def _kernel(file: str) -> np.ndarray:
         else:
             picture = cv2.imread(file, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
             if picture is None:
-                raise ValueError("it does not open as a picture, .npy or .txt")
+                raise ValueError("it does not open as an image, .npy or .txt")
             kernel = picture
         kernel = np.asarray(kernel, np.float64)
     except (OSError, ValueError, EOFError) as error:

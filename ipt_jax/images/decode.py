@@ -91,7 +91,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         elif kind is not None and kind in _PLUGINS:
             image = _decode_by_pillow(kind, data, max_pixels)
         elif not data:
-            raise DecodeError("the picture is empty: 0 bytes")
+            raise DecodeError("the image is empty: 0 bytes")
         else:
             raise DecodeError(
                 f"not a JPEG, PNG, WebP, BMP or TIFF: {len(data)} bytes, starting with {data[:8]!r}"
@@ -100,7 +100,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         raise
     # Decoders raise exceptions of nearly any type for crafted input.
     except Exception as error:
-        raise DecodeError(f"cannot decode the picture: {first_line(error)}") from error
+        raise DecodeError(f"cannot decode the image: {first_line(error)}") from error
     return np.ascontiguousarray(image)
 
 
@@ -246,7 +246,7 @@ def _decode_by_pillow(kind: str, data: bytes, max_pixels: int) -> np.ndarray:
 def check_size(height: int, width: int, max_pixels: int) -> None:
     """Raises DecodeError for an image without pixels or with more than `max_pixels`."""
     if height < 1 or width < 1:
-        raise DecodeError(f"the header announces a picture of {width}x{height} pixels")
+        raise DecodeError(f"the header announces an image of {width}x{height} pixels")
     if height * width > max_pixels:
         raise DecodeError(f"{width}x{height} pixels are more than the limit of {max_pixels:,}")
 

@@ -83,7 +83,7 @@ def test_preview_writes_the_batch_of_a_step(config, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert pages[0].shape == pages[1].shape and (pages[0] != pages[1]).any()
     assert "step 1, sr2, sr3, sr4, derain, denoise30, denoise50; 4 of 4 pairs of each" in printed
-    assert "replaced a picture that cannot be read: 3.jpg: the JPEG is truncated" in printed
+    assert "replaced an image that cannot be read: 3.jpg: the JPEG is truncated" in printed
 
 
 def test_preview_says_where_it_cannot_write(config, tmp_path):

@@ -167,7 +167,7 @@ def test_one_task_a_step_is_drawn_evenly_and_by_the_step_alone():
 def test_sizes_that_do_not_divide_are_refused():
     with pytest.raises(ValueError, match="batch_size=20 must be a multiple of 24"):
         batches(Pictures(9), batch_size=20, process_count=2)
-    with pytest.raises(DataError, match=r"3 picture.* groups of 4"):
+    with pytest.raises(DataError, match=r"3 image.* groups of 4"):
         batches(Pictures(3), group=4, batch_size=24)
 
 
@@ -298,7 +298,7 @@ def test_the_only_other_picture_is_found_and_none_is_an_error():
     assert all(set(rows_of(two_good, step)) == {1, 2} for step in range(9))
     for count, bad in ((2, [0]), (3, [0, 1]), (50, range(50))):
         which = batches(Pictures(count, broken=bad), tasks=["sr2"], batch_size=2)
-        with pytest.raises(DataError, match=r"no readable picture .*picture .*torn in half"):
+        with pytest.raises(DataError, match=r"no readable image .*picture .*torn in half"):
             for step in range(5):
                 which(step)
 

@@ -186,7 +186,7 @@ def test_bicubic_errors_say_what_to_do() -> None:
             bicubic_up(picture(0, 12, 12), scale)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="integer, 2 or more"):
             Bicubic(scale)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="uint8 picture, not float64"):
+    with pytest.raises(ValueError, match="uint8 image, not float64"):
         bicubic(np.zeros((12, 12, 3)), 2)
     for shape in ((12,), (1, 12, 12, 3), (0, 12, 3)):
         with pytest.raises(ValueError, match="shape"):

@@ -218,7 +218,7 @@ def test_rain_folder_errors(tmp_path: Path) -> None:
     hq, rng = np.zeros((8, 8, 3), np.uint8), np.random.default_rng(0)
     with pytest.raises(ValueError, match=r"absent.* is not a folder"):
         RainFolder(str(tmp_path / "absent"))(hq, rng)
-    with pytest.raises(ValueError, match="holds no picture"):
+    with pytest.raises(ValueError, match="holds no image"):
         RainFolder(str(tmp_path))(hq, rng)
     broken = tmp_path / "broken"
     broken.mkdir()

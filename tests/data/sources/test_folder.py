@@ -156,8 +156,8 @@ def test_folder_errors_say_what_was_looked_for_and_what_is_there(folder, tmp_pat
     cases = {
         tmp_path / "nowhere": "folder not found: .*nowhere",
         folder / "b.png": "not a folder: .*b.png",
-        empty: r"no pictures \(.png, .*empty: it is empty",
-        texts: r"no pictures \(.png, .*found only notes.txt",
+        empty: r"no images \(.png, .*empty: it is empty",
+        texts: r"no images \(.png, .*found only notes.txt",
         "": "data.dir is empty",
         "gs://bucket/x": "folders must be local",
     }

@@ -93,7 +93,7 @@ def test_damaged_sets_say_what_is_wrong(packed, tmp_path):
     )
     assert "is of version 2; this version of ipt_jax reads up to 1" in broken(described(version=2))
     assert "is of format 'mine'" in broken(described(format="mine"))
-    assert "counts its pictures differently" in broken(described(names=["a"]))
+    assert "counts its images differently" in broken(described(names=["a"]))
     with pytest.raises(DataError, match=r"that folder does not exist.* ipt data prepare folder"):
         Packed(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"data\.dir is empty"):

@@ -121,12 +121,12 @@ def test_what_is_wrong_is_named(tmp_path):
         open_source({"source": "pairs", "dir": str(folder), "scale": 2})
     write(folder / "input" / "extra.png", np.zeros((40, 50, 3), np.uint8))
     with pytest.raises(
-        DataError, match=r"4 clean and 5 degraded pictures; without a clean one: extra.png"
+        DataError, match=r"4 clean and 5 degraded images; without a clean one: extra.png"
     ):
         Pairs(str(folder))
     folder = make_pairs(tmp_path / "b")
     (folder / "input" / "p2.png").unlink()
-    with pytest.raises(DataError, match=r"no degraded picture for p2"):
+    with pytest.raises(DataError, match=r"no degraded image for p2"):
         Pairs(str(folder))
     folder = make_pairs(tmp_path / "c")
     write(folder / "input" / "p3.png", np.zeros((40, 49, 3), np.uint8))
