@@ -177,7 +177,7 @@ def test_folder_fingerprint_counts_every_byte(tmp_path):
 @pytest.mark.parametrize(
     ("split", "held_out", "match"),
     [
-        ("train", 4, "held_out=4 .* 4 pictures"),
+        ("train", 4, "held_out=4 .* 4 images"),
         ("eval", 0, "held_out=0 leaves no"),
         ("all", -1, "held_out=-1"),
         ("test", 1, "unknown split 'test' .*train, eval, all"),
