@@ -24,7 +24,7 @@ def get_config():
 
 @pytest.fixture
 def config(tmp_path) -> list[str]:
-    """Overrides of a config of five photographs."""
+    """Returns overrides of a config with five photographs, one of which is damaged."""
     (tmp_path / "photos").mkdir()
     for i in range(5):
         (tmp_path / "photos" / f"{i}.jpg").write_bytes(jpeg(i, 220, 260)[: 900 if i == 3 else None])
@@ -56,7 +56,7 @@ def test_the_sheet_shows_what_is_in_the_batch():
                 lq[2::4, 2::4], np.clip(np.rint(pair["lq"][column]), 0, 255)
             )
             if 48 % pair["hq"].shape[1]:
-                # Of sr3 not all pixels become squares of one size
+                # The pixels of sr3 become squares of different sizes.
                 continue
             zoom = 48 // pair["hq"].shape[1]
             np.testing.assert_array_equal(

@@ -1,6 +1,4 @@
-"""`ipt data prepare imagenet2012`: the archives' checks, and (slow) TFDS's own builder on
-stand-ins.
-"""
+"""`ipt data prepare imagenet2012`: checks of the archives, and builds from stand-ins (slow)."""
 
 from __future__ import annotations
 
@@ -41,7 +39,7 @@ def tar(files: dict[str, bytes]) -> bytes:
 
 @pytest.fixture
 def archives(tmp_path) -> pathlib.Path:
-    """Stand-ins for the two archives, of 12 and 5 pictures."""
+    """Makes stand-ins for the two archives, with 12 and 5 images."""
     folder = tmp_path / "archives"
     folder.mkdir()
     synsets = {

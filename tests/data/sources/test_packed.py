@@ -107,7 +107,7 @@ def test_a_corrupt_record_is_an_unreadable_picture(packed, tmp_path):
         (sorted(packed.glob("*.array_record"))[0], Packed(packed)),
     ):
         data = bytearray(path.read_bytes())
-        # Shortly before the padding at the end: in the last picture
+        # Shortly before the padding at the end lies the last image.
         data[data.index(b"\0" * 1000) - 300] ^= 1
         path.write_bytes(data)
         bad = []

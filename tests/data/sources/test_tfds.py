@@ -1,4 +1,4 @@
-"""TFDS sets written here without TensorFlow, and read back."""
+"""TFDS sets that are written without TensorFlow and read back."""
 
 import concurrent.futures
 import json
@@ -31,7 +31,7 @@ def _write_set(
     image: str = "image",
     feature: object = None,
 ) -> pathlib.Path:
-    """A set with one split "train" of PICTURES and the features image, file_name and label."""
+    """Writes a set with one split "train" of PICTURES; features: image, file_name and label."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     directory = data_dir / name / version
@@ -102,10 +102,10 @@ def test_threads_and_processes_read_the_same(tmp_path):
     source = Tfds("tiny", "train", tmp_path)
     unread = pickle.dumps(source)
     order = list(np.random.default_rng(0).integers(0, 10, 300))
-    # Their first reads race for opening the files.
+    # The first reads of all threads race for opening the files.
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda i: source[i], order)) == [PICTURES[i] for i in order]
-    # Nothing open goes along.
+    # No open file is pickled.
     assert pickle.dumps(source) == unread
     assert pickle.loads(unread)[4] == PICTURES[4]
     with multiprocessing.get_context("spawn").Pool(1) as pool:
