@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import ipt_jax
-from ipt_jax.data.sources.embedded import Embedded
+from ipt_jax.data.sources.embedded import embedded
 from ipt_jax.evaluate.scoring import Picture, baseline, make_lq
 from ipt_jax.metrics import psnr
 from ipt_jax.restore.images import to_uint8
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, metavar="FILE", help="a picture: .png, .jpg")
     options = parser.parse_args()
     model = ipt_jax.load(options.weights or default_weights(PAPER_TASKS))
-    photographs = dict(zip(("astronaut", "chelsea", "coffee", "rocket"), Embedded("all")))
+    photographs = dict(zip(("astronaut", "chelsea", "coffee", "rocket"), embedded("all")))
     blocks = []
     for (name, task), (photo, left, top) in zip(model.tasks.items(), itertools.cycle(CROPS)):
         lq, clean = make_lq(Picture(photo, photographs[photo]), task, seed=0)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ipt_jax.data.sources.embedded import Embedded
+from ipt_jax.data.sources.embedded import embedded
 from ipt_jax.model import IPT, build, preset
 from ipt_jax.model.layers import LayerNorm, attention_weights, features_of, pixel_shuffle, tokens_of
 from ipt_jax.tasks import PAPER_TASKS, TASKS, make_tasks
@@ -180,7 +180,7 @@ def test_torch_start_has_pytorchs_bounds_and_equal_layers():
 def photograph_tiles() -> np.ndarray:
     """uint8 [32, 48, 48, 3] out of real photographs."""
     pytest.importorskip("skimage", reason="needs scikit-image's photographs")
-    photographs = Embedded("all")
+    photographs = embedded("all")
     rng = np.random.default_rng(0)
     tiles = []
     for i in range(len(photographs)):

@@ -12,7 +12,7 @@ import pytest
 import small
 
 from ipt_jax import load
-from ipt_jax.data.sources.embedded import Embedded
+from ipt_jax.data.sources.embedded import embedded
 from ipt_jax.errors import WeightsError
 from ipt_jax.model import build, preset
 from ipt_jax.restore.restorer import Restorer
@@ -123,7 +123,7 @@ def test_a_study_trains_scores_draws_and_does_not_repeat_itself(tmp_path, capsys
     photos = tmp_path / "photos/linked"
     photos.parent.mkdir()
     photos.symlink_to(tmp_path / "elsewhere")
-    for i, picture in enumerate(Embedded("all") * 3):
+    for i, picture in enumerate(embedded("all") * 3):
         cv2.imwrite(
             str(photos / f"{i}.png"), picture[20 * (i // 4) :][:160, 20 * (i // 4) :][:, :160, ::-1]
         )

@@ -35,9 +35,9 @@ def photographs(tmp_path_factory) -> pathlib.Path:
 
 def make_photographs(folder: pathlib.Path) -> pathlib.Path:
     """Fills a folder with eight small photographs, cut from scikit-image's."""
-    from ipt_jax.data.sources.embedded import Embedded
+    from ipt_jax.data.sources.embedded import embedded
 
-    pictures = Embedded("all")
+    pictures = embedded("all")
     for i in range(8):
         picture = pictures[i % 4][60 + 40 * (i // 4) :][:96, 100 + 60 * (i // 4) :][:, :96]
         cv2.imwrite(str(folder / f"{i}.png"), picture[..., ::-1])

@@ -32,10 +32,10 @@ def model():
 @pytest.mark.parametrize("task", PAPER_TASKS)
 def test_it_restores_a_photograph(model, task):
     pytest.importorskip("skimage", reason="needs scikit-image's photographs")
-    from ipt_jax.data.sources.embedded import Embedded
+    from ipt_jax.data.sources.embedded import embedded
 
     # A face
-    hq = Embedded("all")[0][96:240, 120:264]
+    hq = embedded("all")[0][96:240, 120:264]
     lq, clean = make_lq(Picture("astronaut", hq), TASKS[task], seed=0)
     restored = model.restore(lq, task=task)
     restored = np.clip(np.round(restored), 0, 255).astype(np.uint8)

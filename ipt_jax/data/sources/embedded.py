@@ -60,6 +60,11 @@ class Embedded:
         return digest.hexdigest()
 
 
+def embedded(split: str = "train") -> Embedded:
+    """Returns `Embedded(split)`."""
+    return Embedded(split)
+
+
 def _find_folder() -> pathlib.Path:
     # The package's folder, because skimage.data's functions download what they do not find in it.
     spec = importlib.util.find_spec("skimage")
