@@ -186,10 +186,10 @@ def make_degradation(kind: Any, fields: Mapping[str, Any]) -> Degradation:
 
 
 def entry_of(degrade: Any) -> dict[str, Any] | None:
-    """Returns the `{degradation, ...}` dict that makes a degradation; the inverse of
-    `make_degradation`.
+    """Returns the `{degradation, ...}` dict with which a config asks for a degradation.
 
-    Returns None for an object that no config can ask for.
+    This is the inverse of `make_degradation`. It returns None for an object that no config can ask
+    for.
     """
     kind = next((name for name, made in DEGRADATIONS.items() if type(degrade) is made), None)
     if kind is None:

@@ -259,8 +259,7 @@ def _cv2_decode(data: bytes, kind: str, flags: int = _CV2_FLAGS) -> np.ndarray:
 
 
 def _to_rgb8(image: np.ndarray, bits: int) -> np.ndarray:
-    """Scales integers of `bits` bits to 0..255, rounding, and repeats grey `[H, W]` to
-    `[H, W, 3]`."""
+    """Scales integers of `bits` bits to 0..255 with rounding, and turns grey into RGB."""
     if image.dtype != np.uint8:
         if image.dtype.kind != "u":
             raise DecodeError(f"pixels of type {image.dtype} do not fit into 8-bit RGB")
