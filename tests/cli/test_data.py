@@ -97,6 +97,9 @@ def test_preview_says_where_it_cannot_write(config, tmp_path):
     )
     with pytest.raises(DataError, match="there is no folder"):
         options.run(options)
+    options.out = str(tmp_path / "preview.xyz")
+    with pytest.raises(DataError, match=r"no image can be written as '\.xyz': use \.png"):
+        options.run(options)
 
 
 def test_bench_measures_every_stage_and_prints_json_last(config, tmp_path, capsys):
