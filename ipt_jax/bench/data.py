@@ -176,7 +176,7 @@ def handing_over(batches: Any, seconds: float) -> float:
     """Seconds in which a batch that is there already goes from a worker process to this one."""
     from ipt_jax.data import workers
 
-    with contextlib.closing(workers.run(_Ready(batches(0)), range(1_000_000), 1, 0, 2)) as items:
+    with contextlib.closing(workers.make_ahead(_Ready(batches(0)), range(1_000_000), 1, 0, 2)) as items:
         for _ in range(4):
             next(items)
         count, began = 0, time.perf_counter()

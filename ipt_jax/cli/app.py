@@ -29,7 +29,7 @@ MODULES = (
 GROUPS = {
     "data": (
         "prepare, check and look at data",
-        ("ipt_jax.cli.data", "ipt_jax.data.prepare.inspect", "ipt_jax.data.prepare.preview"),
+        ("ipt_jax.cli.data",),
     ),
     "bench": ("measure", ("ipt_jax.bench.step", "ipt_jax.bench.data", "ipt_jax.bench.restore")),
 }

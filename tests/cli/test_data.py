@@ -11,8 +11,8 @@ import pytest
 from data_sets import Noisy, batches, jpeg
 
 from ipt_jax.bench import data as bench
-from ipt_jax.data.prepare import preview
-from ipt_jax.data.prepare.preview import sheet
+from ipt_jax.cli import data as cli
+from ipt_jax.data.prepare.inspect import batch_sheet
 from ipt_jax.errors import DataError
 
 CONFIG = """
@@ -24,7 +24,7 @@ def get_config():
 
 @pytest.fixture
 def config(tmp_path) -> list[str]:
-    """Overrides of a config of five photographs."""
+    """Returns overrides of a config with five photographs, one of which is damaged."""
     (tmp_path / "photos").mkdir()
     for i in range(5):
         (tmp_path / "photos" / f"{i}.jpg").write_bytes(jpeg(i, 220, 260)[: 900 if i == 3 else None])
@@ -42,7 +42,7 @@ def parsed(module: object, *arguments: str, overrides: list[str]) -> argparse.Na
 
 def test_the_sheet_shows_what_is_in_the_batch():
     batch = batches(Noisy(9))(0).batch
-    page = sheet(batch, pairs=3)
+    page = batch_sheet(batch, pairs=3)
     assert page.dtype == np.uint8 and page.shape == (6 * (48 + 26) + 6, 3 * (2 * 48 + 14) + 6, 3)
     for row, pair in enumerate(batch.values()):
         top = 6 + row * 74 + 20
@@ -56,7 +56,7 @@ def test_the_sheet_shows_what_is_in_the_batch():
                 lq[2::4, 2::4], np.clip(np.rint(pair["lq"][column]), 0, 255)
             )
             if 48 % pair["hq"].shape[1]:
-                # Of sr3 not all pixels become squares of one size
+                # The pixels of sr3 become squares of different sizes.
                 continue
             zoom = 48 // pair["hq"].shape[1]
             np.testing.assert_array_equal(
@@ -69,7 +69,7 @@ def test_preview_writes_the_batch_of_a_step(config, tmp_path, capsys):
     for step in ("0", "1"):
         out = tmp_path / f"{step}.png"
         options = parsed(
-            preview,
+            cli,
             "preview",
             f"--config={tmp_path / 'config.py'}",
             "-o",
@@ -83,12 +83,12 @@ def test_preview_writes_the_batch_of_a_step(config, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert pages[0].shape == pages[1].shape and (pages[0] != pages[1]).any()
     assert "step 1, sr2, sr3, sr4, derain, denoise30, denoise50; 4 of 4 pairs of each" in printed
-    assert "replaced a picture that cannot be read: 3.jpg: the JPEG is truncated" in printed
+    assert "replaced an image that cannot be read: 3.jpg: the JPEG is truncated" in printed
 
 
 def test_preview_says_where_it_cannot_write(config, tmp_path):
     options = parsed(
-        preview,
+        cli,
         "preview",
         f"--config={tmp_path / 'config.py'}",
         "-o",
@@ -96,6 +96,9 @@ def test_preview_says_where_it_cannot_write(config, tmp_path):
         overrides=config,
     )
     with pytest.raises(DataError, match="there is no folder"):
+        options.run(options)
+    options.out = str(tmp_path / "preview.xyz")
+    with pytest.raises(DataError, match=r"no image can be written as '\.xyz': use \.png"):
         options.run(options)
 
 

@@ -1,4 +1,4 @@
-"""The error that all data raises, and the checks and wordings that the sources share."""
+"""Splits: the choice of held-out images, and the checks that all sources share."""
 
 from __future__ import annotations
 
@@ -19,25 +19,33 @@ def check_split(split: str) -> None:
 
 
 def check_held_out(split: str, held_out: int, total: int, what: str) -> None:
-    """Raises DataError unless holding out `held_out` of `total` pictures leaves some for
-    `split`.
+    """Checks that a split is not empty.
+
+    Args:
+      split: "train", "eval" or "all".
+      held_out: number of held-out images.
+      total: number of images.
+      what: names the source in messages.
+
+    Raises:
+      DataError: there are no images, or none are left for the split.
     """
     if not total:
         raise DataError(f"{what} is empty")
     if not 0 <= held_out < total:
         raise DataError(
-            f"data.held_out={held_out} must be between 0 and {total - 1}: {what} has {total} "
-            "pictures"
+            f"data.held_out={held_out} must be between 0 and {total - 1}: {what} has {total} images"
         )
     if split == "eval" and not held_out:
         raise DataError(
-            f"data.held_out=0 leaves no pictures of {what} for evaluation; set it to 1 or more"
+            f"data.held_out=0 leaves no images of {what} for evaluation; set it to 1 or more"
         )
 
 
 def held_out_names(names: Iterable[str], held_out: int) -> set[str]:
-    """The `held_out` names with the smallest hashes, so that a file more or less changes at most
-    one of them.
+    """Returns the `held_out` names with the smallest SHA-256 hashes.
+
+    Adding or removing a file changes at most one of them.
     """
     return set(
         heapq.nsmallest(
