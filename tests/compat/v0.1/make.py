@@ -22,10 +22,10 @@ os.environ["XLA_FLAGS"] = (
 
 import jax
 import numpy as np
+from ipt_jax.checkpoint import Checkpoints
 
 import ipt_jax
 from ipt_jax import config as configs
-from ipt_jax.checkpoint import Checkpoints
 from ipt_jax.export import export
 from ipt_jax.train import pretrain
 
@@ -77,7 +77,7 @@ def leaves(workdir: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def processor() -> str:
-    """A digest of the processor's features, on which the last bits of sums depend; "" if unknown."""
+    """A digest of the processor's features, which decide the last bits of sums; "" if unknown."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
