@@ -16,7 +16,7 @@ import runs
 from PIL import Image
 
 import ipt_jax
-from ipt_jax.cli.app import main, parser
+from ipt_jax.cli.app import main, make_parser
 from ipt_jax.errors import DecodeError
 
 
@@ -28,7 +28,7 @@ def model(tmp_path_factory):
 
 
 def test_the_page_listens_on_this_machine_only_unless_told():
-    options = parser().parse_args(["serve"])
+    options = make_parser().parse_args(["serve"])
     assert options.host == "127.0.0.1" and options.max_megapixels == 4
 
 

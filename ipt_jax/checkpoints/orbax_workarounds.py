@@ -21,6 +21,8 @@ from etils import epath
 from orbax.checkpoint import path as orbax_path
 from orbax.checkpoint import v1 as ocp
 
+from ipt_jax.errors import register_hang_check
+
 T = TypeVar("T")
 
 _log = logging.getLogger("ipt_jax")
@@ -125,6 +127,9 @@ def hang() -> bool:
         if not thread.daemon
     )
 
+
+# Orbax's threads end after some minutes, so they do not count in a program that calls `main`.
+register_hang_check(hang, in_programs_only=True)
 
 def unreadable(state: epath.Path) -> str:
     """Name orbax's metadata files that are no JSON: its own errors do not."""

@@ -27,7 +27,7 @@ import cv2
 import grain
 
 from ipt_jax.data import shared_memory as shared
-from ipt_jax.errors import Stalled, WorkerError
+from ipt_jax.errors import Stalled, WorkerError, register_hang_check
 
 T = TypeVar("T")
 
@@ -103,6 +103,8 @@ def hang() -> bool:
     """
     return any(thread.is_alive() for thread in _hanging)
 
+
+register_hang_check(hang)
 
 _hanging: list[threading.Thread] = []
 
