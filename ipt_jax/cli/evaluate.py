@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ipt_jax.restore.tiling import PROTOCOLS
+from ipt_jax.cli.flags import add_tiling_flags, add_weights_flags
 
 DESCRIPTION = """Scores weights on whole pictures: PSNR and SSIM, on Y and on RGB, of the input and of the result, for
 each set and task. WEIGHTS is a run's folder (DIR@STEP for one of its checkpoints), a weights folder, a file of the
@@ -21,7 +21,7 @@ def add_parser(commands: Any) -> None:
         help="score weights on benchmark sets",
         description=DESCRIPTION,
     )
-    parser.add_argument("--weights", required=True, metavar="WEIGHTS", help="what to score")
+    add_weights_flags(parser, required=True, help="what to score")
     parser.add_argument(
         "--data", required=True, metavar="DIR", help="a folder of sets, or one set, or pictures"
     )
@@ -34,48 +34,13 @@ def add_parser(commands: Any) -> None:
         metavar="A,B",
         help="tasks; TASK@SIGMA scores a denoising task at another sigma",
     )
-    parser.add_argument(
-        "--protocol",
-        default="blend",
-        choices=PROTOCOLS,
-        help="how whole pictures are cut into tiles",
-    )
-    parser.add_argument(
-        "--overlap",
-        type=int,
-        default=12,
-        metavar="N",
-        help="pixels by which blend's tiles overlap at least",
-    )
-    parser.add_argument(
-        "--ensemble", action="store_true", help="mean over 8 flips and transpositions"
-    )
+    add_tiling_flags(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the noise and of made rain")
     parser.add_argument(
         "--noise-clip",
         default="on",
         choices=("on", "off"),
         help="whether noisy inputs are clipped to 0..255",
-    )
-    parser.add_argument(
-        "--batch", type=int, default=16, metavar="N", help="tiles a call, for each device"
-    )
-    parser.add_argument(
-        "--dtype", default="float32", choices=("float32", "bfloat16"), help="what is computed in"
-    )
-    parser.add_argument(
-        "--heads",
-        type=int,
-        metavar="N",
-        help="attention heads of an authors' file; 12 if not given",
-    )
-    parser.add_argument(
-        "--weights-tasks",
-        metavar="A,B",
-        help="tasks of an authors' file, where its shapes do not tell",
-    )
-    parser.add_argument(
-        "--raw", action="store_true", help="a run's weights themselves, not their moving average"
     )
     parser.add_argument(
         "--limit", type=int, default=0, metavar="N", help="only the first N pictures of each set"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ipt_jax.restore.tiling import PROTOCOLS
+from ipt_jax.cli.flags import add_tiling_flags, add_weights_flags
 
 DESCRIPTION = """Restores pictures of any size. INPUT is a file (PNG, JPEG, WebP, TIFF, BMP, GIF's first frame; a video where
 ffmpeg is installed), a folder (with its subfolders, whose structure is kept) or a quoted glob. Grey stays grey; alpha, 16 bits,
@@ -25,11 +25,7 @@ def add_parser(commands: Any) -> None:
         metavar="T",
         help="sr2, denoise50, ...; several one after the other: denoise30,sr2",
     )
-    parser.add_argument(
-        "--weights",
-        metavar="WEIGHTS",
-        help="a run's folder, a weights folder, a file of the authors'",
-    )
+    add_weights_flags(parser)
     parser.add_argument(
         "-o", "--out", metavar="FILE_OR_DIR", help="where results go (default: restored/)"
     )
@@ -46,41 +42,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--compare", action="store_true", help="also write a before/after sheet, compare.png"
     )
-    parser.add_argument(
-        "--protocol", default="blend", choices=PROTOCOLS, help="how pictures are cut into tiles"
-    )
-    parser.add_argument(
-        "--overlap",
-        type=int,
-        default=12,
-        metavar="N",
-        help="pixels by which blend's tiles overlap at least",
-    )
-    parser.add_argument(
-        "--ensemble",
-        action="store_true",
-        help="mean over 8 flips and transpositions; 8 times the work",
-    )
-    parser.add_argument(
-        "--batch", type=int, default=16, metavar="N", help="tiles a call, for each device"
-    )
-    parser.add_argument(
-        "--dtype", default="float32", choices=("float32", "bfloat16"), help="what is computed in"
-    )
-    parser.add_argument(
-        "--heads",
-        type=int,
-        metavar="N",
-        help="attention heads of an authors' file; 12 if not given",
-    )
-    parser.add_argument(
-        "--weights-tasks",
-        metavar="A,B",
-        help="tasks of an authors' file, where its shapes do not tell",
-    )
-    parser.add_argument(
-        "--raw", action="store_true", help="a run's weights themselves, not their moving average"
-    )
+    add_tiling_flags(parser)
     parser.add_argument(
         "--max-megapixels",
         type=float,

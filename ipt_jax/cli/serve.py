@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ipt_jax.cli.flags import add_weights_flags
+
 DESCRIPTION = """Starts a page on this machine: drop a picture, choose a task, see before and after under a slider, download the
 result. One picture is restored at a time. It listens on 127.0.0.1; other machines reach it only with another --host, and there
 is no password. Needs gradio: pip install 'ipt_jax[serve]'."""
@@ -15,11 +17,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "serve", allow_abbrev=False, help="a local page to try a model on", description=DESCRIPTION
     )
-    parser.add_argument(
-        "--weights",
-        metavar="WEIGHTS",
-        help="a run's folder, a weights folder, a file of the authors'",
-    )
+    add_weights_flags(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="listen there (default: 127.0.0.1)"
     )
@@ -32,20 +30,6 @@ def add_parser(commands: Any) -> None:
         default=4,
         metavar="N",
         help="refuse larger pictures (default: 4)",
-    )
-    parser.add_argument(
-        "--heads",
-        type=int,
-        metavar="N",
-        help="attention heads of an authors' file; 12 if not given",
-    )
-    parser.add_argument(
-        "--weights-tasks",
-        metavar="A,B",
-        help="tasks of an authors' file, where its shapes do not tell",
-    )
-    parser.add_argument(
-        "--raw", action="store_true", help="a run's weights themselves, not their moving average"
     )
     parser.set_defaults(run=run)
 

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ipt_jax.cli.flags import add_weights_flags, load_weights
+
 FORMATS = ("torch", "safetensors", "npz", "folder", "stablehlo", "onnx")
 
 
@@ -48,30 +50,11 @@ def add_parser(commands: Any) -> None:
         "with the model before it gets its name; a model card goes beside it, FILE.card.json and "
         "FILE.card.md.",
     )
-    writer.add_argument(
-        "--weights",
-        required=True,
-        metavar="WEIGHTS",
-        help="a run's folder (DIR@STEP), weights folder or file",
-    )
+    add_weights_flags(writer, required=True)
     writer.add_argument("--format", required=True, choices=FORMATS, help="what to write")
     writer.add_argument("--out", required=True, metavar="FILE", help="where")
     writer.add_argument(
         "--task", metavar="T", help="only these tasks; one gives the authors' single-task form"
-    )
-    writer.add_argument(
-        "--heads",
-        type=int,
-        metavar="N",
-        help="attention heads of an authors' file; 12 if not given",
-    )
-    writer.add_argument(
-        "--raw", action="store_true", help="a run's weights themselves, not their moving average"
-    )
-    writer.add_argument(
-        "--weights-tasks",
-        metavar="A,B",
-        help="tasks of an authors' file, where its shapes do not tell",
     )
     writer.add_argument(
         "--dtype",
@@ -110,7 +93,6 @@ def run_export(options: argparse.Namespace) -> int:
     from ipt_jax.errors import WeightsError
     from ipt_jax.export import model_card as card
     from ipt_jax.export.export import export
-    from ipt_jax.weights.load import load
 
     out = Path(options.out).expanduser()
     if not out.parent.is_dir():
@@ -119,9 +101,7 @@ def run_export(options: argparse.Namespace) -> int:
         raise WeightsError(f"--out {out} is a folder; name a file")
     if out.exists() and not options.overwrite:
         raise WeightsError(f"--out {out} exists; --overwrite replaces it")
-    restorer = load(
-        options.weights, task=options.weights_tasks, heads=options.heads, raw=options.raw
-    )
+    restorer = load_weights(options)
     if options.task:
         names = [word.strip() for word in options.task.split(",")]
         try:

@@ -9,13 +9,29 @@ procedure with two numbers, stride and margin.
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 import numpy as np
 
 Corner = tuple[int, int]
 
 PROTOCOLS = ("blend", "paper", "official", "mindspore")
+# The default minimum number of input pixels that neighbouring tiles of "blend" share.
+OVERLAP = 12
+
+
+class Tiling(TypedDict):
+    """How images are cut into tiles: keyword arguments of `Restorer.restore` and its relatives.
+
+    Attributes:
+      protocol: one of `PROTOCOLS`.
+      overlap: for "blend", the minimum number of input pixels that neighbouring tiles share.
+      ensemble: whether the mean over the 8 flips and transpositions is taken.
+    """
+
+    protocol: str
+    overlap: int
+    ensemble: bool
 
 
 class Stitcher(Protocol):
