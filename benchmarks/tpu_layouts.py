@@ -101,14 +101,14 @@ def check() -> None:
 def main() -> None:
     check()
     for name in sys.argv[1:] or ["v5e:1x1"]:
-        where = chips.topology(name)
+        where = chips.find_topology(name)
         mesh = devices.topology_mesh(name)
         for what, (function, x_shape, k_shape) in VARIANTS.items():
             x = jax.ShapeDtypeStruct((SAMPLES * mesh.size, *x_shape), jnp.bfloat16)
             kernel = jax.ShapeDtypeStruct(k_shape, jnp.bfloat16)
             places = (partition.replicated(mesh), partition.split(mesh))
             compiled = jax.jit(scored(function), in_shardings=places).lower(kernel, x).compile()
-            cycles = hlo.read(compiled.as_text()).cycles
+            cycles = hlo.read_program(compiled.as_text()).cycles
             found = {
                 "topology": name,
                 "what": what,

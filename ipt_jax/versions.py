@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import sys
-from importlib import metadata
 
 # setup.py reads the version from this line.
 __version__ = "0.1.0"
@@ -37,6 +36,9 @@ def versions() -> dict[str, str]:
 
 def versions_of(*packages: str) -> dict[str, str]:
     """Returns the versions of the given packages; those that are not installed are left out."""
+    # The import is local because it takes longer than the rest of `import ipt_jax`.
+    from importlib import metadata
+
     found = {}
     for name in packages:
         try:

@@ -35,9 +35,7 @@ def batches_with_crops(config: Any, source: Any, tasks: Any, crops: int) -> Batc
     drawn = len(tasks) if config.data.draw == "all" else 1
     unit = drawn * config.loss.group * crops
     changed = config.copy_and_resolve_references()
-    changed.update(
-        {"batch_size": -(-config.batch_size // unit) * unit, "data": {"crops": crops}}
-    )
+    changed.update({"batch_size": -(-config.batch_size // unit) * unit, "data": {"crops": crops}})
     return make_batches(source, tasks, changed)
 
 
@@ -119,9 +117,7 @@ def measure_copy(batches: Batches, seconds: float) -> float:
     return used / count
 
 
-def measure_rate(
-    batches: Batches, worker_count: int, seconds: float, prefetch: int = 2
-) -> float:
+def measure_rate(batches: Batches, worker_count: int, seconds: float, prefetch: int = 2) -> float:
     """Returns the samples/s of the complete pipeline; without workers, of this thread."""
     with _stream(batches, worker_count, prefetch) as items:
         # The batches that the workers made ahead while they started do not count.

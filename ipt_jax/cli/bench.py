@@ -195,9 +195,7 @@ def parse_numbers(text: str, flag: str, least: int = 1) -> list[int]:
     except ValueError:
         values = []
     if not values or min(values) < least:
-        raise UserError(
-            f"{flag} {text!r}: give integers of at least {least}, separated by commas"
-        )
+        raise UserError(f"{flag} {text!r}: give integers of at least {least}, separated by commas")
     return values
 
 
