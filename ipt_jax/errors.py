@@ -1,6 +1,7 @@
 """Exceptions and exit codes, and what decides whether a process can end in the normal way.
 
-A command that raises `UserError` prints one line and exits with code 2; `RunError` exits with code 1.
+A command that raises `UserError` prints one line and exits with code 2; `RunError` exits with code
+1.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ class UserError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A failure while running. Exit code 1. Saved checkpoints are intact, so a run can be resumed."""
+    """A failure while running. Exit code 1. Saved checkpoints are intact; a run can be resumed."""
 
 
 class UsageError(UserError):

@@ -1,4 +1,4 @@
-"""The speed of the input pipeline: samples per CPU second and per second, and the time of each stage."""
+"""The speed of the input pipeline: samples per second, and the time of each stage."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def measure_batches(
 
 
 def profile_stages(batches: Batches, seconds: float) -> tuple[float, dict[str, float]]:
-    """Returns samples per CPU second of one thread, and the milliseconds per image of each stage."""
+    """Returns samples per CPU second of one thread, and each stage's milliseconds per image."""
     images = batches.batch_size // len(batches.drawn(0)) // batches.crops
     batches(0)
     steps, used = _make_repeatedly(batches, seconds, 1)

@@ -1,4 +1,4 @@
-"""The program `ipt`: it parses the command line, runs a command and turns errors into exit codes."""
+"""The program `ipt`: parses the command line, runs a command, turns errors into exit codes."""
 
 from __future__ import annotations
 

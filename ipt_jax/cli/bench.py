@@ -13,14 +13,16 @@ from typing import Any
 from ipt_jax.cli.flags import add_tiling_flags, add_weights_flags, load_weights, tiling_of
 from ipt_jax.errors import UserError
 
-MODEL = """Prints medians over the timed calls: samples/s, TFLOP/s by formula (model/flops.py), and the share of the rate that a
-plain matrix product of the same dtype reaches on the same devices. Prints one JSON object last."""
-DATA = """Measures the input pipeline of a config: samples per CPU second of one core; the milliseconds in which an image is
-read, decoded, cropped, degraded, put into a batch and copied from a worker process; and samples/s for different numbers of
-worker processes. Prints one JSON object last."""
-RESTORE = """Restores an image of noise several times, as ipt restore does but without files. Prints medians: tiles/s,
-megapixels/s of the input, and the tiles/s of the network alone on full batches; the difference is the cost of cutting and
-blending tiles. Prints one JSON object last."""
+MODEL = """Prints medians over the timed calls: samples/s, TFLOP/s by formula (model/flops.py), and
+the share of the rate that a plain matrix product of the same dtype reaches on the same devices.
+Prints one JSON object last."""
+DATA = """Measures the input pipeline of a config: samples per CPU second of one core; the
+milliseconds in which an image is read, decoded, cropped, degraded, put into a batch and copied from
+a worker process; and samples/s for different numbers of worker processes. Prints one JSON object
+last."""
+RESTORE = """Restores an image of noise several times, as ipt restore does but without files. Prints
+medians: tiles/s, megapixels/s of the input, and the tiles/s of the network alone on full batches;
+the difference is the cost of cutting and blending tiles. Prints one JSON object last."""
 
 
 def add_parser(commands: Any) -> None:

@@ -12,9 +12,10 @@ from ipt_jax.distributed import start
 
 RESUME = "To resume a run, repeat the command."
 PRETRAIN = f"Trains as a config file says, in a run's folder. {RESUME}"
-FINETUNE = f"""Trains from pre-trained weights (--config.init_from=WEIGHTS). The body is loaded, and every task that the
-weights and the config share. Other tasks of the weights are dropped; new tasks get a new head, tail and embedding. A table
-shows what was loaded. The size of the network is that of the weights. {RESUME}"""
+FINETUNE = f"""Trains from pre-trained weights (--config.init_from=WEIGHTS). The body is loaded, and
+every task that the weights and the config share. Other tasks of the weights are dropped; new tasks
+get a new head, tail and embedding. A table shows what was loaded. The size of the network is that
+of the weights. {RESUME}"""
 
 
 def add_parser(commands: Any) -> None:

@@ -10,8 +10,8 @@ from ipt_jax.messages import nearest
 
 GIB = 2.0**30
 SOURCE = (
-    "HBM as libtpu's compiler states it; other figures from Google Cloud's TPU documentation, system "
-    "architecture pages"
+    "HBM as libtpu's compiler states it; other figures from the system architecture pages of "
+    "Google Cloud's TPU documentation"
 )
 
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")

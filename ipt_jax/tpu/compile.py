@@ -1,4 +1,4 @@
-"""Compiles the training step by the TPU compiler, on a machine without a TPU, and reports about it."""
+"""Compiles the training step for TPUs, on a machine without one, and reports about it."""
 
 from __future__ import annotations
 
@@ -177,9 +177,9 @@ def _describe_speed(report: dict[str, Any]) -> list[str]:
         if not report["collectives"]:
             lines.append("collectives     none")
         lines.append(
-            f"step, estimated {1e3 * step['step_s']:.1f} ms: compute {1e3 * step['compute_s']:.1f}, "
-            f"collectives {1e3 * step['collectives_s']:.1f}; {step['samples_per_s']:.0f} samples/s, "
-            f"MFU {100 * step['mfu']:.0f} %"
+            f"step, estimated {1e3 * step['step_s']:.1f} ms: "
+            f"compute {1e3 * step['compute_s']:.1f}, collectives {1e3 * step['collectives_s']:.1f}; "
+            f"{step['samples_per_s']:.0f} samples/s, MFU {100 * step['mfu']:.0f} %"
         )
         if step["compiler_s"] is not None:
             lines.append(

@@ -174,8 +174,8 @@ def advise(report: dict[str, Any], gradients: int, unit: int) -> list[str]:
         and (room <= 0 or fixed > available / 4)
     ):
         found.append(
-            f"--config.sharding=fsdp: splits the state, which takes {report['state'] / GIB:.1f} GiB "
-            "on every chip"
+            "--config.sharding=fsdp: splits the state, which takes "
+            f"{report['state'] / GIB:.1f} GiB on every chip"
         )
     if not found:
         found.append(

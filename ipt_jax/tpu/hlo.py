@@ -104,8 +104,8 @@ def read_program(text: str) -> Program:
         for line in computations[name]:
             op = _OP.search(line)
             if op is not None:
-                # A TPU may divide one collective among several fusions, each of which does a part of
-                # it while it computes its own products.
+                # A TPU may divide one collective among several fusions, each of which does a part
+                # of it while it computes its own products.
                 channel = _CHANNEL.search(line)
                 if name in in_fusion and channel is not None:
                     one = (op.group(1), channel.group(1))

@@ -14,9 +14,9 @@ from ipt_jax.errors import ConfigError
 from ipt_jax.log import logger
 from ipt_jax.messages import nearest
 from ipt_jax.model import IPT
-from ipt_jax.model import trainable as adapt
 from ipt_jax.model.init import STARTS
 from ipt_jax.model.ipt import GEOMETRY
+from ipt_jax.model.trainable import check_trainable, trained_part
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.weights import check
 from ipt_jax.weights import load as loading
@@ -170,10 +170,10 @@ def table(lines: list[TableRow]) -> str:
 
 def trained_text(params: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """For the log: how many parameters there are and how many are trained, if not all. Raises
-    UserError as adapt.check.
+    UserError as check_trainable.
     """
-    adapt.check(params, config)
-    total, trained = count(params), count(adapt.trained(params, config))
+    check_trainable(params, config)
+    total, trained = count(params), count(trained_part(params, config))
     text = f"{total / 1e6:.1f} M parameters"
     return (
         text

@@ -20,7 +20,7 @@ from ipt_jax.evaluate.scoring import Picture, evaluate
 from ipt_jax.images.decode import decode
 from ipt_jax.images.sheet import save_png, sheet
 from ipt_jax.model import IPT
-from ipt_jax.model import trainable as adapt
+from ipt_jax.model.trainable import weights_for_use
 from ipt_jax.restore.network import CompiledNetwork
 from ipt_jax.run_folder import curves as plots
 from ipt_jax.run_folder import metrics_log as metrics_log_module
@@ -47,7 +47,7 @@ class Validator:
         self._apply = CompiledNetwork(model, mesh)
         # Compiled, where adapters are to be merged.
         merge = jax.jit if plain["finetune"]["lora_rank"] else lambda function: function
-        self._weights = merge(lambda params, ema: adapt.weights(params, ema, plain))
+        self._weights = merge(lambda params, ema: weights_for_use(params, ema, plain))
         self._folder = folder / "evaluation"
         self._batch = self._settings["batch"] * mesh.size
         self._pictures: list[Picture] = []

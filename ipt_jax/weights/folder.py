@@ -170,12 +170,6 @@ def _restorer(described: Mapping[str, Any], flat: Mapping[str, np.ndarray], what
         provenance = dict(described["provenance"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{what} does not describe a model: {error!r}") from None
-    params: dict[str, Any] = {}
-    for name, value in flat.items():
-        *path, last = name.split("/")
-        tree = params
-        for key in path:
-            tree = tree.setdefault(key, {})
-        tree[last] = value
+    params = trees.nested(flat)
     check_params(params, model, what)
     return Restorer(model, params, tasks, provenance)

@@ -11,8 +11,9 @@ from etils import epath
 from ipt_jax.checkpoints.checkpoints import Checkpoints
 from ipt_jax.config import defaults
 from ipt_jax.errors import WeightsError
-from ipt_jax.model import build, lora
-from ipt_jax.model import trainable as adapt
+from ipt_jax.model import build
+from ipt_jax.model.lora import merge_adapters
+from ipt_jax.model.trainable import is_partial, overlay
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.run_folder import folder as folder_module
 from ipt_jax.tasks import make_tasks
@@ -55,9 +56,9 @@ def read_run(folder: epath.Path, step: str, raw: bool) -> Restorer:
         which = ("params",) if raw else ("ema", "params")
         params, meta = checkpoints.restore_params(which, int(step) if step else None)
         # Kept of what is trained only
-        if meta["part"] == "ema" and adapt.is_partial(config):
-            params = adapt.overlay(checkpoints.restore_params("params", meta["step"])[0], params)
-    params = jax.tree.map(np.asarray, lora.merged(params, config))
+        if meta["part"] == "ema" and is_partial(config):
+            params = overlay(checkpoints.restore_params("params", meta["step"])[0], params)
+    params = jax.tree.map(np.asarray, merge_adapters(params, config))
     check_params(params, model, str(folder))
     provenance = {
         "from": f"{folder}@{meta['step']}",

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from ipt_jax.errors import WeightsError
 from ipt_jax.model import IPT
@@ -193,13 +194,9 @@ def params_from_torch(state: StateDict, model: IPT) -> dict[str, Any]:
         leaves[(f"task_{task}", "embedding")] = [
             np.asarray(state[QUERIES][i]).reshape(model.tokens, model.width)
         ]
-    params: dict[str, Any] = {}
-    for path, parts in leaves.items():
-        tree = params
-        for key in path[:-1]:
-            tree = tree.setdefault(key, {})
-        tree[path[-1]] = np.stack(parts) if path in stacked else parts[0]
-    return params
+    return unflatten_dict(
+        {path: np.stack(parts) if path in stacked else parts[0] for path, parts in leaves.items()}
+    )
 
 
 def params_to_torch(params: Mapping[str, Any], model: IPT) -> dict[str, np.ndarray]:
