@@ -104,7 +104,7 @@ def handing_over(source: Folder) -> None:
     def ready(step: int) -> object:
         return item
 
-    with contextlib.closing(workers.run(ready, range(100_000), 1, 0, 2)) as items:
+    with contextlib.closing(workers.make_ahead(ready, range(100_000), 1, 0, 2)) as items:
         next(items)
         show(
             "handing over that batch: mapped files in shared memory, receiver",

@@ -19,8 +19,8 @@ from PIL import Image
 
 from ipt_jax.errors import DecodeError, RunError, UserError
 from ipt_jax.images import channels
-from ipt_jax.images.decode import SUFFIXES
-from ipt_jax.images.read import Picture, read
+from ipt_jax.images.formats import SUFFIXES
+from ipt_jax.images.read import ImageFile, read_image
 from ipt_jax.images.write import Form, writing
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.weights.default import default_weights
@@ -185,7 +185,7 @@ def restored(
     Raises:
       DecodeError: not a picture, or too large; the message names no file.
     """
-    picture = read(source, max_pixels)
+    picture = read_image(source, max_pixels)
     scale = model.task(task).scale
     height, width, count = picture.pixels.shape
     after = place / f"{source.stem}_{task}.png"
@@ -207,7 +207,7 @@ def restored(
     return before, after, f"{width}x{height} to {width * scale}x{height * scale}{notes}"
 
 
-def _before(picture: Picture, scale: int) -> Image.Image:
+def _before(picture: ImageFile, scale: int) -> Image.Image:
     shown = channels.colour(picture.pixels)
     image = Image.fromarray(
         np.clip(shown + 0.5, 0, 255).astype(np.uint8)

@@ -7,14 +7,14 @@ import dataclasses
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
-from ipt_jax.data import pipeline, workers
+from ipt_jax.data import pipeline, stages, workers
 from ipt_jax.data.pipeline import Batches, make_batches
 
-STAGES = ("read", "decode", "crop", "degrade", "batch", "copy")
+# The stages of the pipeline, and the copy of a batch from a worker process.
+STAGES = (*stages.STAGES, "copy")
 
 
 def machine() -> dict[str, Any]:
@@ -56,13 +56,13 @@ def measure_batches(
       its time that a loop with the most workers waits for data, if a step takes 1.25 times as
       long as a batch.
     """
-    per_core, stages = profile_stages(batches, seconds)
+    per_core, milliseconds = profile_stages(batches, seconds)
     rates = {count: measure_rate(batches, count, seconds, prefetch) for count in worker_counts}
     most = max(worker_counts)
     result = {
         "batch_size": batches.batch_size,
         "samples_per_core": round(per_core, 1),
-        "ms_a_picture": {name: round(stages[name], 4) for name in STAGES},
+        "ms_a_picture": {name: round(milliseconds[name], 4) for name in STAGES},
         "samples_per_s": {str(count): round(value, 1) for count, value in rates.items()},
     }
     if most:
@@ -79,38 +79,19 @@ def profile_stages(batches: Batches, seconds: float) -> tuple[float, dict[str, f
     per_core = steps * batches.batch_size / used
 
     clock = _Clock()
-    tasks = tuple(
-        dataclasses.replace(task, degrade=_TimedDegradation(task.degrade, clock))
-        for task in batches.tasks
-    )
-    timed = dataclasses.replace(batches, source=_TimedSource(batches.source, clock), tasks=tasks)
-    with contextlib.ExitStack() as patches:
-        for name, stage in (("decode", "decode"), ("make_pair", "pair"), ("at_least", "enlarge")):
-            patches.enter_context(
-                mock.patch.object(pipeline, name, clock.timed(stage, getattr(pipeline, name)))
-            )
-        steps, used = _make_repeatedly(timed, seconds, 1)
-    spent = {
-        name: clock.spent.get(name, 0.0)
-        for name in ("read", "decode", "pair", "enlarge", "degrade")
-    }
-    stages = {
-        "read": spent["read"],
-        "decode": spent["decode"],
-        "crop": spent["pair"] - spent["degrade"] + spent["enlarge"],
-        "degrade": spent["degrade"],
-        "batch": used - spent["read"] - spent["decode"] - spent["pair"] - spent["enlarge"],
-        "copy": 0.0,
-    }
-    stages = {name: 1000 * value / steps / images for name, value in stages.items()}
-    stages["copy"] = 1000 * measure_copy(batches, seconds / 2) / images
-    return per_core, stages
+    steps, used = _make_repeatedly(dataclasses.replace(batches, stage=clock.stage), seconds, 1)
+    spent = {name: clock.spent.get(name, 0.0) for name in ("read", "decode", "crop", "degrade")}
+    # Everything else is counted as work on the batch, so that the stages add up to the total.
+    spent["batch"] = used - sum(spent.values())
+    found = {name: 1000 * value / steps / images for name, value in spent.items()}
+    found["copy"] = 1000 * measure_copy(batches, seconds / 2) / images
+    return per_core, found
 
 
 def measure_copy(batches: Batches, seconds: float) -> float:
     """Returns the seconds in which a batch comes from a worker process that has it ready."""
     ready = _Ready(batches(0))
-    with contextlib.closing(workers.run(ready, range(1_000_000), 1, 0, 2)) as items:
+    with contextlib.closing(workers.make_ahead(ready, range(1_000_000), 1, 0, 2)) as items:
         for _ in range(4):
             next(items)
         count, used = _take_repeatedly(items, seconds)
@@ -178,45 +159,23 @@ def _make_repeatedly(batches: Batches, seconds: float, first: int) -> tuple[int,
 
 
 class _Clock:
-    """The CPU seconds of this thread, by the name of a stage."""
+    """Measures the CPU seconds of this thread in each stage of the pipeline.
+
+    Attributes:
+      spent: the seconds by the name of a stage.
+    """
 
     def __init__(self) -> None:
         self.spent: dict[str, float] = {}
 
-    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            began = time.thread_time()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.spent[name] = self.spent.get(name, 0.0) + time.thread_time() - began
-
-        return run
-
-
-class _TimedDegradation:
-    """A degradation whose calls are timed."""
-
-    def __init__(self, degrade: Any, clock: _Clock):
-        self.margin, self.rounded = degrade.margin, degrade.rounded
-        self._call = clock.timed("degrade", degrade)
-
-    def __call__(self, hq: Any, rng: Any) -> Any:
-        return self._call(hq, rng)
-
-
-class _TimedSource:
-    """A source whose reads are timed."""
-
-    def __init__(self, source: Any, clock: _Clock):
-        self._source, self.name = source, source.name
-        self._read = clock.timed("read", source.__getitem__)
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, i: int) -> Any:
-        return self._read(i)
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the time inside this context to a stage."""
+        began = time.thread_time()
+        try:
+            yield
+        finally:
+            self.spent[name] = self.spent.get(name, 0.0) + time.thread_time() - began
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,8 +192,8 @@ def describe_result(crops: int, result: dict[str, Any]) -> Iterator[str]:
     """Yields lines of text about the result of `measure_batches`."""
     yield f"{crops} crop(s) of each image for each task, batches of {result['batch_size']}:"
     yield f"  {result['samples_per_core']:.0f} samples per CPU second of one core"
-    stages = result["ms_a_picture"].items()
-    yield "  ms per image: " + ", ".join(f"{name} {value:.3f}" for name, value in stages)
+    times = result["ms_a_picture"].items()
+    yield "  ms per image: " + ", ".join(f"{name} {value:.3f}" for name, value in times)
     for count, value in result["samples_per_s"].items():
         yield f"  {count} worker(s): {value:.0f} samples/s"
     if "wait" in result:

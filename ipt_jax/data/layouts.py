@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from ipt_jax.errors import DataError, DecodeError
-from ipt_jax.images.decode import SUFFIXES, decode
+from ipt_jax.images.decode import decode
+from ipt_jax.images.formats import SUFFIXES
 from ipt_jax.messages import listed
 
 # Folder names of (degraded, clean), lower case.

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ipt_jax.images.resize import _check_scale, bicubic
+from ipt_jax.images.resize import bicubic, check_scale
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Bicubic:
     rounded: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_scale(self.scale)
+        check_scale(self.scale)
 
     def __call__(self, hq: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
         return bicubic(hq, self.scale)

@@ -16,6 +16,7 @@ import numpy as np
 
 from ipt_jax.evaluate.published import published
 from ipt_jax.evaluate.scoring import Result, Score
+from ipt_jax.images.sheet import encode_image
 from ipt_jax.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -231,10 +232,8 @@ def worst_place(clean: np.ndarray, after: np.ndarray) -> tuple[int, int]:
 
 
 def _data(kind: str, image: np.ndarray, *settings: int) -> str:
-    ok, data = cv2.imencode(f".{kind}", np.ascontiguousarray(image[..., ::-1]), list(settings))
-    if not ok:
-        raise ValueError(f"cannot encode a picture of {image.shape}")
-    return f"data:image/{'jpeg' if kind == 'jpg' else kind};base64,{base64.b64encode(data.tobytes()).decode()}"
+    data = base64.b64encode(encode_image(image, f".{kind}", settings)).decode()
+    return f"data:image/{'jpeg' if kind == 'jpg' else kind};base64,{data}"
 
 
 def _jpeg(image: np.ndarray) -> str:

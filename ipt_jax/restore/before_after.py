@@ -9,9 +9,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ipt_jax.images import channels
+from ipt_jax.images.sheet import Page
 from ipt_jax.images.write import Form, writing
 
 SIDE, GAP, LINE = 240, 8, 18
@@ -90,10 +91,9 @@ def _shown(pixels: np.ndarray) -> np.ndarray:
 def write(crops: list[Crop], task: str, path: Path) -> None:
     """Writes the sheet as a PNG: before (for super-resolution enlarged, bicubic) and after."""
     width, row = 3 * SIDE + 4 * GAP, SIDE + LINE + GAP
-    sheet = Image.new("RGB", (width, LINE + GAP + row * len(crops)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    page = Page(LINE + GAP + row * len(crops), width)
     for column, title in enumerate(("picture", "before", f"after: {task}")):
-        draw.text((GAP + column * (SIDE + GAP), GAP), title, "black", font)
+        page.write_label(title, GAP, GAP + column * (SIDE + GAP))
     for i, crop in enumerate(crops):
         top = LINE + GAP + i * row
         enlarged = Image.fromarray(crop.before).resize(
@@ -104,8 +104,8 @@ def write(crops: list[Crop], task: str, path: Path) -> None:
         ):
             if column and crop.scale == 1:
                 image = image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST)
-            sheet.paste(image, (GAP + column * (SIDE + GAP), top))
-        draw.text((GAP, top + SIDE + 2), crop.name, "black", font)
-    pixels = np.asarray(sheet)
+            page.place_image(np.asarray(image), top, GAP + column * (SIDE + GAP))
+        page.write_label(crop.name, top + SIDE + 2, GAP)
+    pixels = page.pixels()
     with writing(path, Form("png", *pixels.shape)) as writer:
         writer.write(pixels)

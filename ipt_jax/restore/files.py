@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ipt_jax import errors
 from ipt_jax.errors import DataError, UserError
 from ipt_jax.images import channels
-from ipt_jax.images.read import Picture, measure, read
+from ipt_jax.images.read import ImageFile, measure, read_image
 from ipt_jax.images.write import Form, writing
 from ipt_jax.messages import listed
 from ipt_jax.restore import before_after as compare
@@ -176,7 +176,7 @@ class _Work:
 
     def _picture(self, item: Item, wanted: bool, bar: Any) -> None:
         try:
-            picture = read(item.source, self._max_pixels)
+            picture = read_image(item.source, self._max_pixels)
         except DataError as error:
             hint = "; --max-megapixels raises it" if "limit" in str(error) else ""
             raise DataError(f"{error}{hint}") from None
@@ -210,7 +210,7 @@ class _Work:
         if crop is not None:
             self._crops.append(crop)
 
-    def _strips(self, picture: Picture, bar: Any) -> Any:
+    def _strips(self, picture: ImageFile, bar: Any) -> Any:
         pixels, scale, row = picture.pixels, self._scale, 0
         alpha = channels.alpha_of(pixels)
         for strip in self._model.restore_strips(

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ipt_jax.errors import UserError
-from ipt_jax.images.decode import SUFFIXES
-from ipt_jax.images.write import FORMATS, format_of
+from ipt_jax.images.formats import SUFFIXES, format_of
+from ipt_jax.images.write import FORMATS
 from ipt_jax.messages import listed, nearest
 
 PICTURES = (*SUFFIXES, ".gif")

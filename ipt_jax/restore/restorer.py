@@ -196,7 +196,7 @@ class Restorer:
             for image in images
         ]
         for array in arrays:
-            channels.check(array)
+            channels.check_image(array)
         outs = [channels.colour(array) for array in arrays]
         for i, task in enumerate(tasks):
             # What a picture file could hold, but not rounded

@@ -47,7 +47,7 @@ class StepReporter:
         self._bad: set[str] = set()
         self._begun = False
 
-    def wait_for(self, items: Iterator[pipeline.Item]) -> pipeline.Item | None:
+    def wait_for(self, items: Iterator[pipeline.StreamItem]) -> pipeline.StreamItem | None:
         """The next item, None if it was given up; the time until it is there counts as waiting for
         data.
         """
@@ -64,7 +64,7 @@ class StepReporter:
         yield
         self._clock.skip(time.perf_counter() - began)
 
-    def took(self, step: int, metrics: dict[str, jax.Array], item: pipeline.Item) -> None:
+    def took(self, step: int, metrics: dict[str, jax.Array], item: pipeline.StreamItem) -> None:
         """Step `step` is under way: reads the one before."""
         self._count_bad(item)
         previous, self._last = self._last, (step, metrics)
@@ -144,7 +144,7 @@ class StepReporter:
             f"{means['samples_per_s']:.1f} samples/s  wait {100 * wait:.1f} %  ETA {left}"
         )
 
-    def _count_bad(self, item: pipeline.Item) -> None:
+    def _count_bad(self, item: pipeline.StreamItem) -> None:
         rows = len(next(iter(next(iter(item.batch.values())).values())))
         self._seen += rows // self._batches.crops
         for text in item.replaced:

@@ -18,7 +18,7 @@ from ipt_jax.errors import DataError, DecodeError
 from ipt_jax.evaluate.results import mean, table
 from ipt_jax.evaluate.scoring import Picture, evaluate
 from ipt_jax.images.decode import decode
-from ipt_jax.images.sheet import save_png, sheet
+from ipt_jax.images.sheet import contact_sheet, save_png
 from ipt_jax.model import IPT
 from ipt_jax.model.trainable import weights_for_use
 from ipt_jax.restore.network import CompiledNetwork
@@ -81,7 +81,11 @@ class Validator:
             values |= {f"{self._set}/{task.name}/{k}": v for k, v in means[-1].after.items()}
         metrics_log.write(step, values, "evaluation")
         if devices.is_main():
-            path, picture, text = self._folder / f"{step:08d}.png", sheet(rows), table(means)
+            path, picture, text = (
+                self._folder / f"{step:08d}.png",
+                contact_sheet(rows),
+                table(means),
+            )
             metrics_log.picture(step, f"{self._set}/before_after", picture)
             with log.extra(path):
                 self._folder.mkdir(parents=True, exist_ok=True)

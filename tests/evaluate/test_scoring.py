@@ -20,7 +20,6 @@ from ipt_jax.evaluate.scoring import (
     unclipped,
 )
 from ipt_jax.images.resize import bicubic, bicubic_up
-from ipt_jax.images.sheet import save_png, sheet
 from ipt_jax.metrics import psnr, ssim
 from ipt_jax.restore.images import to_uint8
 from ipt_jax.tasks import TASKS
@@ -155,26 +154,6 @@ def test_mean_and_table():
         "0.3200",
         "0.3450",
     ]
-
-
-def test_sheet_shows_the_middle_of_each_picture_at_its_own_pixels(tmp_path):
-    hq, before, after = (photograph(100, 60, seed) for seed in range(3))
-    image = sheet([("sr2", hq, before, after), ("derain", hq, before, after)], side=50)
-    assert image.dtype == np.uint8 and image.shape == (2 * 72, 166, 3)
-    for row in (22, 72 + 22):
-        for column, picture in ((0, hq), (58, before), (116, after)):
-            np.testing.assert_array_equal(
-                image[row : row + 50, column : column + 50], picture[25:75, 5:55]
-            )
-    save_png(tmp_path / "sheet.png", image)
-    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "sheet.png"))[..., ::-1], image)
-
-
-def test_small_pictures_fit_on_a_sheet():
-    small = photograph(12, 14)
-    image = sheet([("sr2", small, small, small)], side=50)
-    np.testing.assert_array_equal(image[22:34, :14], small)
-    assert (image[34:, :14] == 255).all()
 
 
 @pytest.mark.parametrize("clip, y, rgb", [(True, 19.65, 15.00), (False, None, 14.15)])

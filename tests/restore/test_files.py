@@ -15,7 +15,7 @@ from PIL import Image
 
 import ipt_jax
 from ipt_jax.cli.app import main
-from ipt_jax.images.read import read
+from ipt_jax.images.read import read_image
 from ipt_jax.images.resize import bicubic_up
 from ipt_jax.restore import files as restore_files
 from ipt_jax.weights import default as defaults
@@ -81,7 +81,7 @@ def test_thirty_mixed_pictures_keep_what_is_theirs(folder, copies, tmp_path, for
     assert "30 restored" in said.out and "moving.gif: the first of 3 frames" in said.err
     assert len(digests(tmp_path / "a")) == 30
     for case in cases:
-        out = read((tmp_path / "a" / case.name).with_suffix(suffix))
+        out = read_image((tmp_path / "a" / case.name).with_suffix(suffix))
         pixels = case.pixels
         if form == "tiff" and (pixels.shape[2], pixels.dtype) == (2, np.uint16):
             # Which few readers know
@@ -129,7 +129,7 @@ def test_super_resolution_enlarges_pixels_alpha_and_what_exif_says(folder, copie
     source, cases = folder
     assert restore(source, "--task", "sr2", "--weights", copies, "-o", tmp_path) == 0
     for case in cases:
-        out = read((tmp_path / case.name).with_suffix(".png"))
+        out = read_image((tmp_path / case.name).with_suffix(".png"))
         height, width, channels = case.pixels.shape
         assert (
             out.pixels.shape == (2 * height, 2 * width, channels)
@@ -170,16 +170,18 @@ def test_other_formats_hold_what_they_can_and_say_what_they_cannot(
     assert restore(*(source / name for name in names), *words) == 0
     said = capsys.readouterr().err
     assert f"{form} cannot hold 16 bits (rounded to 8)" in said
-    deep = read(tmp_path / f"rgba16{suffix}").pixels
-    expected = read(source / "png/rgba16.png").pixels[..., :kept] / 257
+    deep = read_image(tmp_path / f"rgba16{suffix}").pixels
+    expected = read_image(source / "png/rgba16.png").pixels[..., :kept] / 257
     assert (
         deep.dtype == np.uint8
         and deep.shape[2] == kept
         and np.abs(deep - expected).max() <= (4 if form == "jpeg" else 0.51)
     )
-    other = read(tmp_path / f"lossless{suffix}")
+    other = read_image(tmp_path / f"lossless{suffix}")
     assert bool(other.exif) == bool(other.profile) == (form != "bmp")
-    assert read(tmp_path / f"grey_alpha{suffix}").pixels.shape[2] == (4 if form == "webp" else 1)
+    assert read_image(tmp_path / f"grey_alpha{suffix}").pixels.shape[2] == (
+        4 if form == "webp" else 1
+    )
     assert ("alpha" in said) == (form != "webp") and ("colour profile and EXIF" in said) == (
         form == "bmp"
     )
@@ -198,7 +200,7 @@ def test_files_are_what_model_restore_gives_also_for_one_task_after_another(
         )
         with Image.open(source / "png" / "rgba.png") as image:
             expected = model.restore(image, task, overlap=4, batch=2)
-        np.testing.assert_array_equal(read(out).pixels, np.asarray(expected))
+        np.testing.assert_array_equal(read_image(out).pixels, np.asarray(expected))
         np.testing.assert_array_equal(
             np.asarray(expected),
             model.restore(np.asarray(image), task.split(","), overlap=4, batch=2),
@@ -224,7 +226,7 @@ def test_names_of_results(folder, copies, tmp_path, capsys, monkeypatch):
         "x.png",
         "x.png.png",
     ]
-    assert restore("x.jpg", *words, "-o", "y.webp") == 0 and read(tmp_path / "y.webp")
+    assert restore("x.jpg", *words, "-o", "y.webp") == 0 and read_image(tmp_path / "y.webp")
     before = (tmp_path / "y.webp").read_bytes()
     assert restore("x.png", *words, "-o", "y.webp") == 1
     assert "y.webp" in capsys.readouterr().out and (tmp_path / "y.webp").read_bytes() == before
@@ -238,7 +240,7 @@ def test_names_of_results(folder, copies, tmp_path, capsys, monkeypatch):
 def test_a_comparison_sheet(folder, copies, tmp_path):
     source, cases = folder
     assert restore(source, "--task", "sr2", "--weights", copies, "-o", tmp_path, "--compare") == 0
-    sheet = read(tmp_path / "compare.png").pixels
+    sheet = read_image(tmp_path / "compare.png").pixels
     assert sheet.shape[1] > 700 and sheet.shape[0] > 200 * len(cases)
 
 

@@ -8,7 +8,7 @@ import pathlib
 
 from ipt_jax.data.sources.held_out import check_held_out, check_split, held_out_names
 from ipt_jax.errors import DataError
-from ipt_jax.images.decode import SUFFIXES
+from ipt_jax.images.formats import SUFFIXES
 from ipt_jax.messages import listed
 
 SAMPLED = 1024
