@@ -162,9 +162,9 @@ def test_threads_that_orbax_leaves_count_in_the_program_only():
 def test_threads_that_wait_for_data_count_everywhere(monkeypatch):
     from ipt_jax.data import workers
 
-    monkeypatch.setattr(workers, "_PARTING", 0.01)
+    monkeypatch.setattr(workers, "ABANDONED", 0.01)
     end = threading.Event()
-    items = workers.run(lambda step: end.wait(60), range(3), 0, 0, 1, stalled=0.1)
+    items = workers.make_ahead(lambda step: end.wait(60), range(3), 0, 0, 1, stalled=0.1)
     with pytest.raises(errors.Stalled):
         next(items)
     try:
