@@ -1,19 +1,21 @@
-"""What the transformer does: without it, with half of it, and with LayerNorm where the paper writes
-it.
+"""What the transformer contributes: models without it, with half of it, or one more LayerNorm.
+
+The paper has a LayerNorm on the memory of the decoder, the authors' code does not.
 """
 
 from studies.study import Study, Variant, main
 
 STUDY = Study(
     "body",
-    "What does the transformer carry?",
+    "What does the transformer contribute?",
     (
         Variant("encoder and decoder"),
         Variant(
             "no body", ("model.encoder_layers=0", "model.decoder_layers=0", "loss.contrastive=none")
         ),
         Variant(
-            "encoder alone, as many layers", ("model.encoder_layers=4", "model.decoder_layers=0")
+            "only an encoder, of as many layers",
+            ("model.encoder_layers=4", "model.decoder_layers=0"),
         ),
         Variant("LayerNorm on the memory", ("model.memory_norm=True",)),
     ),

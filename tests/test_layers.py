@@ -49,23 +49,34 @@ def test_the_package_keeps_its_layers():
 
 
 @pytest.mark.parametrize(
-    "module, line, contract",
+    "module, line, contract, named",
     [
         (
             "images/png.py",
             "from ipt_jax.cli import flags",
             "A package imports only from packages below it",
+            "ipt_jax.images.png -> ipt_jax.cli.flags",
         ),
-        ("data/crops.py", "import jax", "Modules for making batches do not import jax"),
-        ("tpu/hlo.py", "from ipt_jax.tpu import estimate", "There are no import cycles"),
+        (
+            "data/crops.py",
+            "import jax",
+            "Modules for making batches do not import jax",
+            "ipt_jax.data.crops -> jax",
+        ),
+        (
+            "tpu/hlo.py",
+            "from ipt_jax.tpu import estimate",
+            "There are no import cycles",
+            "No cycles are allowed in ipt_jax.tpu",
+        ),
     ],
 )
-def test_a_violation_is_found(copy, module, line, contract):
+def test_a_violation_is_found(copy, module, line, contract, named):
     path = copy / "ipt_jax" / module
     path.write_text(path.read_text() + f"\n{line}\n")
     done = lint_imports(copy)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert f"{contract} BROKEN" in done.stdout
+    assert f"{contract} BROKEN" in done.stdout and named in done.stdout
 
 
 def test_a_package_without_a_layer_is_found(copy):

@@ -18,7 +18,7 @@ from ipt_jax.weights.state_dict import abstract
 
 
 def random_params(model: IPT, seed: int) -> dict[str, Any]:
-    """Returns random parameters. They are drawn by numpy, because compiling a start takes seconds."""
+    """Returns random parameters, drawn by numpy because compiling the start takes seconds."""
     rng = np.random.default_rng(seed)
     shapes = abstract(model)
     return jax.tree.map(

@@ -9,7 +9,8 @@ import pytest
 
 from ipt_jax.model import IPT, flops
 
-# Multiply-adds of a tile in units of 1e9, with the smallest and the largest tail. The paper says 33.
+# Multiply-adds of a tile in units of 1e9, with the smallest and the largest tail. The paper says
+# 33.
 PAPER = {"denoise30": 33.0, "sr4": 34.7}
 
 
@@ -27,7 +28,7 @@ def test_training_cost_of_the_papers_model():
 
 @pytest.mark.parametrize("task", ["sr2", "sr4", "denoise30"])
 def test_the_formula_is_the_compilers_count_on_an_unrolled_model(task):
-    """With one layer in each stack, the compiler counts every layer. It also counts element-wise work."""
+    """With one layer in each stack, the compiler counts all layers, and element-wise work too."""
     model = IPT(golden.SCALES, encoder_layers=1, decoder_layers=1)
     params = jax.eval_shape(lambda: model.init_params(0))
     tile = jax.ShapeDtypeStruct((2, 48, 48, 3), jnp.float32)

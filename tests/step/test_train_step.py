@@ -192,7 +192,7 @@ def test_the_update_is_adams(config, batches):
 
 
 def test_muon_moves_matrices_by_orthogonal_steps_and_the_rest_as_adam(config, batches):
-    """The singular values of a matrix's first update are about equal; the rest moves as by NAdam."""
+    """The singular values of a matrix's first update are about equal; NAdam moves the rest."""
     muon = small.config("optim.name=muon", "optim.warmup_steps=0")
     rate = muon["optim"]["learning_rate"]
     network = small.model(muon)

@@ -1,6 +1,4 @@
-"""`ipt compile`: reading HLO, memory, estimates, advice, errors; with libtpu also the compiler
-itself (slow).
-"""
+"""`ipt compile`: HLO, memory, estimates, advice and errors. With libtpu, also the compiler."""
 
 from __future__ import annotations
 
@@ -22,16 +20,19 @@ from ipt_jax.tpu import chips, estimate, hlo
 from ipt_jax.tpu.chips import GIB
 
 HERE = places.GOLDEN / "hlo"
-# What libtpu 0.0.52 gives for a step with a scan of 12 layers, cut down to what matters.
+# The output of libtpu 0.0.52 for a step with a scan of 12 layers, shortened.
 TPU = (HERE / "tpu.txt").read_text()
-# A CPU's: the compiler notes how often a loop runs.
+# The output of a CPU's compiler, which notes how often a loop runs.
 CPU = (HERE / "cpu.txt").read_text()
 REFUSED = (
     "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "
     "required for HLO temporaries "
     "(17.43G) exceeds available HBM (15.75G). HLO module: jit_step."
 )
-OLDER = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 17.43G of 15.75G hbm."
+OLDER = (
+    "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
+    "Used 17.43G of 15.75G hbm."
+)
 
 
 def test_collectives_count_as_often_as_their_loop_runs():
@@ -48,31 +49,31 @@ def test_collectives_count_as_often_as_their_loop_runs():
     assert {c.group for c in program.collectives} == {8}
 
 
-# One gather that a TPU does in three parts, beside three products, as in the step of
-# configs/pretrain_1b.py; cut down.
+# One gather that a TPU divides into three parts beside three products, as in the step of
+# configs/pretrain_1b.py, shortened.
 SPREAD = """HloModule jit_step, is_scheduled=true
 
 %fused_computation.1 (param_0.1: bf16[8,64]) -> bf16[64,64] {
-  %param_0.1 = bf16[8,64]{1,0} parameter(0)
-  ROOT %all-gather.1 = bf16[64,64]{1,0} all-gather(%param_0.1), channel_id=201, replica_groups=[1,8]<=[8], dimensions={0}
+  %param_0.1 = bf16[8,64]{1,0} parameter(0) ROOT %all-gather.1 = bf16[64,64]{1,0}
+  all-gather(%param_0.1), channel_id=201, replica_groups=[1,8]<=[8], dimensions={0}
 }
 
 %async_collective_fusion.2 (param_0.2: bf16[8,64]) -> bf16[64,64] {
-  %param_0.2 = bf16[8,64]{1,0} parameter(0)
-  ROOT %all-gather.2 = bf16[64,64]{1,0} all-gather(%param_0.2), channel_id=201, replica_groups=[1,8]<=[8], dimensions={0}
+  %param_0.2 = bf16[8,64]{1,0} parameter(0) ROOT %all-gather.2 = bf16[64,64]{1,0}
+  all-gather(%param_0.2), channel_id=201, replica_groups=[1,8]<=[8], dimensions={0}
 }
 
 %fused_computation.3 (param_0.3: bf16[8,64]) -> bf16[64,64] {
-  %param_0.3 = bf16[8,64]{1,0} parameter(0)
-  ROOT %all-gather.3 = bf16[64,64]{1,0} all-gather(%param_0.3), channel_id=201, replica_groups=[1,8]<=[8], dimensions={0}
+  %param_0.3 = bf16[8,64]{1,0} parameter(0) ROOT %all-gather.3 = bf16[64,64]{1,0}
+  all-gather(%param_0.3), channel_id=201, replica_groups=[1,8]<=[8], dimensions={0}
 }
 
 ENTRY %main (p: bf16[8,64]) -> bf16[64,64] {
-  %p = bf16[8,64]{1,0} parameter(0)
-  %fusion.1 = bf16[64,64]{1,0} fusion(%p), kind=kCustom, calls=%fused_computation.1
-  %fusion.2 = bf16[64,64]{1,0} fusion(%p), kind=kCustom, calls=%async_collective_fusion.2
-  %all-gather.4 = bf16[64,64]{1,0} all-gather(%p), channel_id=202, replica_groups=[1,8]<=[8], dimensions={0}
-  ROOT %fusion.3 = bf16[64,64]{1,0} fusion(%p), kind=kCustom, calls=%fused_computation.3
+  %p = bf16[8,64]{1,0} parameter(0) %fusion.1 = bf16[64,64]{1,0} fusion(%p), kind=kCustom,
+  calls=%fused_computation.1 %fusion.2 = bf16[64,64]{1,0} fusion(%p), kind=kCustom,
+  calls=%async_collective_fusion.2 %all-gather.4 = bf16[64,64]{1,0} all-gather(%p), channel_id=202,
+  replica_groups=[1,8]<=[8], dimensions={0} ROOT %fusion.3 = bf16[64,64]{1,0} fusion(%p),
+  kind=kCustom, calls=%fused_computation.3
 }
 """
 
@@ -176,7 +177,7 @@ def report(needed: float, **changes):
 
 
 def test_advice_says_what_fits_and_about_how_much_it_needs():
-    # 3 GiB stay, 0.5 a sample: 26 samples fit, so 24
+    # 3 GiB are constant, and a sample takes 0.5. So 26 samples fit, of which 24 are a multiple.
     lines = estimate.advise(report(27), GIB, 12)
     assert lines[0] == "--batch-per-chip=24: about 15.0 of 16.00 GiB"
     assert any(line.startswith("--config.model.remat=elementwise: about 15.5") for line in lines)
@@ -252,14 +253,14 @@ def test_a_share_of_the_peak_is_a_share(capsys):
     ],
 )
 def test_what_cannot_be_compiled_is_refused_at_once(flags, message, monkeypatch, capsys):
-    # No compiler is asked
+    # Without a compiler, a config that is not refused would fail in another way.
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["compile", "--config=configs/demo.py", "--topology=v5e:2x4", *flags]) == 2
     assert message in capsys.readouterr().err
 
 
 def ipt_compile(folder: pathlib.Path, *arguments: str, seconds: int = 1500):
-    """`ipt compile` as a user runs it: (exit code, its report, what it said)."""
+    """Runs `ipt compile`; returns its exit code, its report and its output."""
     path = folder / "report.json"
     environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
     done = subprocess.run(
@@ -282,7 +283,7 @@ def libtpu():
         pytest.skip("needs libtpu: pip install '.[tpu]'")
 
 
-# Minutes to half an hour of libtpu's compiler on two cores
+# libtpu's compiler takes minutes to half an hour on two cores.
 @pytest.mark.soak
 @pytest.mark.timeout(1600)
 def test_a_small_model_on_a_small_slice(libtpu, tmp_path):
@@ -297,13 +298,13 @@ def test_a_small_model_on_a_small_slice(libtpu, tmp_path):
     assert found["fits"] and found["chips"] == 8 and found["batch"] == 192 and found["hosts"] == 2
     assert [one["kind"] for one in found["collectives"]] == ["all-reduce"]
     weights = 4 * found["parameters"]
-    # The gradients, and little else
+    # The collective carries the gradients and little else.
     assert 0.9 * weights < found["collectives"][0]["bytes"] < 2 * weights
     assert found["hbm"]["needed"] < GIB and found["estimate"]["cycles"] > 0
     assert "all-reduce" in said and "MFU" in said
 
 
-# Minutes to half an hour of libtpu's compiler on two cores
+# libtpu's compiler takes minutes to half an hour on two cores.
 @pytest.mark.soak
 @pytest.mark.timeout(1600)
 def test_the_papers_size_fits_a_pod(libtpu, tmp_path):
@@ -316,7 +317,7 @@ def test_the_papers_size_fits_a_pod(libtpu, tmp_path):
     assert found["hbm"]["needed"] < 12 * GIB
 
 
-# Minutes to half an hour of libtpu's compiler on two cores
+# libtpu's compiler takes minutes to half an hour on two cores.
 @pytest.mark.soak
 @pytest.mark.timeout(1600)
 def test_what_does_not_fit_says_by_how_much_and_what_would(libtpu, tmp_path):
