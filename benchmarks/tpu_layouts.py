@@ -73,7 +73,7 @@ def separate(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def scored(function):
-    """Returns a function for a scalar that depends on all outputs, and for both of its gradients."""
+    """Returns a function of a scalar that depends on all outputs, and of its two gradients."""
     return jax.value_and_grad(
         lambda k, x: jnp.sum(jnp.square(function(x, k).astype(jnp.float32))), argnums=(0, 1)
     )

@@ -7,14 +7,14 @@ from studies.study import Study, Variant, main
 
 STUDY = Study(
     "body",
-    "What does the transformer contribute?",
+    "What does the transformer carry?",
     (
         Variant("encoder and decoder"),
         Variant(
             "no body", ("model.encoder_layers=0", "model.decoder_layers=0", "loss.contrastive=none")
         ),
         Variant(
-            "only an encoder, of as many layers",
+            "encoder alone, as many layers",
             ("model.encoder_layers=4", "model.decoder_layers=0"),
         ),
         Variant("LayerNorm on the memory", ("model.memory_norm=True",)),

@@ -1,6 +1,6 @@
 """`ipt doctor`: describes this machine and what is wrong with it, for a bug report.
 
-The report has no secrets. Of the environment, it shows only the variables that change what jax does.
+The report has no secrets. Of the environment, it shows only variables that change jax's behaviour.
 """
 
 from __future__ import annotations

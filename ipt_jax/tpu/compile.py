@@ -178,7 +178,8 @@ def _describe_speed(report: dict[str, Any]) -> list[str]:
             lines.append("collectives     none")
         lines.append(
             f"step, estimated {1e3 * step['step_s']:.1f} ms: "
-            f"compute {1e3 * step['compute_s']:.1f}, collectives {1e3 * step['collectives_s']:.1f}; "
+            f"compute {1e3 * step['compute_s']:.1f}, "
+            f"collectives {1e3 * step['collectives_s']:.1f}; "
             f"{step['samples_per_s']:.0f} samples/s, MFU {100 * step['mfu']:.0f} %"
         )
         if step["compiler_s"] is not None:
