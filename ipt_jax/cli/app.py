@@ -28,12 +28,10 @@ MODULES = (
     "ipt_jax.cli.doctor",
     "ipt_jax.cli.compile",
 )
+# Groups of commands: `ipt data prepare` and so on.
 GROUPS = {
-    "data": (
-        "prepare, check and preview data",
-        ("ipt_jax.cli.data", "ipt_jax.data.prepare.inspect", "ipt_jax.data.prepare.preview"),
-    ),
-    "bench": ("measure speed", ("ipt_jax.cli.bench",)),
+    "data": ("prepare, check and preview data", "ipt_jax.cli.data"),
+    "bench": ("measure speed", "ipt_jax.cli.bench"),
 }
 
 
@@ -87,11 +85,9 @@ def make_parser() -> Parser:
     commands = parser.add_commands("command")
     for module in MODULES:
         importlib.import_module(module).add_parser(commands)
-    for name, (about, modules) in GROUPS.items():
+    for name, (about, module) in GROUPS.items():
         group = commands.add_parser(name, allow_abbrev=False, help=about, description=about)
-        group_commands = group.add_commands(f"{name}_command")
-        for module in modules:
-            importlib.import_module(module).add_parser(group_commands)
+        importlib.import_module(module).add_parser(group.add_commands(f"{name}_command"))
     return parser
 
 

@@ -11,7 +11,7 @@ TOPS = {"uint8": 255, "uint16": 65535}
 
 
 def check_image(image: np.ndarray) -> None:
-    """Raises ValueError unless the image is `[H, W]` or `[H, W, 1..4]` of uint8, uint16 or float."""
+    """Raises ValueError unless it is `[H, W]` or `[H, W, 1..4]` of uint8, uint16 or float."""
     channels = 1 if image.ndim == 2 else image.shape[2] if image.ndim == 3 else 0
     if (
         channels not in (1, 2, 3, 4)

@@ -94,7 +94,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             raise DecodeError("the picture is empty: 0 bytes")
         else:
             raise DecodeError(
-                f"not a JPEG, PNG, WebP, BMP or TIFF: {len(data)} bytes that start with {data[:8]!r}"
+                f"not a JPEG, PNG, WebP, BMP or TIFF: {len(data)} bytes, starting with {data[:8]!r}"
             )
     except (DecodeError, MemoryError):
         raise

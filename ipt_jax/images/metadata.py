@@ -12,16 +12,21 @@ EXIF_IFD, GPS_IFD = 0x8769, 0x8825
 # Tags of the EXIF directory with the size of the image.
 WIDTH, HEIGHT = 0xA002, 0xA003
 
-# Tags of a TIFF's first directory that describe how its pixels are stored, or that have a place
-# of their own (XMP, IPTC, EXIF offset, ICC profile). Pillow returns them among the EXIF tags.
+# Tags of a TIFF's first directory that describe how its pixels are stored, or that have a place of
+# their own (XMP, IPTC, EXIF offset, ICC profile). Pillow returns them among the EXIF tags.
 _STORAGE = frozenset(
-    int(tag)
-    for tag in (
-        "254 255 256 257 258 259 262 263 264 265 266 273 274 277 278 279 280 281 284 288 289 290 "
-        "291 292 293 297 301 317 318 319 320 321 322 323 324 325 330 332 333 334 336 338 339 340 "
-        "341 342 347 512 513 514 515 517 518 519 520 521 529 530 531 532 700 33723 34377 34675 "
-        "37724 "
-    ).split()
+    (
+        # Kind, size and coding of the image.
+        *(254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266),
+        # Strips, orientation, samples, resolution of the strips' layout, and pages.
+        *(273, 274, 277, 278, 279, 280, 281, 284, 288, 289, 290, 291, 292, 293, 297, 301),
+        # Predictor, palette, tiles, sub-images, inks and extra samples.
+        *(317, 318, 319, 320, 321, 322, 323, 324, 325, 330, 332, 333, 334, 336, 338, 339, 340),
+        # Sample ranges, JPEG tables, YCbCr.
+        *(341, 342, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532),
+        # XMP, IPTC, Photoshop, ICC profile, image source data.
+        *(700, 33723, 34377, 34675, 37724),
+    )
 )
 
 

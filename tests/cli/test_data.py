@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from data_sets import Noisy, batches, jpeg
 
-from ipt_jax.data.prepare import preview
-from ipt_jax.data.prepare.preview import sheet
+from ipt_jax.cli import data as cli
+from ipt_jax.data.prepare.inspect import batch_sheet
 from ipt_jax.errors import DataError
 
 CONFIG = """
@@ -40,7 +40,7 @@ def parsed(module: object, *arguments: str, overrides: list[str]) -> argparse.Na
 
 def test_the_sheet_shows_what_is_in_the_batch():
     batch = batches(Noisy(9))(0).batch
-    page = sheet(batch, pairs=3)
+    page = batch_sheet(batch, pairs=3)
     assert page.dtype == np.uint8 and page.shape == (6 * (48 + 26) + 6, 3 * (2 * 48 + 14) + 6, 3)
     for row, pair in enumerate(batch.values()):
         top = 6 + row * 74 + 20
@@ -67,7 +67,7 @@ def test_preview_writes_the_batch_of_a_step(config, tmp_path, capsys):
     for step in ("0", "1"):
         out = tmp_path / f"{step}.png"
         options = parsed(
-            preview,
+            cli,
             "preview",
             f"--config={tmp_path / 'config.py'}",
             "-o",
@@ -86,7 +86,7 @@ def test_preview_writes_the_batch_of_a_step(config, tmp_path, capsys):
 
 def test_preview_says_where_it_cannot_write(config, tmp_path):
     options = parsed(
-        preview,
+        cli,
         "preview",
         f"--config={tmp_path / 'config.py'}",
         "-o",
