@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from ipt_jax.cli.flags_config import add_help_config
 from ipt_jax.distributed import start
 
 RESUME = "To resume a run, repeat the command."
@@ -25,8 +26,8 @@ def add_parser(commands: Any) -> None:
         allow_abbrev=False,
         help="train on images that are degraded on the fly",
         description=PRETRAIN,
-        epilog="Every key of the config can be set, for example --config.batch_size=48 "
-        "--config.data.dir=photos",
+        epilog="Every key of the config (--help-config lists them) can be set: "
+        "--config.batch_size=48 --config.data.dir=photos",
     )
     _add_flags(pretrain, "configs/demo.py; FILE:ARGUMENT passes an argument to its get_config")
     pretrain.set_defaults(run=run_pretrain)
@@ -36,8 +37,8 @@ def add_parser(commands: Any) -> None:
         allow_abbrev=False,
         help="train from pre-trained weights",
         description=FINETUNE,
-        epilog="Every key of the config can be set, for example --config.data.dir=DIV2K "
-        "--config.finetune.lora_rank=4",
+        epilog="Every key of the config (--help-config lists them) can be set: "
+        "--config.data.dir=DIV2K --config.finetune.lora_rank=4",
     )
     _add_flags(finetune, "configs/finetune_sr2.py")
     finetune.set_defaults(run=run_finetune)
@@ -54,6 +55,7 @@ def _add_flags(command: argparse.ArgumentParser, example: str) -> None:
         action="store_true",
         help="resume even if the config differs from that of the run in the folder",
     )
+    add_help_config(command)
     start.add_flags(command)
 
 

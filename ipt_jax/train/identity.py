@@ -15,7 +15,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from ipt_jax import trees
-from ipt_jax.config import resolve
+from ipt_jax.config import defaults, resolve
 from ipt_jax.data import pipeline
 from ipt_jax.data.sources.source import Source
 from ipt_jax.distributed import devices
@@ -126,15 +126,8 @@ class Run:
         }
 
 
-# What may differ between the processes of a run (prefixes of dotted keys): how a host gets at its
-# data.
-PER_HOST = (
-    "config.data.dir",
-    "config.data.workers",
-    "config.data.threads",
-    "config.data.prefetch",
-    "config.data.stalled",
-)
+# What may differ between the processes of a run: how a host reads its data.
+PER_HOST = tuple(f"config.{key}" for key in defaults.PER_HOST)
 
 
 def check_same(line: hosts.ProcessGroup, what: str, mine: Mapping[str, Any]) -> None:
