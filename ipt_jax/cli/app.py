@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from ipt_jax.cli import flags_processes
 from ipt_jax.distributed import start as distributed
 from ipt_jax.messages import nearest
 from ipt_jax.versions import __version__
@@ -107,13 +108,13 @@ def add_pretrain(commands: Any) -> None:
     command.add_argument(
         "--force-config", action="store_true", help="go on in a folder whose run differs, knowingly"
     )
-    distributed.add_flags(command)
+    flags_processes.add_process_flags(command)
     command.set_defaults(run=pretrain)
 
 
 def pretrain(options: argparse.Namespace) -> int:
     """Runs `ipt pretrain`."""
-    with distributed.together(options):
+    with distributed.together(flags_processes.start_options(options)):
         from ipt_jax.config import loading as config
         from ipt_jax.distributed import devices
 

@@ -7,6 +7,7 @@ import json
 import os
 from typing import Any
 
+from ipt_jax.cli import flags_processes
 from ipt_jax.distributed import start as distributed
 
 DESCRIPTION = """Trains as a config file says, from pre-trained weights (--config.init_from=WEIGHTS): the body and the
@@ -34,7 +35,7 @@ def add_parser(commands: Any) -> None:
     command.add_argument(
         "--force-config", action="store_true", help="go on in a folder whose run differs, knowingly"
     )
-    distributed.add_flags(command)
+    flags_processes.add_process_flags(command)
     command.set_defaults(run=run)
 
 
@@ -45,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     from ipt_jax.distributed import devices
     from ipt_jax.train import loop as train
 
-    with distributed.together(options):
+    with distributed.together(flags_processes.start_options(options)):
         devices.cache_programs(os.path.join(os.path.expanduser(options.workdir), "compiled"))
         config = settings(options.config, options.overrides, options.workdir)
         done = train.pretrain(config, options.workdir, options.force_config)
