@@ -152,7 +152,7 @@ def test_geometry_is_the_weights_and_what_differs_is_listed(weights, photographs
     )
     with pytest.raises(
         ConfigError,
-        match=r"another model:\n  model.features: 4 in the weights, 8 asked for\n  model.hidden: 32",
+        match=r"another model:\n  model.features: 4 in the weights, 8 asked for\n  model.hidden: ",
     ):
         pretrain(config, str(tmp_path / "a"))
     with pytest.raises(ValueError, match=r"matches no parameter"):

@@ -402,7 +402,7 @@ def test_a_disk_that_fails_in_the_middle_of_a_run(photographs, tmp_path):
                 whole = {step: arrays(workdir, step) for step in kept}
                 since = functools.partial(said_since, tmp_path / "stderr", begun)
                 wait_until(
-                    lambda: (
+                    lambda since=since: (
                         since().count("; going on") > 3 and ".png could not be written: " in since()
                     ),
                     process,
@@ -418,7 +418,7 @@ def test_a_disk_that_fails_in_the_middle_of_a_run(photographs, tmp_path):
                     why in cause or "Directory not empty" in cause for _, cause in told
                 )
                 wait_until(
-                    lambda: (
+                    lambda kept=kept: (
                         not kept & {int(p.name) for p in (workdir / "checkpoints").glob("*[0-9]")}
                     ),
                     process,

@@ -15,7 +15,8 @@ from ipt_jax.distributed.process_group import ProcessGroup
 from ipt_jax.train.stop_signals import StopSignals
 
 with StopSignals(ProcessGroup()):
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # another thread takes it, and the call below goes on
+    # Another thread receives the signal, so it does not interrupt the call below.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     print("ready", flush=True)
     ctypes.CDLL(None).sleep(120)
 """
@@ -31,7 +32,8 @@ with StopSignals(ProcessGroup()) as stop:
     print("ready", flush=True)
     ctypes.CDLL(None).sleep(5)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    print("asked" if not stop.impatient() else "interrupted", flush=True)  # here Python runs its handlers, if any is due
+    # Python runs its handlers here.
+    print("asked" if not stop.impatient() else "interrupted", flush=True)
     try:
         time.sleep(WAIT)
     except KeyboardInterrupt:
