@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -29,15 +28,14 @@ def test_alone_nothing_waits():
     group.leave()
 
 
-def gather_index_and(value: int, group: ProcessGroup) -> list:
-    return group.gather("x", [group.index, value])
-
-
 def test_all_get_all_values_in_order():
     three = make_groups(3)
     for turn in range(3):
-        what = functools.partial(gather_index_and, turn)
-        assert all_do(what, *((x,) for x in three)) == [[[i, turn] for i in range(3)]] * 3
+        found = all_do(
+            lambda group, turn: group.gather("x", [group.index, turn]),
+            *((group, turn) for group in three),
+        )
+        assert found == [[[i, turn] for i in range(3)]] * 3
     assert all_do(ProcessGroup.leave, *((x,) for x in three)) == [None] * 3
     time.sleep(0.2)
     assert not any(x.trouble(0) for x in three)
