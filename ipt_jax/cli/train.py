@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ipt_jax.cli.flags_config import add_help_config
+from ipt_jax.cli.flags_processes import add_process_flags, start_options
 from ipt_jax.distributed import start
 
 RESUME = "To resume a run, repeat the command."
@@ -56,7 +57,7 @@ def _add_flags(command: argparse.ArgumentParser, example: str) -> None:
         help="resume even if the config differs from that of the run in the folder",
     )
     add_help_config(command)
-    start.add_flags(command)
+    add_process_flags(command)
 
 
 def run_pretrain(options: argparse.Namespace) -> int:
@@ -83,7 +84,7 @@ def run_finetune(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace, load_config: Callable[[], Any]) -> int:
     """Trains, on all processes of the run together; returns the exit code."""
-    with start.together(options):
+    with start.together(start_options(options)):
         # The imports are local because a process that waits for the others needs no jax.
         from ipt_jax.distributed import devices
         from ipt_jax.train.loop import pretrain
