@@ -45,8 +45,10 @@ def test_before_and_after_are_of_one_size_and_errors_name_no_file(model, tmp_pat
 
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
     Image.fromarray(image).save(tmp_path / "in.png")
-    before, after, said = serve.restored(model, tmp_path / "in.png", "sr2", tmp_path, 10_000)
-    assert said == "30x20 to 60x40" and Image.open(before).size == Image.open(after).size == (
+    before, after, summary = serve.restore_upload(
+        model, tmp_path / "in.png", "sr2", tmp_path, 10_000
+    )
+    assert summary == "30x20 to 60x40" and Image.open(before).size == Image.open(after).size == (
         60,
         40,
     )
@@ -54,7 +56,7 @@ def test_before_and_after_are_of_one_size_and_errors_name_no_file(model, tmp_pat
     (tmp_path / "bad.png").write_bytes(b"no picture")
     for name, limit in (("in.png", 500), ("bad.png", 10_000)):
         with pytest.raises(DecodeError) as caught:
-            serve.restored(model, tmp_path / name, "sr2", tmp_path, limit)
+            serve.restore_upload(model, tmp_path / name, "sr2", tmp_path, limit)
         assert str(tmp_path) not in str(caught.value)
 
 

@@ -14,10 +14,12 @@ import runs
 from PIL import Image
 
 import ipt_jax
+from ipt_jax.cli import restore as commands_restore
 from ipt_jax.cli.app import main
 from ipt_jax.images.read import read
 from ipt_jax.images.resize import bicubic_up
 from ipt_jax.restore import files as restore_files
+from ipt_jax.restore.video import measure_video
 from ipt_jax.weights import default as defaults
 from tests.weights.test_load import Copies
 
@@ -34,7 +36,7 @@ def copies(weights, monkeypatch) -> str:
     """The weights of a network that copies its input, enlarged for sr2."""
     loaded = ipt_jax.load(weights)
     made = Copies(loaded.model, loaded.params, loaded.tasks, {})
-    monkeypatch.setattr(restore_files, "load", lambda *_, **__: made)
+    monkeypatch.setattr(commands_restore, "load_weights", lambda *_, **__: made)
     return weights
 
 
@@ -244,7 +246,7 @@ def test_a_comparison_sheet(folder, copies, tmp_path):
 
 BAD = {
     "a missing file": (["nothing.png"], "there is no such file"),
-    "a folder without pictures": (["empty"], "no pictures"),
+    "a folder without pictures": (["empty"], "no images"),
     "a glob without hits": (["*.xyz"], "nothing matches"),
     "an unknown task": (
         ["good.png", "--task", "sr3"],
@@ -338,9 +340,9 @@ def test_protocols_that_hold_the_whole_picture_refuse_what_is_too_large(
         "official",
     )
     assert restore(folder[0] / "png" / "rgb.png", *words) == 0
-    monkeypatch.setattr(restore_files, "WHOLE", 1000)
+    monkeypatch.setattr(restore_files, "WHOLE_IMAGE_BYTES", 1000)
     assert restore(folder[0] / "png" / "rgb.png", *words, "--overwrite") == 1
-    assert "holds the whole picture" in capsys.readouterr().err
+    assert "holds the complete image" in capsys.readouterr().err
 
 
 def test_weights_are_found_or_it_is_said_how_to_get_some(
@@ -387,9 +389,7 @@ def test_a_video_through_ffmpeg(copies, tmp_path, capsys):
         timeout=60,
     )
     assert restore(source, "--task", "sr2", "--weights", copies, "-o", tmp_path / "out.mp4") == 0
-    from ipt_jax.restore import video
-
-    assert video.measure(tmp_path / "out.mp4") == (96, 128, 5)
+    assert measure_video(tmp_path / "out.mp4") == (96, 128, 5)
     probe = ["ffprobe", "-v", "error", "-show_streams", str(tmp_path / "out.mp4")]
     assert (
         "codec_type=audio"

@@ -19,7 +19,7 @@ from ipt_jax.distributed import devices
 from ipt_jax.restore.ensemble import EIGHT, transformed, undone
 from ipt_jax.restore.images import count_tiles, restore_pictures, to_uint8
 from ipt_jax.restore.network import CompiledNetwork
-from ipt_jax.restore.tiling import PROTOCOLS, blend_weights, offsets, stitcher
+from ipt_jax.restore.tiling import PROTOCOLS, blend_weights, make_stitcher, offsets
 
 CHOP = places.GOLDEN / "golden_chop.npz"
 
@@ -84,12 +84,12 @@ def test_a_network_that_commutes_with_cutting_gives_the_picture(protocol, scale,
     scale=st.integers(1, 3),
 )
 def test_every_protocol_covers_every_size(height, width, protocol, scale):
-    made = stitcher(protocol, height, width, tile=48, scale=scale)
-    assert len(set(made.corners)) == len(made.corners)
-    for k, (y, x) in enumerate(made.corners):
+    stitcher = make_stitcher(protocol, height, width, tile=48, scale=scale)
+    assert len(set(stitcher.corners)) == len(stitcher.corners)
+    for k, (y, x) in enumerate(stitcher.corners):
         assert 0 <= y <= height - 48 and 0 <= x <= width - 48
-        made.add(k, np.full((48 * scale, 48 * scale, 3), 7, np.float32))
-    whole = made.picture()
+        stitcher.add(k, np.full((48 * scale, 48 * scale, 3), 7, np.float32))
+    whole = stitcher.stitched()
     assert whole.shape == (height * scale, width * scale, 3)
     np.testing.assert_allclose(whole, 7, rtol=1e-6)
 
