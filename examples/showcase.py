@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import ipt_jax
 from ipt_jax.data.sources.embedded import embedded
-from ipt_jax.evaluate.scoring import Picture, baseline, make_lq
+from ipt_jax.evaluate.scoring import BenchmarkImage, baseline, make_lq
 from ipt_jax.metrics import psnr
 from ipt_jax.restore.images import to_uint8
 from ipt_jax.tasks import PAPER_TASKS
@@ -70,7 +70,7 @@ def main() -> None:
     photographs = dict(zip(("astronaut", "chelsea", "coffee", "rocket"), embedded("all")))
     blocks = []
     for (name, task), (photo, left, top) in zip(model.tasks.items(), itertools.cycle(CROPS)):
-        lq, clean = make_lq(Picture(photo, photographs[photo]), task, seed=0)
+        lq, clean = make_lq(BenchmarkImage(photo, photographs[photo]), task, seed=0)
         blocks.append(
             block(
                 name,

@@ -15,8 +15,8 @@ from ipt_jax.data.sources.pairs import decode_pair
 from ipt_jax.data.sources.source import open_source
 from ipt_jax.distributed import devices
 from ipt_jax.errors import DataError, DecodeError
-from ipt_jax.evaluate.results import mean, table
-from ipt_jax.evaluate.scoring import Picture, evaluate
+from ipt_jax.evaluate.results import format_means, mean_score
+from ipt_jax.evaluate.scoring import BenchmarkImage, score_network
 from ipt_jax.images.decode import decode
 from ipt_jax.images.sheet import save_png, sheet
 from ipt_jax.model import IPT
@@ -50,7 +50,7 @@ class Validator:
         self._weights = merge(lambda params, ema: adapt.weights(params, ema, plain))
         self._folder = folder / "evaluation"
         self._batch = self._settings["batch"] * mesh.size
-        self._pictures: list[Picture] = []
+        self._pictures: list[BenchmarkImage] = []
         self._set = "held_out"
         if self._settings["every"]:
             self._pictures = held_out(plain, self._settings["pictures"], self._settings["size"])
@@ -67,7 +67,7 @@ class Validator:
         values: dict[str, float] = {}
         for task in self._tasks:
             results = list(
-                evaluate(
+                score_network(
                     lambda t: self._apply.bind(params, t.name),
                     self._pictures,
                     task,
@@ -76,12 +76,12 @@ class Validator:
                     batch=self._batch,
                 )
             )
-            means.append(mean([score for score, *_ in results]))
+            means.append(mean_score([score for score, *_ in results]))
             rows.append((task.name, *results[0][1:]))
             values |= {f"{self._set}/{task.name}/{k}": v for k, v in means[-1].after.items()}
         metrics_log.write(step, values, "evaluation")
         if devices.is_main():
-            path, picture, text = self._folder / f"{step:08d}.png", sheet(rows), table(means)
+            path, picture, text = self._folder / f"{step:08d}.png", sheet(rows), format_means(means)
             metrics_log.picture(step, f"{self._set}/before_after", picture)
             with log.extra(path):
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ class Validator:
         }
 
 
-def held_out(plain: dict[str, Any], count: int, size: int) -> list[Picture]:
+def held_out(plain: dict[str, Any], count: int, size: int) -> list[BenchmarkImage]:
     """The first readable held-out pictures, cut to their middle if larger than `size` (0: whole).
 
     Raises:
@@ -107,7 +107,7 @@ def held_out(plain: dict[str, Any], count: int, size: int) -> list[Picture]:
     """
     settings = resolve.data_of(plain)
     source, scale = open_source(settings, "eval"), settings.get("scale", 1)
-    pictures: list[Picture] = []
+    pictures: list[BenchmarkImage] = []
     for i in range(len(source)):
         if len(pictures) == count:
             break
@@ -130,7 +130,7 @@ def held_out(plain: dict[str, Any], count: int, size: int) -> list[Picture]:
         if lq is not None:
             y, x, height, width = ((y, x) if size else (0, 0)) + hq.shape[:2]
             lq = lq[y // scale : (y + height) // scale, x // scale : (x + width) // scale]
-        pictures.append(Picture(source.name(i), hq, lq))
+        pictures.append(BenchmarkImage(source.name(i), hq, lq))
     if not pictures:
         raise DataError(
             "no held-out picture can be read: set data.held_out, or evaluate.every=0 to go without"

@@ -144,7 +144,7 @@ def test_words_for_what_is_not_a_model(data, tmp_path, capsys):
     out = capsys.readouterr().out
     assert (
         "CBSD68" in out
-        and "Rain100L: 2 pictures, pairs rainy/ + clean/; none of the tasks are for it: left out"
+        and "Rain100L: 2 images, pairs rainy/ + clean/; skipped, because none of the tasks suits"
         in out
     )
     with pytest.raises(UsageError, match="no task 'sr2'"):
@@ -347,13 +347,13 @@ def test_published_scores():
     assert dict(published("cbsd68", "denoise50@70")) == {"IPT": "28.21"}
 
 
-def test_the_worst_place_is_found():
+def test_the_largest_error_is_found():
     clean = np.zeros((90, 120, 3), np.uint8)
     after = clean.copy()
     after[40:60, 70:100] = 30
-    y, x = report.worst_place(clean, after)
+    y, x = report.largest_error(clean, after)
     assert y <= 40 and y + report.ZOOM >= 60 and x <= 70 and x + report.ZOOM >= 100
-    assert report.worst_place(clean[:10, :10], after[:10, :10]) == (0, 0)
+    assert report.largest_error(clean[:10, :10], after[:10, :10]) == (0, 0)
 
 
 def test_names_cannot_break_the_page(tmp_path):

@@ -45,7 +45,7 @@ def test_the_edsr_layout_with_low_resolution_files(tmp_path):
     small = put(folder / "LR_bicubic" / "X2" / "babyx2.png", 10, 12, seed=2)
     put(folder / "LR_bicubic" / "X2" / "headx2.png", 10, 12, seed=3)
     found = only(tmp_path, "set5")
-    assert found.describe() == "Set5: 2 pictures, HR/, LR from files x2; LR made for x3 x4"
+    assert found.describe() == "Set5: 2 images, HR/, LR from files x2; LR made for x3 x4"
     first = next(found.pictures(SR2))
     assert first.name == "baby"
     np.testing.assert_array_equal(first.hq, hq)

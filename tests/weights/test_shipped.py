@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ipt_jax
-from ipt_jax.evaluate.scoring import Picture, baseline, make_lq
+from ipt_jax.evaluate.scoring import BenchmarkImage, baseline, make_lq
 from ipt_jax.metrics import psnr
 from ipt_jax.tasks import PAPER_TASKS, TASKS
 from ipt_jax.weights import default as defaults
@@ -36,7 +36,7 @@ def test_it_restores_a_photograph(model, task):
 
     # A face
     hq = embedded("all")[0][96:240, 120:264]
-    lq, clean = make_lq(Picture("astronaut", hq), TASKS[task], seed=0)
+    lq, clean = make_lq(BenchmarkImage("astronaut", hq), TASKS[task], seed=0)
     restored = model.restore(lq, task=task)
     restored = np.clip(np.round(restored), 0, 255).astype(np.uint8)
     scores = [
