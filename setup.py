@@ -50,7 +50,10 @@ setup(
     # clone.
     packages=[*find_packages(include=["ipt_jax", "ipt_jax.*"]), "ipt_jax.configs"],
     package_dir={"ipt_jax": "ipt_jax", "ipt_jax.configs": "configs"},
-    package_data={"ipt_jax": ["py.typed", "weights_data/**"]},
+    package_data={
+        "ipt_jax": ["py.typed", "weights_data/**"],
+        "ipt_jax.evaluate": ["published.json", "report.css", "report.html", "report.js"],
+    },
     entry_points={"console_scripts": ["ipt = ipt_jax.cli:main"]},
     install_requires=[
         "absl-py>=2.1",

@@ -76,9 +76,8 @@ class Baseline(Candidate):
     """
 
     def __init__(self, name: str):
-        super().__init__(
-            name, {n: t for n, t in TASKS.items() if (t.scale > 1) == (name != "input")}
-        )
+        enlarges = name == "bicubic"
+        super().__init__(name, {n: t for n, t in TASKS.items() if (t.scale > 1) == enlarges})
 
     def restore(self, one: BenchmarkSet, trial: Trial) -> RestorePairs:
         """Returns a function that yields the baseline of each pair."""

@@ -1,7 +1,7 @@
 """Published scores, which the report shows beside measured ones.
 
-`published.json` holds PSNR in dB on Y, unless a score says RGB; a second number is SSIM. Borders are
-cut as is usual for super-resolution.
+`published.json` holds PSNR in dB on Y, unless a score says RGB; a second number is SSIM. Borders
+are cut as is usual for super-resolution.
 """
 
 from __future__ import annotations

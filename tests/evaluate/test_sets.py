@@ -153,11 +153,12 @@ def test_wrong_folders_say_what_was_looked_for_and_what_is_there(tmp_path):
     put(tmp_path / "Set5" / "HR" / "a.png")
     (tmp_path / "Set14").mkdir()
     with pytest.raises(
-        DataError, match=r"no set 'Set55'.*did you mean 'Set5'.*there is: Set14/, Set5/, file\.txt"
+        DataError,
+        match=r"no set 'Set55'.*did you mean 'Set5'.*the folder contains: Set14/, Set5/, file\.txt",
     ):
         find_sets(tmp_path, ["Set55"])
     with pytest.raises(
-        DataError, match=r"Set14: no pictures in a layout that is known.*There is: nothing"
+        DataError, match=r"Set14: no images in a known layout.*The folder contains: nothing"
     ):
         find_sets(tmp_path, ["Set14"])
 
