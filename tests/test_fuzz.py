@@ -30,7 +30,7 @@ from ipt_jax.errors import RunError, UserError
 from ipt_jax.images.decode import decode
 from ipt_jax.model import IPT
 from ipt_jax.restore.restorer import Restorer
-from ipt_jax.weights import authors, named
+from ipt_jax.weights import authors, task_names
 from ipt_jax.weights import folder as weights_folder
 from ipt_jax.weights import load as loading
 from ipt_jax.weights import tensor_files as tensors
@@ -49,11 +49,11 @@ def files(tmp_path_factory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("whole")
     model = IPT((("sr2", 2),), **MICRO)
     restorer = Restorer(
-        model, runs.random_params(model, 0), {"sr2": named.named_task("sr2", 2)}, {}
+        model, runs.random_params(model, 0), {"sr2": task_names.task_from_name("sr2", 2)}, {}
     )
-    authors.write(restorer, folder / "w.safetensors", "safetensors")
+    authors.write_authors_file(restorer, folder / "w.safetensors", "safetensors")
     weights_folder.write_npz(restorer, folder / "w.npz")
-    weights_folder.write(restorer, folder / "folder")
+    weights_folder.write_weights_folder(restorer, folder / "folder")
     ckpt = mindspore_file(
         {mindspore_name(k): v for k, v in state_of(restorer).items() if v.dtype == np.float32}
     )
@@ -134,12 +134,14 @@ def loader(kind: str, files: dict[str, bytes], folder: pathlib.Path) -> Callable
 
         return weights
     if kind == "model.json":
-        flat = tensors.read(_put(folder / "w.safetensors", files["weights.safetensors"]))
+        flat = tensors.read_tensor_file(
+            _put(folder / "w.safetensors", files["weights.safetensors"])
+        )
 
         def model(data: bytes) -> object:
             path.write_bytes(data)
             (folder / "weights.safetensors").write_bytes(files["weights.safetensors"])
-            return weights_folder.read(folder), flat
+            return weights_folder.read_weights_folder(folder), flat
 
         return model
 
@@ -227,9 +229,9 @@ def test_mutants_of_torch_files(count, files, tmp_path, request):
     pytest.importorskip("torch", reason="needs the extra torch")
     model = IPT((("sr2", 2),), **MICRO)
     restorer = Restorer(
-        model, runs.random_params(model, 0), {"sr2": named.named_task("sr2", 2)}, {}
+        model, runs.random_params(model, 0), {"sr2": task_names.task_from_name("sr2", 2)}, {}
     )
-    authors.write(restorer, tmp_path / "whole.pt", "torch")
+    authors.write_authors_file(restorer, tmp_path / "whole.pt", "torch")
     # Beyond what torch itself takes
     request.getfixturevalue("little_memory")
     refused, taken = fuzz(
@@ -266,6 +268,6 @@ def test_a_description_with_paths_in_it_reads_nothing_else(files, tmp_path):
     for key in list(told):
         (tmp_path / "model.json").write_text(json.dumps({**told, key: "../../etc/passwd"}))
         try:
-            weights_folder.read(tmp_path)
+            weights_folder.read_weights_folder(tmp_path)
         except NAMED as error:
             assert "root:" not in str(error)

@@ -13,10 +13,10 @@ from ipt_jax.errors import DataError
 from ipt_jax.evaluate.sets import find_sets, kind_of
 from ipt_jax.images.resize import bicubic
 from ipt_jax.tasks import TASKS
-from ipt_jax.weights.named import named_task
+from ipt_jax.weights.task_names import task_from_name
 
 SR2, SR3, DERAIN, DENOISE = (TASKS[name] for name in ("sr2", "sr3", "derain", "denoise50"))
-DEBLUR = named_task("dehaze", 1)
+DEBLUR = task_from_name("dehaze", 1)
 
 
 def put(
@@ -153,8 +153,7 @@ def test_wrong_folders_say_what_was_looked_for_and_what_is_there(tmp_path):
     put(tmp_path / "Set5" / "HR" / "a.png")
     (tmp_path / "Set14").mkdir()
     with pytest.raises(
-        DataError,
-        match=r"no set 'Set55'.*did you mean 'Set5'.*the folder contains: Set14/, Set5/, file\.txt",
+        DataError, match=r"no set 'Set55'.*did you mean 'Set5'.*contains: Set14/, Set5/, file\.txt"
     ):
         find_sets(tmp_path, ["Set55"])
     with pytest.raises(

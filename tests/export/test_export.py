@@ -22,7 +22,7 @@ from ipt_jax.cli.app import main
 from ipt_jax.errors import ExportError, WeightsError
 from ipt_jax.export import model_card as card
 from ipt_jax.export import parity as check
-from ipt_jax.export.export import export
+from ipt_jax.export.export import export_weights
 
 EXAMPLE = places.ROOT / "examples" / "restore_onnx.py"
 LOADER = """
@@ -81,7 +81,7 @@ def test_stablehlo_in_a_fresh_process_that_has_only_jax(run, model, tmp_path, ca
         == 0
     )
     assert "largest difference from the model on random patches" in capsys.readouterr().out
-    given = check.patches(16, 5, seed=7)
+    given = check.random_patches(16, 5, seed=7)
     np.save(tmp_path / "in.npy", given)
     words = [
         sys.executable,
@@ -210,11 +210,13 @@ def test_what_differs_from_the_model_is_refused_and_nothing_is_left(
 ):
     from ipt_jax.export import stablehlo
 
-    theirs = stablehlo.read
-    monkeypatch.setattr(stablehlo, "read", lambda path: lambda x, task: theirs(path)(x + 0.1, task))
+    theirs = stablehlo.read_program
+    monkeypatch.setattr(
+        stablehlo, "read_program", lambda path: lambda x, task: theirs(path)(x + 0.1, task)
+    )
     out = tmp_path / "x.stablehlo"
     with pytest.raises(ExportError, match=r"differs from the model by .* the bound is 1e-05"):
-        export(model.only(["sr2"]), out, "stablehlo")
+        export_weights(model.only(["sr2"]), out, "stablehlo")
     assert (
         main(
             [
@@ -245,7 +247,7 @@ def test_what_differs_from_the_model_is_refused_and_nothing_is_left(
     [
         (
             ["--format", "onnx"],
-            "holds one task; name it: --task sr2 (the model has sr2, sr3, sr4, denoise50)",
+            "contains one task; name it: --task sr2 (the model has sr2, sr3, sr4, denoise50)",
         ),
         (["--format", "npz", "--dtype", "float16"], "--format npz is written in float32"),
         (["--format", "npz", "--task", "sr5"], "no task 'sr5'"),
@@ -267,8 +269,8 @@ def test_a_file_that_is_there_stays(run, tmp_path, capsys):
 
 
 def test_a_card_of_weights_of_which_nothing_is_known(model):
-    said = card.make(model, EXAMPLE, "npz", "float32", 0.0, card.Details())
-    text = card.markdown(said)
+    said = card.make_card(model, EXAMPLE, "npz", "float32", 0.0, card.Details())
+    text = card.card_as_markdown(said)
     assert (
         "- steps: not stated" in text
         and "licence of the training data: not stated" in text
@@ -302,7 +304,7 @@ def test_onnx_of_any_batch(run, model, tmp_path, task, dtype, bound):
     )
     session = ort.InferenceSession(str(out))
     for count in (1, 2, 7):
-        given = check.patches(16, count, seed=count)
+        given = check.random_patches(16, count, seed=count)
         assert near(session.run(None, {"patches": given})[0], model.apply(given, task), bound)
     assert session.get_modelmeta().custom_metadata_map["task"] == task
     assert [i.type for i in (*session.get_inputs(), *session.get_outputs())] == [
@@ -324,7 +326,7 @@ def test_onnx_of_the_authors_variants(tmp_path, out_bias, eps):
         network, golden.params(network, 1), {name: TASKS[name] for name, _ in network.scales}, {}
     )
     for form in ("onnx", "stablehlo"):
-        assert export(restorer.only(["sr4"]), tmp_path / f"x.{form}", form) <= 1e-5
+        assert export_weights(restorer.only(["sr4"]), tmp_path / f"x.{form}", form) <= 1e-5
 
 
 @pytest.mark.slow
@@ -395,4 +397,4 @@ def test_torch_files_are_checked_too(run, tmp_path):
 def test_onnx_says_what_it_needs(model, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(WeightsError, match=r"pip install 'ipt_jax\[onnx\]'"):
-        export(model.only(["sr2"]), tmp_path / "x.onnx", "onnx")
+        export_weights(model.only(["sr2"]), tmp_path / "x.onnx", "onnx")

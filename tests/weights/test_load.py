@@ -208,7 +208,7 @@ def test_wrong_paths_say_what_is_there(folder, tmp_path):
     with pytest.raises(WeightsError, match="not a run's config"):
         ipt_jax.load(str(tmp_path))
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
-    with pytest.raises(WeightsError, match="no checkpoint yet"):
+    with pytest.raises(WeightsError, match="there is no checkpoint in"):
         ipt_jax.load(str(tmp_path))
 
 
