@@ -33,7 +33,6 @@ from ipt_jax.restore.restorer import Restorer
 from ipt_jax.weights import authors, task_names
 from ipt_jax.weights import folder as weights_folder
 from ipt_jax.weights import load as loading
-from ipt_jax.weights import tensor_files as tensors
 from tests.weights.test_state_dict import MICRO, mindspore_file, mindspore_name, state_of
 
 NAMED = (UserError, RunError)
@@ -134,14 +133,11 @@ def loader(kind: str, files: dict[str, bytes], folder: pathlib.Path) -> Callable
 
         return weights
     if kind == "model.json":
-        flat = tensors.read_tensor_file(
-            _put(folder / "w.safetensors", files["weights.safetensors"])
-        )
+        (folder / "weights.safetensors").write_bytes(files["weights.safetensors"])
 
         def model(data: bytes) -> object:
             path.write_bytes(data)
-            (folder / "weights.safetensors").write_bytes(files["weights.safetensors"])
-            return weights_folder.read_weights_folder(folder), flat
+            return weights_folder.read_weights_folder(folder)
 
         return model
 
@@ -150,11 +146,6 @@ def loader(kind: str, files: dict[str, bytes], folder: pathlib.Path) -> Callable
         return loading.load(str(folder))
 
     return run
-
-
-def _put(path: pathlib.Path, data: bytes) -> pathlib.Path:
-    path.write_bytes(data)
-    return path
 
 
 def fuzz(kind: str, files: dict[str, bytes], folder: pathlib.Path, count: int) -> tuple[int, int]:

@@ -104,7 +104,7 @@ def test_the_authors_rain_layout(tmp_path):
 def test_rain_in_one_folder(tmp_path):
     put(tmp_path / "Rain100H" / "norain-1.png")
     put(tmp_path / "Rain100H" / "rain-1.png")
-    assert only(tmp_path, "Rain100H").layout == "pairs rain-x + norain-x"
+    assert only(tmp_path, "Rain100H").layout.words == "pairs rain-x + norain-x"
 
 
 def test_gopro_scenes(tmp_path):

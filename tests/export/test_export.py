@@ -35,7 +35,8 @@ assert program.platforms == tuple(said["platforms"]) == ("cpu", "cuda", "tpu")
 for count in (1, 5):
     patches = np.load(sys.argv[2])[:count]
     out = np.asarray(program.call(patches))
-    assert out.shape == (count, tile * said["scale"], tile * said["scale"], 3) and out.dtype == np.float32
+    side = tile * said["scale"]
+    assert out.shape == (count, side, side, 3) and out.dtype == np.float32
 np.save(sys.argv[3], out)
 assert not [name for name in sys.modules if name.startswith(("ipt_jax", "flax"))]
 """

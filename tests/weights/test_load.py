@@ -34,7 +34,10 @@ def restorer(folder) -> Restorer:
 
 
 def test_importing_the_package_imports_neither_jax_nor_torch():
-    code = "import sys, ipt_jax; ipt_jax.load; print([m for m in ('jax', 'numpy', 'torch') if m in sys.modules])"
+    code = (
+        "import sys, ipt_jax; ipt_jax.load; "
+        "print([m for m in ('jax', 'numpy', 'torch') if m in sys.modules])"
+    )
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     ).stdout

@@ -273,9 +273,8 @@ def test_our_own_forms_are_read_as_they_were_written(tmp_path, kind):
         model, params, {"sr2": TASKS["sr2"], "denoise7": odd}, {"from": "a test", "step": 7}
     )
     out = tmp_path / "weights"
-    (weights_folder.write_weights_folder if kind == "folder" else weights_folder.write_npz)(
-        one, out
-    )
+    write = {"folder": weights_folder.write_weights_folder, "npz": weights_folder.write_npz}[kind]
+    write(one, out)
     back = ipt_jax.load(str(out))
     same(back.params, params)
     assert back.model.clone(start=model.start) == model
