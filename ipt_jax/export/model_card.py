@@ -78,17 +78,14 @@ def collect_details(
     if scores is not None:
         measured = _scores(scores)
     source = config.get("data", {}).get("source", "")
-    known = (
-        LICENCES.get(config["data"].get("name", "") if source == "tfds" else source, UNKNOWN)
-        if source
-        else UNKNOWN
-    )
+    if source == "tfds":
+        source = config["data"].get("name", "")
     return Details(
-        config,
-        provenance.get("data") or {},
-        step,
-        measured or provenance.get("scores", {}),
-        licence or provenance.get("licence") or known,
+        config=config,
+        data=provenance.get("data") or {},
+        steps=step,
+        scores=measured or provenance.get("scores", {}),
+        licence=licence or provenance.get("licence") or LICENCES.get(source, UNKNOWN),
     )
 
 
@@ -149,7 +146,6 @@ def make_card(
     """
     model = restorer.model
     data = known.config.get("data", {})
-    tasks = restorer.tasks.values()
     set_name = data.get("name", "") if data.get("source") == "tfds" else ""
     return {
         "file": out.name,
@@ -162,7 +158,7 @@ def make_card(
                 "scale": task.scale,
                 "degradation": _describe_degradation(task.degrade),
             }
-            for task in tasks
+            for task in restorer.tasks.values()
         ],
         "model": {key: getattr(model, key) for key in GEOMETRY},
         "parameters": sum(x.size for x in jax.tree.leaves(restorer.params)),
