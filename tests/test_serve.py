@@ -1,4 +1,4 @@
-"""`ipt serve`: the page in a real browser, and what cannot be reached through it."""
+"""`ipt serve`: the page in a real browser, and files that cannot be read through it."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def model(tmp_path_factory):
     return ipt_jax.load(str(folder))
 
 
-def test_the_page_listens_on_this_machine_only_unless_told():
+def test_by_default_the_page_listens_on_this_machine_only():
     options = parser().parse_args(["serve"])
     assert options.host == "127.0.0.1" and options.max_megapixels == 4
 
 
-def test_without_gradio_it_says_what_to_install(monkeypatch, capsys):
+def test_without_gradio_the_message_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert (
         main(["serve", "--weights", "x"]) == 2
@@ -96,7 +96,7 @@ def test_no_file_of_the_machine_can_be_read(address, tmp_path):
     ):
         for prefix in ("/gradio_api/file=", "/file=", "/gradio_api/file/"):
             assert fetch(f"{address}{prefix}{path}")[0] in (403, 404, 405), path
-    # Named as if it had been uploaded.
+    # The request names the file as if it had been uploaded.
     given = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
     code, _ = fetch(
         f"{address}/gradio_api/queue/join?",
@@ -114,7 +114,7 @@ def test_no_file_of_the_machine_can_be_read(address, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(chromium.BROWSER is None, reason="needs Chromium")
-def test_a_picture_goes_through_the_page(address, model, tmp_path):
+def test_an_image_is_restored_through_the_page(address, model, tmp_path):
     image = np.random.default_rng(1).integers(0, 256, (40, 50, 3)).astype(np.uint8)
     Image.fromarray(image).save(tmp_path / "photo.png")
     (tmp_path / "bad.png").write_bytes(b"no picture")

@@ -1,4 +1,4 @@
-"""Scores of whole pictures: what goes in, what comes out, the table and the sheet."""
+"""Scores of complete images, the table of means, and the contact sheet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ipt_jax.tasks import TASKS
 
 
 def photograph(height: int = 90, width: int = 75, seed: int = 0) -> np.ndarray:
-    """Smooth noise: something that a network could restore."""
+    """Returns smooth noise, which a network could restore."""
     raw = np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
     return cv2.normalize(cv2.GaussianBlur(raw, (0, 0), 3), None, 0, 255, cv2.NORM_MINMAX)
 
@@ -61,7 +61,7 @@ def test_scores_are_those_of_the_stored_pictures_with_the_task_s_border():
                 "ssim_y": ssim(image, hq, "y", 2),
                 "ssim_rgb": ssim(image, hq, "rgb", 2),
             }
-        # Bilinear is worse than bicubic, and that by a little: the pictures are in the right place.
+        # Bilinear is a little worse than bicubic; a shifted image would be much worse.
         assert score.before["psnr_y"] - 6 < score.after["psnr_y"] < score.before["psnr_y"]
 
 
@@ -89,7 +89,7 @@ def test_noise_depends_on_seed_and_name_and_nothing_else():
     assert lq.dtype == np.float32 and lq.min() >= 0 and lq.max() <= 255
     assert not np.array_equal(lq, make_lq(picture, task, 1)[0])
     assert not np.array_equal(lq, make_lq(BenchmarkImage("b", hq), task, 0)[0])
-    # The first draws for a name, as they are on every machine.
+    # The first draws for a name are the same on every machine.
     np.testing.assert_allclose(
         generator(0, "101085").standard_normal(3, dtype=np.float32), FIRST_DRAWS, rtol=1e-6
     )

@@ -1,4 +1,4 @@
-"""Sets in the layouts in which they are handed around."""
+"""Benchmark sets in their usual layouts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_edsr_layout_with_low_resolution_files(tmp_path):
     assert first.name == "baby"
     np.testing.assert_array_equal(first.hq, hq)
     np.testing.assert_array_equal(first.lq, small)
-    # The files hold plain bicubic reductions
+    # The LR files are bicubic reductions.
     assert next(found.pictures(TASKS["photo2"])).lq is None
     assert next(found.pictures(SR3)).lq is None and next(found.pictures(DENOISE)).lq is None
     assert found.kinds() == {"sr"} and found.suits(DENOISE) and not found.suits(DEBLUR)
@@ -72,7 +72,7 @@ def test_pairs_of_folders(tmp_path, degraded, clean):
     lq = put(tmp_path / "S" / degraded / "2.png", seed=1)
     put(tmp_path / "S" / degraded / "10.png", seed=6)
     found = only(tmp_path, "S")
-    # Numbers in their order
+    # Names are sorted by their numbers.
     assert [p.name for p in found.pictures(DERAIN)] == ["2", "10"]
     first = next(found.pictures(DERAIN))
     np.testing.assert_array_equal(first.hq, hq)
@@ -124,7 +124,7 @@ def test_a_flat_folder_is_a_set_by_itself(tmp_path):
         "a",
         "b",
     ] and found.layout.words == "a flat folder of clean pictures"
-    # Grey is R = G = B
+    # Grey images are read as R = G = B.
     assert next(found.pictures(DENOISE)).hq.tolist() == np.full((9, 9, 3), 7).tolist()
 
 
@@ -148,7 +148,7 @@ def test_wrong_folders_say_what_was_looked_for_and_what_is_there(tmp_path):
     (tmp_path / "file.txt").write_text("x")
     with pytest.raises(DataError, match="not a folder"):
         find_sets(tmp_path / "file.txt")
-    with pytest.raises(DataError, match=r"Looked for.*HR.*rainy \+ clean.*There is: file\.txt"):
+    with pytest.raises(DataError, match=r"Looked for.*HR.*rainy \+ clean.*contains: file\.txt"):
         find_sets(tmp_path)
     put(tmp_path / "Set5" / "HR" / "a.png")
     (tmp_path / "Set14").mkdir()

@@ -1,6 +1,4 @@
-"""Exports: what is written computes what the model does, in other processes and without this
-package, or is refused.
-"""
+"""Exports compute what the model computes, without this package and in other processes."""
 
 from __future__ import annotations
 
@@ -116,7 +114,7 @@ def test_npz_and_folder_are_the_same_to_the_bit_and_make_cards_again(run, model,
         assert [task["name"] for task in said["tasks"]] == ["sr2", "denoise50"]
         assert said["scores"] == {"held_out/sr2/psnr_y": 31.5, "held_out/denoise50/psnr_y": 27.0}
         assert said["training"]["licence of the data"] == "CC0" and said["training"]["steps"] == 20
-        # And nothing of where the run is
+        # The card contains no path of the run.
         assert said["source"] == f"{run.name}@20"
         assert (
             said["training"]["config"]["batch_size"] == 32 * 2
@@ -132,7 +130,7 @@ def test_npz_and_folder_are_the_same_to_the_bit_and_make_cards_again(run, model,
     sizes = [
         (tmp_path / name / "weights.safetensors").stat().st_size for name in ("half", "w.folder")
     ]
-    # The names of so small a model take some
+    # In so small a model the names take a part of the file.
     assert sizes[0] < 0.7 * sizes[1]
     for a, b in zip(
         jax.tree.leaves(ipt_jax.load(str(half)).params), jax.tree.leaves(loaded.params), strict=True
@@ -206,7 +204,7 @@ def test_no_optimiser_state_is_read(run, monkeypatch):
     assert not [path for path, _ in read if "opt" in jax.tree_util.keystr(path)]
 
 
-def test_what_differs_from_the_model_is_refused_and_nothing_is_left(
+def test_a_result_that_differs_from_the_model_is_refused_and_deleted(
     run, model, tmp_path, monkeypatch, capsys
 ):
     from ipt_jax.export import stablehlo
@@ -260,7 +258,7 @@ def test_wrong_usage(run, tmp_path, words, message, capsys):
     assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-def test_a_file_that_is_there_stays(run, tmp_path, capsys):
+def test_an_existing_file_stays(run, tmp_path, capsys):
     (tmp_path / "x").write_text("mine")
     assert (
         main(["export", "--weights", str(run), "--format", "npz", "--out", str(tmp_path / "x")])
@@ -269,7 +267,7 @@ def test_a_file_that_is_there_stays(run, tmp_path, capsys):
     assert (tmp_path / "x").read_text() == "mine" and "--overwrite" in capsys.readouterr().err
 
 
-def test_a_card_of_weights_of_which_nothing_is_known(model):
+def test_a_card_of_weights_without_details(model):
     said = card.make_card(model, EXAMPLE, "npz", "float32", 0.0, card.Details())
     text = card.card_as_markdown(said)
     assert (
@@ -332,7 +330,7 @@ def test_onnx_of_the_authors_variants(tmp_path, out_bias, eps):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task, size", [("sr2", (70, 41)), ("denoise50", (10, 55))])
-def test_the_example_gives_the_picture_that_ipt_restore_gives(run, tmp_path, task, size):
+def test_the_example_gives_the_image_that_ipt_restore_gives(run, tmp_path, task, size):
     pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
     Image.fromarray(image).save(tmp_path / "in.png")
@@ -379,7 +377,7 @@ def test_the_example_gives_the_picture_that_ipt_restore_gives(run, tmp_path, tas
         == 0
     )
     a, b = (np.asarray(Image.open(tmp_path / name)).astype(int) for name in ("out.png", "want.png"))
-    # A value at .5 may round either way
+    # A value near .5 may be rounded up or down.
     assert a.shape == b.shape and np.abs(a - b).max() <= 1 and (a != b).mean() < 1e-3
 
 
@@ -395,7 +393,7 @@ def test_torch_files_are_checked_too(run, tmp_path):
     assert (tmp_path / "x.pt.card.md").is_file()
 
 
-def test_onnx_says_what_it_needs(model, tmp_path, monkeypatch):
+def test_onnx_names_the_missing_package(model, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(WeightsError, match=r"pip install 'ipt_jax\[onnx\]'"):
         export_weights(model.only(["sr2"]), tmp_path / "x.onnx", "onnx")

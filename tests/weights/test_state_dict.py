@@ -1,4 +1,4 @@
-"""The authors' files in and out, and weights folders."""
+"""Reading and writing files with the authors' names, and weights folders."""
 
 from __future__ import annotations
 
@@ -123,9 +123,9 @@ def test_fixed_tensors_may_be_missing_but_not_different(tmp_path):
         {name: value for name, value in state.items() if name not in fixed},
     )
     same(ipt_jax.load(str(path), heads=2).params, one.params)
-    # A file for pictures in 0..1
+    # A file for images in 0..1 has this value.
     state["sub_mean.bias"] = state["sub_mean.bias"] / 255
-    with pytest.raises(WeightsError, match=r"sub_mean\.bias: not the published value"):
+    with pytest.raises(WeightsError, match=r"sub_mean\.bias: it is not the published value"):
         ipt_jax.load(str(saved(tmp_path / "b.safetensors", state)), heads=2)
 
 
@@ -144,7 +144,7 @@ def test_other_floats_become_float32(tmp_path, dtype):
         np.testing.assert_array_equal(have, want.astype(dtype).astype(np.float32))
 
 
-def test_all_that_is_wrong_is_listed_and_nothing_loads(tmp_path):
+def test_all_differences_are_listed_and_nothing_is_loaded(tmp_path):
     state = state_of(micro())
     del state["body.encoder.layers.1.linear2.bias"], state["head.2.1.body.0.weight"]
     state["body.decoder.layers.0.norm4.weight"] = np.zeros(16, np.float32)
@@ -203,7 +203,7 @@ def test_export_folds_the_input_scale_and_computes_the_same(tmp_path):
     one = restorer_of(small.model(small.config(tasks=("sr2", "denoise50"))))
     assert one.model.input_scale == 127.5
     authors.write_authors_file(one, tmp_path / "a.safetensors", "safetensors")
-    # Heads and tasks: our exports say them
+    # Our exports state the heads and the tasks.
     back = ipt_jax.load(str(tmp_path / "a.safetensors"))
     assert back.model == one.model.clone(input_scale=1.0, start="torch") and list(back.tasks) == [
         "sr2",
@@ -264,7 +264,7 @@ def test_one_task_is_cut_out_in_the_single_task_form(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["folder", "npz"])
-def test_our_own_forms_are_read_as_they_were_written(tmp_path, kind):
+def test_our_own_formats_are_read_as_they_were_written(tmp_path, kind):
     odd = make_task({"name": "denoise7", "degradation": "noise", "sigma": 7.5})
     plain = small.config(tasks=("sr2", {"name": "denoise7", "degradation": "noise", "sigma": 7.5}))
     model = small.model(plain)
@@ -283,7 +283,7 @@ def test_our_own_forms_are_read_as_they_were_written(tmp_path, kind):
 
 
 def test_a_folder_of_format_1_is_read(tmp_path):
-    """As the first version wrote it: later ones must go on reading it."""
+    """Later versions must be able to read what the first version wrote."""
     one = micro(("sr2", 2))
     weights_folder.write_weights_folder(one, tmp_path / "w")
     described = json.loads((tmp_path / "w" / "model.json").read_text())
@@ -301,7 +301,7 @@ def test_a_folder_of_format_1_is_read(tmp_path):
         "norm_eps": 1e-5,
         "memory_norm": False,
     }
-    # The first files had none
+    # The first files did not have this key.
     del described["model"]["memory_norm"]
     (tmp_path / "w" / "model.json").write_text(json.dumps(described))
     back = weights_folder.read_weights_folder(tmp_path / "w")
@@ -394,7 +394,7 @@ def test_a_run_is_exported_with_its_average(tmp_path):
     assert back.provenance["part"] == "ema" and back.provenance["step"] == 20
 
 
-# Files that are not what they should be.
+# Damaged files, and files of other formats.
 
 
 def header(text: str, length: int | None = None) -> bytes:
@@ -467,7 +467,7 @@ def test_an_npz_with_objects_or_an_absurd_header_is_refused(tmp_path):
         ipt_jax.load(str(tmp_path / "b.npz"))
 
 
-# MindSpore's .ckpt, written by hand from the description of the format.
+# MindSpore's .ckpt files, written by hand from the description of the format.
 
 
 def varint(value: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Exchange with PyTorch: files it wrote, files it must load, and the same pictures from both."""
+"""Exchange with PyTorch: its files are read, it reads ours, and both compute the same."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def tensors(state):
 
 
 def imported(tmp_path: pathlib.Path, model: IPT, seed: int) -> Restorer:
-    """The golden weights, written as a .pt, through `ipt import`."""
+    """Returns the golden weights after they were saved as .pt and imported by `ipt import`."""
     torch.save(
         tensors(weights.params_to_torch(golden.params(model, seed), model)), tmp_path / "a.pt"
     )
