@@ -16,7 +16,8 @@ from jax import export
 from ipt_jax.export.parity import Run
 from ipt_jax.model.ipt import GEOMETRY, RGB_MEAN
 from ipt_jax.restore.restorer import Restorer
-from ipt_jax.weights import state_dict as weights
+from ipt_jax.versions import versions
+from ipt_jax.weights.state_dict import params_from_torch, params_to_torch
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -27,9 +28,7 @@ def write_program(restorer: Restorer, path: Path) -> Run:
     # In the authors' form the network computes in 0..255, so that the caller does not have to scale
     # the pixels.
     model = restorer.model.clone(input_scale=1.0, remat="none")
-    params = weights.params_from_torch(
-        weights.params_to_torch(restorer.params, restorer.model), model
-    )
+    params = params_from_torch(params_to_torch(restorer.params, restorer.model), model)
     held = jax.tree.map(jnp.asarray, params)
     tile = model.tile
 
@@ -52,8 +51,6 @@ def read_program(path: Path) -> Run:
 
 def describe_program(restorer: Restorer) -> dict[str, Any]:
     """Returns the content of the JSON file beside the program, which explains its use."""
-    from ipt_jax.versions import versions
-
     (task,) = restorer.tasks.values()
     tile = restorer.model.tile
     return {

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ipt_jax.distributed import sharding as partition
+from ipt_jax.distributed import sharding
 from ipt_jax.model import IPT
 
 # float32 `[B, tile, tile, 3]` -> array `[B, tile * scale, tile * scale, 3]`, both in 0..255.
@@ -28,7 +28,7 @@ class CompiledNetwork:
     def __init__(self, model: IPT, mesh: Mesh):
         self._mesh = mesh
         self._programs = 0
-        replicated = partition.replicated(mesh)
+        replicated = sharding.replicated(mesh)
 
         def forward(params: Any, tiles: jax.Array, task: str) -> jax.Array:
             # This line runs when the function is traced, that is once for each program.
@@ -40,7 +40,7 @@ class CompiledNetwork:
         self._forward = jax.jit(
             forward,
             static_argnums=2,
-            in_shardings=(replicated, partition.split(mesh)),
+            in_shardings=(replicated, sharding.split(mesh)),
             out_shardings=replicated,
         )
 
@@ -51,10 +51,10 @@ class CompiledNetwork:
         """
         needed = {group: params[group] for group in ("body", f"task_{task}")}
         # The parameters are copied to the devices here, not with every call.
-        needed = jax.device_put(needed, partition.replicated(self._mesh))
+        needed = jax.device_put(needed, sharding.replicated(self._mesh))
 
         def apply(tiles: np.ndarray) -> jax.Array:
-            return self._forward(needed, partition.put_rows(tiles, self._mesh), task)
+            return self._forward(needed, sharding.put_rows(tiles, self._mesh), task)
 
         return apply
 

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ipt_jax.distributed import devices as devices_module
-from ipt_jax.distributed import sharding as partition
+from ipt_jax.distributed.devices import make_mesh
+from ipt_jax.distributed.sharding import replicated
 from ipt_jax.images import channels, pillow
 from ipt_jax.messages import nearest
 from ipt_jax.model import IPT
@@ -45,7 +45,7 @@ class Restorer:
 
     @functools.cached_property
     def _mesh(self) -> Mesh:
-        return devices_module.make_mesh()
+        return make_mesh()
 
     @functools.cached_property
     def _network(self) -> CompiledNetwork:
@@ -53,7 +53,7 @@ class Restorer:
 
     @functools.cached_property
     def _on_devices(self) -> Any:
-        return jax.device_put(dict(self.params), partition.replicated(self._mesh))
+        return jax.device_put(dict(self.params), replicated(self._mesh))
 
     @property
     def devices(self) -> int:

@@ -19,8 +19,13 @@ from ipt_jax.model import IPT
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.versions import __version__
 from ipt_jax.weights import mindspore
-from ipt_jax.weights import state_dict as weights
-from ipt_jax.weights.state_dict import StateDict
+from ipt_jax.weights.state_dict import (
+    POSITION,
+    QUERIES,
+    StateDict,
+    params_from_torch,
+    params_to_torch,
+)
 from ipt_jax.weights.task_names import names_from_scales, task_from_name
 from ipt_jax.weights.tensor_files import TensorFile, read_tensor_file, sha256_of
 
@@ -57,7 +62,7 @@ def read_authors_file(
         model = geometry(
             content.tensors, task or hints.get("tasks"), default if heads is None else heads
         )
-        params = weights.params_from_torch(content.tensors, model)
+        params = params_from_torch(content.tensors, model)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     provenance = {
@@ -107,7 +112,7 @@ def geometry(state: StateDict, task: str | None, heads: int) -> IPT:
     features = shape("head.0.0.weight", 4)[0]
     width = shape("body.linear_encoding.weight", 2)[0]
     patch = math.isqrt(width // features)
-    tokens = shape(weights.POSITION, 2)[0]
+    tokens = shape(POSITION, 2)[0]
     side = math.isqrt(tokens)
     if features * patch**2 != width or side**2 != tokens:
         raise WeightsError(
@@ -120,7 +125,7 @@ def geometry(state: StateDict, task: str | None, heads: int) -> IPT:
         )
     scales = _tails(state, features)
     heads_found = _count(state, r"head\.(\d+)\.")
-    queries = shape(weights.QUERIES, 2)[0]
+    queries = shape(QUERIES, 2)[0]
     if not len(scales) == heads_found == queries:
         raise WeightsError(
             f"{heads_found} heads, {len(scales)} tails and {queries} task embeddings do not match"
@@ -191,7 +196,7 @@ def write_authors_file(restorer: Restorer, path: Path, kind: str) -> None:
             f"encoder_layers={model.encoder_layers}, decoder_layers={model.decoder_layers}, "
             f"memory_norm={model.memory_norm}; use --format folder"
         )
-    state = weights.params_to_torch(restorer.params, model)
+    state = params_to_torch(restorer.params, model)
     hints = {key: value for key, value in restorer.provenance.items() if isinstance(value, str)}
     hints |= {"tasks": ",".join(restorer.tasks), "heads": str(model.heads)}
     if model.norm_eps != TORCH_LAYER_NORM_EPS:
