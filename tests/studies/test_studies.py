@@ -17,7 +17,8 @@ from ipt_jax.errors import WeightsError
 from ipt_jax.model import build, preset
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.tasks import TASKS
-from ipt_jax.weights import authors, folder
+from ipt_jax.weights.authors import write_authors_file
+from ipt_jax.weights.folder import write_weights_folder
 from studies import curves, pretraining, study
 
 PARTS = {
@@ -58,7 +59,7 @@ def test_networks_of_the_studies(part, tmp_path):
     assert ("norm_memory" in grads["body"].get("decoder", {})) == model.memory_norm
 
     restorer = Restorer(model, params, {task.name: task for task in tasks}, {})
-    folder.write(restorer, tmp_path / "weights")
+    write_weights_folder(restorer, tmp_path / "weights")
     again = load(tmp_path / "weights")
     assert again.model.memory_norm == model.memory_norm
     same, _ = jax.jit(lambda p, x: again.model.apply({"params": p}, x))(again.params, lq)
@@ -66,7 +67,7 @@ def test_networks_of_the_studies(part, tmp_path):
         # Outputs are in 0..255.
         np.testing.assert_allclose(same[name], outputs[name], rtol=1e-5, atol=1e-3)
     with pytest.raises(WeightsError, match="the authors' code has no network"):
-        authors.write(restorer, tmp_path / "x.safetensors", "safetensors")
+        write_authors_file(restorer, tmp_path / "x.safetensors", "safetensors")
 
 
 def result(variant: str, *scores: float, seed: int = 0, tasks: str = "ab") -> study.Result:

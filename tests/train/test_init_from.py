@@ -157,7 +157,9 @@ def test_geometry_is_the_weights_and_what_differs_is_listed(weights, photographs
         pretrain(config, str(tmp_path / "a"))
     with pytest.raises(ValueError, match=r"matches no parameter"):
         pretrain(
-            finetune_config(file, [f"init_from={weights}", "finetune.freeze=bdy"], str(tmp_path / "b")),
+            finetune_config(
+                file, [f"init_from={weights}", "finetune.freeze=bdy"], str(tmp_path / "b")
+            ),
             str(tmp_path / "b"),
         )
 
