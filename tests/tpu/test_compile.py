@@ -24,6 +24,9 @@ HERE = places.GOLDEN / "hlo"
 TPU = (HERE / "tpu.txt").read_text()
 # The output of a CPU's compiler, which notes how often a loop runs.
 CPU = (HERE / "cpu.txt").read_text()
+# One gather that a TPU divides into three parts beside three products, as in the step of
+# configs/pretrain_1b.py, shortened.
+SPREAD = (HERE / "spread.txt").read_text()
 REFUSED = (
     "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "
     "required for HLO temporaries "
@@ -47,35 +50,6 @@ def test_collectives_count_as_often_as_their_loop_runs():
     assert reduced.shapes == ("bf16[1,2304]", "bf16[576,2304]", "f32[576]")
     assert reduced.group == 8 and reduced.source.endswith("feed_forward/in/reduce_sum")
     assert {c.group for c in program.collectives} == {8}
-
-
-# One gather that a TPU divides into three parts beside three products, as in the step of
-# configs/pretrain_1b.py, shortened.
-SPREAD = """HloModule jit_step, is_scheduled=true
-
-%fused_computation.1 (param_0.1: bf16[8,64]) -> bf16[64,64] {
-  %param_0.1 = bf16[8,64]{1,0} parameter(0) ROOT %all-gather.1 = bf16[64,64]{1,0}
-  all-gather(%param_0.1), channel_id=201, replica_groups=[1,8]<=[8], dimensions={0}
-}
-
-%async_collective_fusion.2 (param_0.2: bf16[8,64]) -> bf16[64,64] {
-  %param_0.2 = bf16[8,64]{1,0} parameter(0) ROOT %all-gather.2 = bf16[64,64]{1,0}
-  all-gather(%param_0.2), channel_id=201, replica_groups=[1,8]<=[8], dimensions={0}
-}
-
-%fused_computation.3 (param_0.3: bf16[8,64]) -> bf16[64,64] {
-  %param_0.3 = bf16[8,64]{1,0} parameter(0) ROOT %all-gather.3 = bf16[64,64]{1,0}
-  all-gather(%param_0.3), channel_id=201, replica_groups=[1,8]<=[8], dimensions={0}
-}
-
-ENTRY %main (p: bf16[8,64]) -> bf16[64,64] {
-  %p = bf16[8,64]{1,0} parameter(0) %fusion.1 = bf16[64,64]{1,0} fusion(%p), kind=kCustom,
-  calls=%fused_computation.1 %fusion.2 = bf16[64,64]{1,0} fusion(%p), kind=kCustom,
-  calls=%async_collective_fusion.2 %all-gather.4 = bf16[64,64]{1,0} all-gather(%p), channel_id=202,
-  replica_groups=[1,8]<=[8], dimensions={0} ROOT %fusion.3 = bf16[64,64]{1,0} fusion(%p),
-  kind=kCustom, calls=%fused_computation.3
-}
-"""
 
 
 def test_a_collective_spread_over_fusions_counts_once():
