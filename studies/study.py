@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ipt_jax import config as configs
 from ipt_jax.cli.app import main as run_command
+from ipt_jax.config.loading import load as load_config
 from ipt_jax.data.sources.folder import Folder, list_pictures
 from ipt_jax.data.sources.held_out import held_out_names
 from ipt_jax.errors import DataError, RunError, UserError
@@ -186,7 +186,7 @@ def train_variant(variant: Variant, seed: int, folder: StudyFolder) -> pathlib.P
         train_variant(variant.after, seed, folder)
     workdir = folder.workdir(variant, seed)
     print(f"--- {variant.name}, seed {seed}: {workdir}", flush=True)
-    config = configs.load(str(BASE), list(folder.settings(variant, seed)))
+    config = load_config(str(BASE), list(folder.settings(variant, seed)))
     try:
         outcome = pretrain(config, str(workdir))
     except (UserError, RunError) as error:

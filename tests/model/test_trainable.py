@@ -20,22 +20,6 @@ from ipt_jax.step.train_step import compile_step
 LORA = ("finetune.lora_rank=2", "finetune.lora_targets=*attention,mlp", "optim.ema=0.9")
 
 
-def test_patterns_match_a_parameter_or_what_it_lies_in():
-    path = "body/encoder/self_attention/qkv"
-    for pattern in (
-        "body",
-        "body/",
-        "body/encoder",
-        "body/*",
-        "*/self_attention",
-        "*qkv",
-        "bod[y]",
-    ):
-        assert trees.matches(path, [pattern]), pattern
-    for pattern in ("bod", "encoder", "*/tail", "body/decoder", ""):
-        assert not trees.matches(path, [pattern]), pattern
-
-
 @pytest.fixture(scope="module")
 def params():
     return runs.random_params(small.model(small.config()), 0)
