@@ -1,4 +1,4 @@
-"""What a run says: metrics.jsonl, TensorBoard events, the progress line."""
+"""The package's logger, and how it is set up by the command line."""
 
 from __future__ import annotations
 
@@ -10,37 +10,42 @@ from absl import logging as absl_logging
 
 logger = logging.getLogger("ipt_jax")
 
+_TIME = "%H:%M:%S"
+
 
 def setup() -> None:
-    """The package's log goes to stderr, one line a message, without the libraries' chatter."""
+    """Sends the package's log to stderr, one line per message, and silences the libraries."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", _TIME))
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    # Not by its name, which would make another logger where absl has not been imported, one that
-    # cannot tell who speaks.
+    # logging.getLogger("absl") would create a plain logger if absl has not been imported. absl
+    # would then fail to tell where its messages come from.
     absl_logging.get_absl_logger().setLevel(logging.ERROR)
 
 
 def for_process(index: int) -> None:
-    """In a run on several processes: process 0 says all, the others only what is wrong, with their
-    number.
+    """Adapts the log to a run on several processes.
+
+    Process 0 logs everything; the others log warnings and errors only, with their index.
     """
     if index:
         logger.setLevel(logging.WARNING)
+        text = f"%(asctime)s %(levelname).1s [process {index}] %(message)s"
         for handler in logger.handlers:
-            handler.setFormatter(
-                logging.Formatter(
-                    f"%(asctime)s %(levelname).1s [process {index}] %(message)s", "%H:%M:%S"
-                )
-            )
+            handler.setFormatter(logging.Formatter(text, _TIME))
 
 
 @contextlib.contextmanager
 def extra(what: object) -> Iterator[None]:
-    """Pictures, tables and the like: a full disk, or one that cannot be written to, is said and
-    ends no run for them.
+    """Logs an error of the file system instead of raising it, in a block that writes an extra.
+
+    A full disk, or one that cannot be written to, must not end a run because of an image or a
+    table.
+
+    Args:
+      what: the file, for the message.
     """
     try:
         yield

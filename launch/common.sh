@@ -1,4 +1,4 @@
-# Shared by the scripts here: --help and --dry-run, and running (or only printing) a command. To be sourced.
+# Functions that the scripts in this folder share: --help, --dry-run, running a command. Source it.
 # shellcheck shell=bash
 set -euo pipefail
 
@@ -6,11 +6,12 @@ DRY_RUN=${DRY_RUN:-}
 
 die() { echo "${0##*/}: $*" >&2; exit 2; }
 
-# The comment at the top of a script is its help.
+# Prints the comment at the top of the script, which is its help.
 help() { sed -n '2,/^[^#]/{/^#/{s/^# \{0,1\}//;p}}' "$0"; }
 
-# Prints the command as it could be typed; runs it unless this is a dry run. A signal to the script ends it, too.
-# Where nobody is left to read (a closed terminal, a dead `| tee`), what deletes must still run.
+# Prints a command so that it can be pasted into a shell; runs it unless this is a dry run.
+# A signal to the script also ends the command. Printing may fail (a closed terminal, a dead
+# `| tee`); a command that deletes resources must run nevertheless.
 CHILD=''
 run() {
   { printf '+'; printf ' %q' "$@"; echo; } || true
@@ -28,27 +29,41 @@ end_child() {
   CHILD=''
 }
 
-need() { # need VARIABLE --flag
+# need VARIABLE --flag: fails if the flag was not given.
+need() {
   [ -n "${!1:-}" ] || die "$2 is missing; see --help"
 }
 
-tool() { # tool NAME WHERE-FROM
+# Fails if no command was given after --.
+need_command() {
+  [ ${#COMMAND[@]} -gt 0 ] ||
+    die "give the command after --, such as -- ipt pretrain --config=..."
+}
+
+# tool NAME HOW-TO-INSTALL-IT: fails if a program is not installed.
+tool() {
   [ -n "$DRY_RUN" ] || command -v "$1" >/dev/null || die "$1 is not installed: $2"
 }
 
-value() { # value FLAG "$@": the argument of a flag
+# value FLAG "$@": prints the argument of a flag.
+value() {
   [ $# -ge 2 ] && [ -n "$2" ] || die "$1 needs a value"
   printf '%s' "$2"
 }
 
-name_is_good() { # of cloud resources
-  [[ $1 =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]] || die "--name must be lower-case letters, digits and dashes, not '$1'"
+# Checks the name of a cloud resource.
+name_is_good() {
+  [[ $1 =~ ^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$ ]] ||
+    die "--name must be lower-case letters, digits and dashes, not '$1'"
 }
 
-# A training command that was told to stop and saved ends with this code, so that it is not taken for one that is done.
+# Makes a training command end with this exit code after a signal has stopped it and it has saved.
+# Otherwise it would end with 0, as after its last step.
 STOPPED=75
 tell_stops() {
-  case " ${COMMAND[*]} " in *" pretrain "* | *" finetune "*) COMMAND+=("--stopped-code=$STOPPED") ;; esac
+  case " ${COMMAND[*]} " in
+    *" pretrain "* | *" finetune "*) COMMAND+=("--stopped-code=$STOPPED") ;;
+  esac
 }
 
 quoted() { printf '%q ' "$@"; }

@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# A run on several processes of this machine: to try what a pod does, or one process for each GPU.
+# Runs a command on several processes of this machine: to test what a pod does, or with one process
+# per GPU.
 #
-# launch/local.sh --processes N [--devices D] [--port P] -- ipt pretrain --config=configs/demo.py --workdir=runs/demo
+# launch/local.sh --processes N [--devices D] [--port P] -- ipt pretrain --config=FILE --workdir=DIR
 #
-# --processes N    how many
-# --devices D      simulated CPU devices of each (default 1; not for accelerators)
-# --gpus           give process i the GPU i
-# --port P         of process 0 (default 8476; the next port is used, too)
-# --dry-run        print the commands
-# --help           this
+# --processes N    the number of processes
+# --devices D      simulated CPU devices of each process (default 1; not for accelerators)
+# --gpus           give GPU i to process i
+# --port P         the port of process 0 (default 8476; the next port is used as well)
+# --dry-run        print the commands and run none
+# --help           print this help
 #
-# Output of process 0 is shown, the others' follow their number. When one ends with an error all do; nothing is left.
-# Ctrl-C or SIGTERM: the run saves and leaves; once more: it is killed.
+# The output of process 0 is shown; that of the others has their number in front. If one process
+# ends with an error, all end. After Ctrl-C or SIGTERM, the run saves and exits; a second signal
+# kills it.
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=launch/common.sh
 . "$here/common.sh"
@@ -20,8 +22,13 @@ PROCESSES='' DEVICES='' PORT=8476 GPUS='' COMMAND=()
 while [ $# -gt 0 ]; do
   case $1 in
     --processes | --devices | --port)
-      given=$(value "$@"); [[ $given =~ ^[1-9][0-9]*$ ]] || die "$1 must be a number above 0, not '$given'"
-      case $1 in --processes) PROCESSES=$given ;; --devices) DEVICES=$given ;; --port) PORT=$given ;; esac
+      given=$(value "$@")
+      [[ $given =~ ^[1-9][0-9]*$ ]] || die "$1 must be a number above 0, not '$given'"
+      case $1 in
+        --processes) PROCESSES=$given ;;
+        --devices) DEVICES=$given ;;
+        --port) PORT=$given ;;
+      esac
       shift 2 ;;
     --gpus) GPUS=1; shift ;;
     --dry-run) DRY_RUN=1; shift ;;
@@ -31,7 +38,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 need PROCESSES --processes
-[ ${#COMMAND[@]} -gt 0 ] || die "give the command after --, such as -- ipt pretrain --config=..."
+need_command
 [ -z "$GPUS" ] || [ -z "$DEVICES" ] || die "--devices is for CPUs, --gpus for GPUs: not both"
 
 pids=()
@@ -39,7 +46,8 @@ signalled=0
 # shellcheck disable=SC2329  # the traps call these
 to_all() { [ ${#pids[@]} -eq 0 ] || kill "-$1" "${pids[@]}" 2>/dev/null || true; }
 # shellcheck disable=SC2329
-on_signal() { # the first asks them to save and leave, the second does not ask
+on_signal() {
+  # The first signal asks the processes to save and exit, the second kills them.
   signalled=$((signalled + 1))
   if [ "$signalled" -eq 1 ]; then to_all TERM; else exit 130; fi
 }
@@ -49,7 +57,10 @@ trap on_signal INT TERM HUP
 for ((i = 0; i < PROCESSES; i++)); do
   settings=("IPT_COORDINATOR=127.0.0.1:$PORT" "IPT_NUM_PROCESSES=$PROCESSES" "IPT_PROCESS_ID=$i")
   [ -z "$GPUS" ] || settings+=("CUDA_VISIBLE_DEVICES=$i")
-  [ -z "$DEVICES" ] || settings+=("JAX_PLATFORMS=cpu" "XLA_FLAGS=${XLA_FLAGS:+$XLA_FLAGS }--xla_force_host_platform_device_count=$DEVICES")
+  if [ -n "$DEVICES" ]; then
+    flags="${XLA_FLAGS:+$XLA_FLAGS }--xla_force_host_platform_device_count=$DEVICES"
+    settings+=("JAX_PLATFORMS=cpu" "XLA_FLAGS=$flags")
+  fi
   if [ -n "$DRY_RUN" ]; then run env "${settings[@]}" "${COMMAND[@]}"; continue; fi
   if [ "$i" = 0 ]; then env "${settings[@]}" "${COMMAND[@]}" </dev/null &
   else env "${settings[@]}" "${COMMAND[@]}" </dev/null > >(sed "s/^/[$i] /") 2>&1 & fi
@@ -60,7 +71,8 @@ worst=0
 for pid in "${pids[@]}"; do
   while true; do
     code=0; wait "$pid" || code=$?
-    kill -0 "$pid" 2>/dev/null || break # else a signal interrupted the wait
+    # If the process is still alive, a signal has interrupted the wait.
+    kill -0 "$pid" 2>/dev/null || break
   done
   [ "$code" -le "$worst" ] || worst=$code
 done

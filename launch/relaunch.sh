@@ -1,13 +1,18 @@
 #!/usr/bin/env bash
-# Keeps a run on a spot TPU slice going: when the slice is preempted, it is deleted, asked for again, and the same command
-# is started; `ipt pretrain` goes on at its newest checkpoint, so the workdir must be on gs://.
+# Recreates preempted spot slices: deletes the slice, requests it again, and starts the same
+# command. `ipt pretrain` resumes from its newest intact checkpoint, so its workdir must be on
+# gs://.
 #
-# launch/relaunch.sh --name NAME --zone ZONE --type TYPE [--spot] ... -- ipt pretrain --config=... --workdir=gs://...
+# launch/relaunch.sh --name NAME --zone ZONE --type TYPE [--spot] ...
+#                    -- ipt pretrain --config=... --workdir=gs://...
 #
-# --times N     give up after so many starts (default 100)
-# --faults N    give up after so many faults of the command itself, in a row (default 3)
-# --dry-run     print the commands of one start
-# All other flags are those of launch/tpu.sh. Ends with 0 when the command has ended with 0; the slice is deleted in any case.
+# --times N     give up after this many starts (default 100)
+# --faults N    give up after this many failures of the command itself in a row (default 3)
+# --dry-run     print the commands of one start and run none
+# --help        print this help
+#
+# All other flags are those of launch/tpu.sh. The exit code is 0 once the command has ended with 0.
+# The slice is deleted in any case.
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=launch/common.sh
 . "$here/common.sh"
@@ -16,7 +21,8 @@ TIMES=100 FAULTS=3 FLAGS=() COMMAND=() WHERE=()
 while [ $# -gt 0 ]; do
   case $1 in
     --times | --faults)
-      given=$(value "$@"); [[ $given =~ ^[1-9][0-9]*$ ]] || die "$1 must be a number above 0, not '$given'"
+      given=$(value "$@")
+      [[ $given =~ ^[1-9][0-9]*$ ]] || die "$1 must be a number above 0, not '$given'"
       if [ "$1" = --times ]; then TIMES=$given; else FAULTS=$given; fi
       shift 2 ;;
     --name | --zone | --project) WHERE+=("$1" "$(value "$@")"); shift 2 ;;
@@ -26,11 +32,16 @@ while [ $# -gt 0 ]; do
     *) FLAGS+=("$1"); shift ;;
   esac
 done
-[ ${#COMMAND[@]} -gt 0 ] || die "give the command after --; see --help"
-case " ${COMMAND[*]} " in *" --workdir=gs://"* | *" --workdir gs://"*) ;; *) die "the command's --workdir must be on gs://: a preempted slice loses its disks" ;; esac
+need_command
+case " ${COMMAND[*]} " in
+  *" --workdir=gs://"* | *" --workdir gs://"*) ;;
+  *) die "the command's --workdir must be on gs://: a preempted slice loses its disks" ;;
+esac
 tell_stops
 tpu() { "$here/tpu.sh" "$@"; }
-if [ -n "$DRY_RUN" ]; then exec "$here/tpu.sh" job "${WHERE[@]}" "${FLAGS[@]}" --dry-run -- "${COMMAND[@]}"; fi
+if [ -n "$DRY_RUN" ]; then
+  exec "$here/tpu.sh" job "${WHERE[@]}" "${FLAGS[@]}" --dry-run -- "${COMMAND[@]}"
+fi
 
 child=''
 # shellcheck disable=SC2329  # the trap calls it
@@ -53,16 +64,18 @@ for ((start = 1; start <= TIMES; start++)); do
   code=0; wait "$child" || code=$?
   child=''
   [ $code -ne 0 ] || exit 0
-  sleep "${POLL:-20}" # until the state tells of a preemption
+  # The state shows a preemption only after some time.
+  sleep "${POLL:-20}"
   state=$(tpu state "${WHERE[@]}")
   if [ "$state" = ACTIVE ] && [ $code -ne $STOPPED ]; then
     faults=$((faults + 1))
     echo "the command ended with $code on a slice that is alive: fault $faults of $FAULTS" >&2
-    [ $code -ne 2 ] || exit 2 # wrong usage or input does not get better
+    # Wrong usage or input stays wrong.
+    [ $code -ne 2 ] || exit 2
     [ $faults -lt "$FAULTS" ] || exit 1
   else
     faults=0
-    echo "the slice is $state: preempted, or not to be had (the command ended with $code)" >&2
+    echo "the slice is $state: preempted, or not available (the command ended with $code)" >&2
   fi
   [ "$state" = NONE ] || tpu delete "${WHERE[@]}"
 done

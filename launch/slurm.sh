@@ -1,25 +1,32 @@
 #!/usr/bin/env bash
-# A run on the GPUs of a Slurm cluster: one task a GPU, which find each other by Slurm's variables.
+# Runs a command on the GPUs of a Slurm cluster, with one task per GPU. The tasks find each other by
+# Slurm's variables.
 #
-# launch/slurm.sh --nodes N --gpus G [--time D-HH:MM:SS] [--partition P] [--account A] [--name NAME] -- ipt pretrain ...
+# launch/slurm.sh --nodes N --gpus G [--time D-HH:MM:SS] [--partition P] [--account A] [--name NAME]
+#                 -- ipt pretrain ...
 #
-# --nodes N, --gpus G    nodes, and GPUs of each
-# --cpus C               cores for each task (default 8)
-# --time T               limit; two minutes before it the tasks get SIGTERM: the run saves and leaves (default 1-00:00:00)
-# --again                put the job back into the queue when the limit or a preemption has ended it; the run goes on by itself
+# --nodes N              the number of nodes
+# --gpus G               the number of GPUs of each node
+# --cpus C               the number of cores of each task (default 8)
+# --time T               the time limit (default 1-00:00:00); two minutes before it, the tasks get
+#                        SIGTERM, and the run saves and exits
+# --again                requeue the job when the limit or a preemption has ended it; the run
+#                        resumes from its newest intact checkpoint
 # --environment DIR      a virtual environment with ipt_jax[cuda] (default: .venv of this clone)
 # --follow               follow the log; an interrupt then cancels the job
-# --dry-run              print the job script and the command
-# --help                 this
+# --dry-run              print the job script and the command and run none
+# --help                 print this help
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=launch/common.sh
 . "$here/common.sh"
 
-NODES='' GPUS='' CPUS=8 TIME=1-00:00:00 PARTITION='' ACCOUNT='' NAME=ipt AGAIN='' FOLLOW='' ENVIRONMENT="$here/../.venv" COMMAND=()
+NODES='' GPUS='' CPUS=8 TIME=1-00:00:00 PARTITION='' ACCOUNT='' NAME=ipt AGAIN='' FOLLOW=''
+ENVIRONMENT="$here/../.venv" COMMAND=()
 while [ $# -gt 0 ]; do
   case $1 in
     --nodes | --gpus | --cpus)
-      given=$(value "$@"); [[ $given =~ ^[1-9][0-9]*$ ]] || die "$1 must be a number above 0, not '$given'"
+      given=$(value "$@")
+      [[ $given =~ ^[1-9][0-9]*$ ]] || die "$1 must be a number above 0, not '$given'"
       case $1 in --nodes) NODES=$given ;; --gpus) GPUS=$given ;; --cpus) CPUS=$given ;; esac
       shift 2 ;;
     --time) TIME=$(value "$@"); shift 2 ;;
@@ -36,9 +43,9 @@ while [ $# -gt 0 ]; do
   esac
 done
 need NODES --nodes; need GPUS --gpus; name_is_good "$NAME"
-[ ${#COMMAND[@]} -gt 0 ] || die "give the command after --, such as -- ipt pretrain --config=..."
+need_command
 [ -z "$AGAIN" ] || tell_stops
-tool sbatch "this is to run on a login node of the cluster"
+tool sbatch "run this script on a login node of the cluster"
 
 job() {
   cat <<END
@@ -57,7 +64,7 @@ ${PARTITION:+#SBATCH --partition=$PARTITION
 }${AGAIN:+#SBATCH --requeue
 }set -uo pipefail
 PATH=$(printf %q "$ENVIRONMENT")/bin:\$PATH
-# Slurm tells this script of a preemption and srun's tasks of the limit.
+# At a preemption, Slurm signals this script only; at the time limit, it signals the tasks of srun.
 trap 'kill -TERM "\$child" 2>/dev/null' TERM
 srun --kill-on-bad-exit=1 $(quoted "${COMMAND[@]}")&
 child=\$!
@@ -90,7 +97,7 @@ fi
 SCRIPT=$(mktemp)
 job >"$SCRIPT"
 ID=$(sbatch --parsable "$SCRIPT"); ID=${ID%%;*}
-echo "job $ID; log in $NAME-$ID.log; stop it, saving: scancel --signal=TERM $ID"
+echo "job $ID; its log is $NAME-$ID.log; to save and stop it: scancel --signal=TERM $ID"
 if [ -z "$FOLLOW" ]; then ID=''; exit 0; fi
 tail -n +1 -F "$NAME-$ID.log" 2>/dev/null &
 CHILD=$!

@@ -1,25 +1,21 @@
-"""Checkpoints of a run: written in the background, and believed only when checked.
+"""Checkpoints of a run: written in the background, checked when they are restored.
 
-This (with orbax_calls.py) is all that knows orbax. A checkpoint is one folder,
-`<directory>/<step>`, that orbax writes under another name and renames when it is whole (on `gs://`,
-marks):
+Only this package uses Orbax. A checkpoint is one folder, `<directory>/<step>`. Orbax writes it
+under another name and renames it when it is complete (on `gs://`, it writes a marker). It contains:
 
-- `state`: the arrays, as nested dicts named after the leaves' paths (`params/body/...`,
+- `state`: the arrays, as nested dicts named after the paths of the leaves (`params/body/...`,
   `opt_state/0/mu`);
-- `meta`: a JSON record with the caller's `meta`, and name, dtype, shape and fingerprint of every
-  array, under a checksum of its own.
+- `meta`: the JSON record of `record.py`: the caller's `meta`, and name, dtype, shape and
+  fingerprint of every array, under a checksum of its own.
 
-orbax does not check contents: of 40 single bits flipped in checkpoint data, 37 came back as wrong
-numbers without a word. So fingerprints are taken on the devices when the state is saved, and
-compared when it is restored. What does not match is named in the log and left as it is, and the
-next older checkpoint is tried.
+Orbax does not check contents: of 40 single bits flipped in checkpoint data, 37 came back as wrong
+numbers without an error. Therefore fingerprints are computed on the devices when the state is
+saved, and compared when it is restored. A damaged checkpoint is reported in the log and left
+untouched, and the next older one is tried.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, Self, TypeVar
@@ -27,43 +23,48 @@ from typing import Any, NoReturn, Self, TypeVar
 import jax
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
-from ipt_jax.checkpoints import orbax_workarounds as orbax_calls
-from ipt_jax.checkpoints.fingerprints import fingerprints, supported
+from ipt_jax import trees
+from ipt_jax.checkpoints import leaves, orbax_workarounds
+from ipt_jax.checkpoints.agreement import all_processes, from_first_process
+from ipt_jax.checkpoints.fingerprints import fingerprints
+from ipt_jax.checkpoints.record import (
+    Damaged,
+    check_arrays,
+    check_wanted,
+    make_record,
+    meta_of,
+    read_record,
+)
 from ipt_jax.errors import CheckpointError
+from ipt_jax.log import logger
 
 PyTree = Any
 
 T = TypeVar("T")
 
-_log = logging.getLogger("ipt_jax")
-
-_STATE, _META, _FORMAT = "state", "meta", 1
-
-
-class _Damaged(Exception):
-    """A checkpoint that is there but cannot be believed."""
+# The two items of a checkpoint.
+_STATE, _META = "state", "meta"
 
 
 class Checkpoints:
     """The checkpoints in one folder.
 
-    Nothing is written, not even the folder, before the first `save`; readers can use a folder that
-    they may not write to. With several processes, all of them make the same calls in the same
-    order. Call none of this inside `jax.set_mesh`.
+    Nothing is written, not even the folder, before the first `save`, so a folder can be read
+    without the permission to write to it. With several processes, all of them make the same calls
+    in the same order. Do not call any method inside `jax.set_mesh`.
 
     Args:
-        directory: where they are; may be a path that etils knows, such as
-          `gs://bucket/run/checkpoints`.
-        keep: how many of the newest are kept; older ones are deleted once a new one is complete.
-        keep_every: steps divisible by it are kept as well; 0 for none.
-        asynchronous: whether `save` returns while files are still being written.
+      directory: the folder; a local path or one that etils opens, such as
+        `gs://bucket/run/checkpoints`.
+      keep: how many of the newest checkpoints are kept; older ones are deleted once a new one is
+        complete.
+      keep_every: checkpoints of steps that it divides are kept as well; 0 for none.
+      asynchronous: whether `save` returns while files are still being written.
 
     Raises:
-        ValueError: `keep` is less than 1 or `keep_every` is negative.
+      ValueError: `keep` is less than 1 or `keep_every` is negative.
     """
 
     def __init__(
@@ -76,52 +77,44 @@ class Checkpoints:
         self.directory = epath.Path(directory).expanduser().resolve()
         self._asynchronous = asynchronous
         self._damaged: set[int] = set()
-        self._policy = orbax_calls.Keep(keep, keep_every, self._damaged)
+        self._policy = orbax_workarounds.Keep(keep, keep_every, self._damaged)
         self._writer: Any = None
         self._pending: tuple[int, Any] | None = None
 
     def save(self, step: int, state: PyTree, meta: Mapping[str, Any]) -> None:
-        """Save `state`, a pytree of jax arrays, as `step`, unless that step is there already.
+        """Saves a state as `step`, unless a checkpoint of that step exists already.
 
-        Returns when the arrays may be donated. What goes wrong afterwards is raised by the next
-        `save`, `wait` or `close`. A `save` that raises has not been done; it can be called again. A
+        It returns when the arrays may be donated. An error in the background is raised by the next
+        `save`, `wait` or `close`. After a `save` that raises, the same save can be tried again. A
         step that `restore` found damaged is replaced.
 
+        Args:
+          step: the step, at least 0.
+          state: a pytree of JAX arrays.
+          meta: JSON to be saved with the state.
+
         Raises:
-            CheckpointError: this save, or the one before it, failed (no space, no permission, ...);
-              or a leaf
-                is not a jax array, or has a dtype or a name that cannot be stored.
-            ValueError: `step` is negative.
-            TypeError: `meta` is not JSON.
+          CheckpointError: this save, or the one before it, failed (no space, no permission, ...);
+            or a leaf is not a JAX array, or has a dtype or a name that cannot be stored.
+          ValueError: `step` is negative.
+          TypeError: `meta` is not JSON.
         """
         self.wait()
         step = int(step)
         if step < 0:
             raise ValueError(f"step must not be negative, but is {step}")
-        names, leaves, _ = _flatten(state)
-        leaf_of = dict(zip(names, leaves, strict=True))
-        if bad := [name for name, x in leaf_of.items() if not isinstance(x, jax.Array)]:
-            raise CheckpointError("these leaves are not jax arrays: " + ", ".join(bad))
-        if bad := [f"{name} ({x.dtype})" for name, x in leaf_of.items() if not supported(x.dtype)]:
-            raise CheckpointError(
-                "these leaves have dtypes that cannot be stored: " + ", ".join(bad)
-            )
+        arrays, _ = leaves.flatten(state)
+        leaves.check_storable(arrays)
         replace = step in self._damaged
-        if _from_first_process(step in self.steps()) and not replace:
-            _log.info("checkpoint %d is already in %s", step, self.directory)
+        if from_first_process(step in self.steps()) and not replace:
+            logger.info("checkpoint %d is already in %s", step, self.directory)
             return
-        described = {
-            n: [*_kind(leaf_of[n]), m] for n, m in zip(names, fingerprints(leaves), strict=True)
-        }
-        record = {"format": _FORMAT, "step": step, "meta": dict(meta), "leaves": described}
-        # As it will be read: keys are strings, tuples are lists
-        record = json.loads(json.dumps(record))
-        record["checksum"] = _checksum(record)
-        # The new one is to count when orbax decides, during the call, what is kept
+        record = make_record(step, meta, arrays, fingerprints(list(arrays.values())))
+        # During the call, Orbax decides which checkpoints are kept, and must count the new one.
         self._damaged.discard(step)
         response, reason = _attempt(
             lambda: self._open().save_checkpointables_async(
-                step, {_STATE: _nest_filled(leaf_of), _META: record}, force=True, overwrite=replace
+                step, {_STATE: leaves.stored(arrays), _META: record}, force=True, overwrite=replace
             )
         )
         if reason is not None:
@@ -133,61 +126,60 @@ class Checkpoints:
             self.wait()
 
     def protect(self, step: int | None) -> None:
-        """Keeps this step, the best one, whatever its age, until another is named."""
+        """Keeps the checkpoint of this step, the best one, until another step is named."""
         self._policy.protected = step
 
     def steps(self) -> list[int]:
-        """The steps that are complete, oldest first. They have not been checked."""
-        return sorted(found.step for found in orbax_calls.Names().find_all(self.directory))
+        """Returns the steps of the complete checkpoints, oldest first, without checking them."""
+        return sorted(found.step for found in orbax_workarounds.Names().find_all(self.directory))
 
     def latest(self) -> int | None:
-        """The newest complete step, not checked, or None."""
+        """Returns the step of the newest complete checkpoint, without checking it, or None."""
         return max(self.steps(), default=None)
 
     def restore(self, target: PyTree, step: int | None = None) -> tuple[PyTree, dict[str, Any]]:
-        """Restore the newest checkpoint that is as it was saved, or exactly `step`.
+        """Restores the newest intact checkpoint, or exactly `step`.
 
         Args:
-            target: the state wanted, as `jax.ShapeDtypeStruct`s (or arrays, whose values are not
-              used). Each
-                leaf is restored with its sharding, whatever it was saved with; without one, on the
-                first device, or on all of them alike when there are several processes.
-            step: that one only, or an error.
+          target: the wanted state, as `jax.ShapeDtypeStruct`s (or arrays, whose values are not
+            used). Each leaf is restored with the sharding given here, whatever it was saved with.
+            Leaves without a sharding go to the first device, or, with several processes, to all
+            devices alike.
+          step: the only step to restore; None for the newest intact one.
 
         Returns:
-            The state, and the `meta` saved with it, to which `step` is added.
+          The state, and the `meta` saved with it, with `step` added.
 
         Raises:
-            CheckpointError: there is no checkpoint, or none that is undamaged (each one's reason is
-              in the
-                message, nothing is deleted); or `target` is not what was saved: every leaf that
-                differs is listed, and no older checkpoint is tried.
+          CheckpointError: there is no intact checkpoint (the message has the reason for each;
+            nothing is deleted); or `target` is not what was saved: the message lists every leaf
+            that differs, and no older checkpoint is tried.
         """
-        names, leaves, treedef = _flatten(target)
-        wanted = {name: _abstract(leaf) for name, leaf in zip(names, leaves, strict=True)}
+        named, treedef = leaves.flatten(target)
+        wanted = {name: leaves.target(leaf) for name, leaf in named.items()}
 
         def load(step: int, record: dict[str, Any]) -> list[jax.Array]:
-            _compare(wanted, record["leaves"], f"checkpoint {step} in {self.directory}")
+            check_wanted(wanted, record["leaves"], f"checkpoint {step} in {self.directory}")
             return self._load(step, record, wanted)
 
-        found, meta = self._newest_good(load, step)
+        found, meta = self._newest_intact(load, step)
         return jax.tree.unflatten(treedef, found), meta
 
     def restore_params(
         self, which: str | Sequence[str] = ("ema", "params"), step: int | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Restore one part of the state without knowing the rest of it.
+        """Restores one part of the state without knowing the rest of it.
 
         Args:
-            which: the parts that will do, best first: the first one that was saved is taken.
-            step: as for `restore`.
+          which: the names of parts, by preference: the first one that was saved is restored.
+          step: as for `restore`.
 
         Returns:
-            The part as nested dicts of NumPy arrays, checked as in `restore`, and the `meta` saved
-            with it, to which `step` and `part`, the name of what was taken, are added.
+          The part as nested dicts of NumPy arrays, checked as in `restore`, and the `meta` saved
+          with it, with `step` and `part` (the name of the part) added.
 
         Raises:
-            CheckpointError: as for `restore`; or none of the parts was saved.
+          CheckpointError: as for `restore`; or none of the parts was saved.
         """
         parts = (which,) if isinstance(which, str) else tuple(which)
 
@@ -195,49 +187,49 @@ class Checkpoints:
             saved = record["leaves"]
             part = next((p for p in parts if any(n.startswith(p + "/") for n in saved)), None)
             if part is None:
-                there = ", ".join(sorted({n.split("/")[0] for n in saved}))
+                found = ", ".join(sorted({n.split("/")[0] for n in saved}))
                 raise CheckpointError(
                     f"checkpoint {step} in {self.directory} has no {' or '.join(parts)}, only "
-                    f"{there}"
+                    f"{found}"
                 )
-            names = [n for n in saved if n.startswith(part + "/")]
             wanted = {
-                n: _abstract(jax.ShapeDtypeStruct(saved[n][1], np.dtype(saved[n][0])))
-                for n in names
+                name: leaves.target(jax.ShapeDtypeStruct(shape, np.dtype(dtype)))
+                for name, (dtype, shape, _) in saved.items()
+                if name.startswith(part + "/")
             }
-            arrays = [np.array(x) for x in self._load(step, record, wanted)]
-            return part, _nest(
-                {n.removeprefix(part + "/"): x for n, x in zip(names, arrays, strict=True)}
-            )
+            arrays = zip(wanted, self._load(step, record, wanted), strict=True)
+            return part, trees.nested({n.removeprefix(part + "/"): np.array(x) for n, x in arrays})
 
-        (part, tree), meta = self._newest_good(load, step)
+        (part, tree), meta = self._newest_intact(load, step)
         return tree, {**meta, "part": part}
 
     def read_meta(self, step: int | None = None) -> dict[str, Any]:
-        """The `meta` of `step`, or of the newest checkpoint whose record can be read, with `step`
-        added.
+        """Returns the `meta` of a checkpoint, with `step` added.
 
-        Reads one small file and starts no devices. Arrays are not checked: `restore` may take an
-        older step.
+        It reads one small file and starts no devices. The arrays are not checked, so `restore` may
+        choose an older step.
+
+        Args:
+          step: the step; None for the newest checkpoint whose record is intact.
 
         Raises:
-            CheckpointError: there is no such checkpoint, or its record is damaged.
+          CheckpointError: there is no such checkpoint, or its record is damaged.
         """
         reasons = {}
         for candidate in self._candidates(self.steps(), step):
             try:
-                return _meta(self._record(candidate))
-            except _Damaged as damage:
+                return meta_of(self._record(candidate))
+            except Damaged as damage:
                 reasons[candidate] = str(damage)
                 self._report(candidate, str(damage))
-        raise self._none_good(reasons)
+        raise self._none_intact(reasons)
 
     def wait(self) -> None:
-        """Wait until what was saved is on disk and what is no longer kept is deleted.
+        """Waits until the last save is on disk and superseded checkpoints are deleted.
 
         Raises:
-            CheckpointError: that failed. Older checkpoints are whole, and one can go on and `save`
-              again.
+          CheckpointError: that failed. Older checkpoints are intact, and `save` can be called
+            again.
         """
         if self._pending is None:
             return
@@ -247,7 +239,7 @@ class Checkpoints:
             self._failed(step, reason)
 
     def close(self) -> None:
-        """`wait`, and let go of orbax's threads. Raises what `wait` raises."""
+        """Waits as `wait` does, and ends Orbax's threads. Raises CheckpointError as `wait` does."""
         try:
             self.wait()
         finally:
@@ -272,222 +264,119 @@ class Checkpoints:
         except CheckpointError as failure:
             if error is None:
                 raise
-            # Not to hide the error that ended the block
-            _log.error("%s", failure)
+            # The error that ended the block matters more.
+            logger.error("%s", failure)
 
     def _open(self) -> Any:
+        """Returns Orbax's writer, made at the first call."""
         if self._writer is None:
             self._writer = ocp.training.Checkpointer(
                 self.directory,
-                context=orbax_calls.context(_META),
+                context=orbax_workarounds.context(_META),
                 preservation_policy=self._policy,
-                # What a killed or a failed save left behind would only take up space.
+                # Killed and failed saves leave folders that would only take up space.
                 cleanup_tmp_directories=True,
-                step_name_format=orbax_calls.Names(),
+                step_name_format=orbax_workarounds.Names(),
             )
         return self._writer
 
     def _failed(self, step: int, reason: str) -> NoReturn:
-        # orbax gets a fresh start: it has already forgotten the checkpoints that it was about to
-        # delete.
+        """Raises CheckpointError for a save that failed, with a new writer for the next one."""
+        # The old writer has already forgotten the checkpoints that it was about to delete.
         writer, self._writer = self._writer, None
         if writer is not None:
-            # Raises the same error again
+            # Closing reports the same error again.
             _attempt(writer.close)
         if jax.process_count() == 1:
-            # Clears what the failed save left, which may be what fills the disk
+            # A new writer removes the files of the failed save, which may be what fills the disk.
             _attempt(self._open)
         if step in self.steps():
-            message = f"checkpoint {step} is in {self.directory}, but older ones could not be deleted: {reason}"
+            message = (
+                f"checkpoint {step} is in {self.directory}, but older ones could not be deleted: "
+                f"{reason}"
+            )
         else:
             message = f"checkpoint {step} could not be saved in {self.directory}: {reason}"
         raise CheckpointError(message)
 
     def _candidates(self, steps: list[int], step: int | None) -> list[int]:
+        """Returns the steps to try, in order. Raises CheckpointError if there are none."""
         if step is None and steps:
             return steps[::-1]
         if step is None:
             raise CheckpointError(f"there is no checkpoint in {self.directory}")
         if step not in steps:
-            there = ", ".join(map(str, steps)) or "none"
+            found = ", ".join(map(str, steps)) or "none"
             raise CheckpointError(
-                f"there is no checkpoint {step} in {self.directory}; there are: {there}"
+                f"there is no checkpoint {step} in {self.directory}; there are: {found}"
             )
         return [step]
 
-    def _newest_good(self, load: Any, step: int | None) -> tuple[Any, dict[str, Any]]:
+    def _newest_intact(
+        self, load: Callable[[int, dict[str, Any]], T], step: int | None
+    ) -> tuple[T, dict[str, Any]]:
+        """Loads the newest checkpoint, or exactly `step`, for which `load` finds no damage.
+
+        Args:
+          load: returns what is wanted of a step and its record, or raises Damaged.
+          step: the only step to try; None for all, newest first.
+
+        Returns:
+          What `load` returned, and the checkpoint's `meta`.
+        """
         self.wait()
         reasons: dict[int, str] = {}
-        for candidate in self._candidates(_from_first_process(self.steps()), step):
+        for candidate in self._candidates(from_first_process(self.steps()), step):
             damage: str | None = None
             try:
                 record = self._record(candidate)
                 result = load(candidate, record)
-            except _Damaged as found:
+            except Damaged as found:
                 damage = str(found)
-            if not _all_processes(damage is None):
+            if not all_processes(damage is None):
                 damage = damage or "another process could not read it"
             if damage is None:
                 self._damaged.discard(candidate)
-                return result, _meta(record)
+                return result, meta_of(record)
             reasons[candidate] = damage
             self._damaged.add(candidate)
             self._report(candidate, damage)
-        raise self._none_good(reasons)
+        raise self._none_intact(reasons)
 
     def _report(self, step: int, damage: str) -> None:
-        _log.error(
+        logger.error(
             "CHECKPOINT %d IN %s IS DAMAGED and is not used: %s", step, self.directory, damage
         )
 
-    def _none_good(self, reasons: Mapping[int, str]) -> CheckpointError:
+    def _none_intact(self, reasons: Mapping[int, str]) -> CheckpointError:
         lines = "".join(f"\n  {step}: {reason}" for step, reason in reasons.items())
         return CheckpointError(
             f"no usable checkpoint in {self.directory}; nothing was changed there:{lines}"
         )
 
     def _record(self, step: int) -> dict[str, Any]:
-        """The JSON record, read without orbax: that would start the devices."""
-        path = self.directory / str(step) / _META / "data.json"
-        try:
-            record = json.loads(path.read_text())
-            checksum = record.pop("checksum")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _Damaged(f"{path}: {type(error).__name__}: {error}") from error
-        if checksum != _checksum(record):
-            raise _Damaged(f"{path}: its checksum does not match")
-        if record["format"] != _FORMAT:
-            raise _Damaged(f"{path}: format {record['format']}, and this version reads {_FORMAT}")
-        if record["step"] != step:
-            raise _Damaged(f"{path}: this is step {record['step']}")
-        return record
+        """Reads the record without Orbax, which would start the devices. Raises Damaged."""
+        return read_record(self.directory / str(step) / _META / "data.json", step)
 
     def _load(
         self, step: int, record: dict[str, Any], wanted: Mapping[str, jax.ShapeDtypeStruct]
     ) -> list[jax.Array]:
+        """Loads arrays by name and compares their fingerprints with the record. Raises Damaged."""
         folder = self.directory / str(step)
 
-        def load() -> tuple[list[jax.Array], list[str]]:
-            loaded = ocp.load_checkpointables(folder, {_STATE: _nest_filled(wanted)})
-            names, found, _ = _flatten(loaded[_STATE])
-            array_of = dict(zip(names, found, strict=True))
-            arrays = [array_of[n] if x.size else _empty(x) for n, x in wanted.items()]
-            return arrays, fingerprints(arrays)
+        def load() -> tuple[dict[str, jax.Array], list[str]]:
+            loaded = ocp.load_checkpointables(folder, {_STATE: leaves.stored(wanted)})
+            found, _ = leaves.flatten(loaded[_STATE])
+            arrays = {n: found[n] if x.size else leaves.empty(x) for n, x in wanted.items()}
+            return arrays, fingerprints(list(arrays.values()))
 
         result, reason = _attempt(load)
         if result is None:
-            raise _Damaged(f"{reason}{orbax_calls.unreadable(folder / _STATE)}")
+            raise Damaged(f"{reason}{orbax_workarounds.unreadable(folder / _STATE)}")
         arrays, marks = result
-        saved = record["leaves"]
-        changed = [
-            n for n, x, m in zip(wanted, arrays, marks, strict=True) if [*_kind(x), m] != saved[n]
-        ]
-        if changed:
-            raise _Damaged(
-                f"{len(changed)} of {len(wanted)} arrays are not what was saved: "
-                f"{', '.join(changed)}"
-            )
-        return arrays
+        check_arrays(arrays, marks, record["leaves"])
+        return list(arrays.values())
 
 
 def _attempt(action: Callable[[], T]) -> tuple[T, None] | tuple[None, str]:
-    return orbax_calls.attempt(action, _META)
-
-
-def _flatten(tree: PyTree) -> tuple[list[str], list[Any], Any]:
-    """Names, leaves and structure. Raises CheckpointError for names that would not be told apart on
-    disk.
-    """
-    paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
-    parts = [[jax.tree_util.keystr((key,), simple=True) for key in path] for path, _ in paths]
-    names = ["/".join(part) for part in parts]
-    bad = [
-        n
-        for n, part in zip(names, parts, strict=True)
-        if not part or any(not p or "/" in p for p in part)
-    ]
-    # orbax joins with dots: {"a.b": x} and {"a": {"b": y}} would be one file.
-    seen: dict[str, str] = {}
-    for name in names:
-        other = seen.setdefault(name.replace(".", "/"), name)
-        if other is not name:
-            bad.append(name)
-    if bad or not names:
-        raise CheckpointError(
-            "leaves cannot be stored under these names: " + (", ".join(bad) or "(no leaves)")
-        )
-    return names, [leaf for _, leaf in paths], treedef
-
-
-def _nest_filled(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    # Orbax refuses arrays without elements
-    return _nest({n: x for n, x in leaves.items() if x.size})
-
-
-def _empty(like: jax.ShapeDtypeStruct) -> jax.Array:
-    return jax.device_put(np.zeros(like.shape, like.dtype), like.sharding)
-
-
-def _nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for name, leaf in leaves.items():
-        *parents, last = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return tree
-
-
-def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    sharding = getattr(leaf, "sharding", None)
-    if sharding is None and jax.process_count() > 1:
-        sharding = NamedSharding(Mesh(np.array(jax.devices()), ("all",)), PartitionSpec())
-    elif sharding is None:
-        sharding = SingleDeviceSharding(jax.devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _kind(leaf: Any) -> list[Any]:
-    return [str(np.dtype(leaf.dtype)), list(leaf.shape)]
-
-
-def _compare(wanted: Mapping[str, Any], saved: Mapping[str, list[Any]], what: str) -> None:
-    def show(kind: Sequence[Any]) -> str:
-        return f"{kind[0]}{list(kind[1])}"
-
-    lines = [f"missing: {n} {show(_kind(x))}" for n, x in wanted.items() if n not in saved]
-    lines += [f"unexpected: {n} {show(kind)}" for n, kind in saved.items() if n not in wanted]
-    lines += [
-        f"differs: {n} was saved as {show(saved[n])}, but {show(_kind(x))} is wanted"
-        for n, x in wanted.items()
-        if n in saved and saved[n][:2] != _kind(x)
-    ]
-    if lines:
-        raise CheckpointError(f"{what} is not the state that is wanted:\n  " + "\n  ".join(lines))
-
-
-def _checksum(record: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-def _meta(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {**record["meta"], "step": record["step"]}
-
-
-def _from_first_process(value: Any) -> Any:
-    """Process 0's answer: what others see of a shared folder may be a little older."""
-    if jax.process_count() == 1:
-        return value
-    text = json.dumps(value).encode()
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-    data = np.frombuffer(text[:size].ljust(size), np.uint8)
-    return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(data))))
-
-
-def _all_processes(good: bool) -> bool:
-    return (
-        good
-        if jax.process_count() == 1
-        else bool(multihost_utils.process_allgather(np.array(good)).all())
-    )
+    return orbax_workarounds.attempt(action, _META)

@@ -1,16 +1,15 @@
 """64-bit fingerprints of arrays, computed where the arrays live.
 
-Each element is read as 32-bit words (its bits, not its value), and two sums modulo 2^32 are taken
-over them:
+Each element is read as 32-bit words (its bits, not its value), and a fingerprint consists of two
+sums of these words modulo 2^32:
 
-- of word x odd weight, the weight depending on the position: whatever happens to a single element
-  changes it;
-- of a mixture of word and position that is not linear: for what a linear sum cannot see, such as
-  the signs of two elements flipped together.
+- the first sum weighs each word with an odd number that depends on the position. Any change of a
+  single element changes this sum;
+- the second sum mixes word and position in a way that is not linear. It detects what a linear sum
+  misses, such as the signs of two elements flipped together.
 
-Sums modulo 2^32 do not depend on the order, so neither do fingerprints on the sharding or the
-number of devices. Shape and dtype are not part of the number; whoever stores it stores them beside
-it.
+Sums modulo 2^32 do not depend on the order, so fingerprints do not depend on the sharding or the
+number of devices. Shape and dtype are not part of a fingerprint; `record.py` stores them beside it.
 """
 
 from __future__ import annotations
@@ -28,8 +27,9 @@ _UNSIGNED = {8: jnp.uint8, 16: jnp.uint16, 32: jnp.uint32, 64: jnp.uint32}
 
 
 def supported(dtype: Any) -> bool:
-    """Whether arrays of this dtype have fingerprints: bool, complex, and numbers of 8, 16, 32 or 64
-    bits.
+    """Returns whether arrays of this dtype have fingerprints.
+
+    Bool, complex, and numbers of 8, 16, 32 or 64 bits have them.
     """
     if jnp.issubdtype(dtype, jax.dtypes.extended):
         return False
@@ -39,13 +39,13 @@ def supported(dtype: Any) -> bool:
 
 
 def fingerprints(arrays: Sequence[jax.Array]) -> list[str]:
-    """Return one fingerprint an array, as 16 hexadecimal digits.
+    """Returns the fingerprint of each array, as 16 hexadecimal digits.
 
-    One compiled program reads all arrays that live on the same devices. With several processes
-    every one of them must call this with the same arrays, and gets the same answer.
+    One compiled program reads all arrays that are on the same devices. With several processes, all
+    of them must call this with the same arrays, and get the same result.
 
     Raises:
-        TypeError: an array has a dtype that is not `supported`.
+      TypeError: an array has a dtype that is not `supported`.
     """
     for array in arrays:
         if not supported(array.dtype):
@@ -57,8 +57,7 @@ def fingerprints(arrays: Sequence[jax.Array]) -> list[str]:
     for indices in groups.values():
         group = [arrays[i] for i in indices]
         meshes = [a.sharding.mesh for a in group if isinstance(a.sharding, NamedSharding)]
-        # Without this the result may come back in pieces, which a process could not read as a
-        # whole.
+        # Otherwise the result may be sharded, and a process could not read all of it.
         everywhere = NamedSharding(meshes[0], PartitionSpec()) if meshes else None
         sums = np.asarray(jax.device_get(_compiled(everywhere)(group)))
         for index, (first, second) in zip(indices, sums, strict=True):
@@ -78,14 +77,14 @@ def _compiled(out_sharding: NamedSharding | None) -> Any:
     return _programs[out_sharding]
 
 
-# Nested in the program above, so that arrays of one shape are traced once
+# This is jitted within the program above so that arrays of one shape are traced once.
 @jax.jit
 def _sums(array: jax.Array) -> jax.Array:
+    """Returns the two sums of an array, uint32 `[2]`."""
     zero = jnp.uint32(0)
     linear = mixed = zero
     for part, word in enumerate(_words(array)):
-        # Positions are put together from one iota a dimension: a reshape would move sharded data
-        # about.
+        # Positions come from one iota per dimension, because a reshape would move sharded data.
         position = jnp.full(array.shape, part << 30, jnp.uint32)
         stride = 1
         for axis in reversed(range(array.ndim)):
@@ -99,8 +98,8 @@ def _sums(array: jax.Array) -> jax.Array:
         mix = (word ^ mask) * jnp.uint32(0xC2B2AE3D)
         mix = (mix ^ (mix >> 16)) * jnp.uint32(0x27D4EB2F)
         mix ^= mix >> 15
-        # One reduction of both: two single ones read the array twice, and took 15 times as long on
-        # a CPU.
+        # One reduction computes both sums: two reductions read the array twice, and took 15 times
+        # as long on a CPU.
         sums = lax.reduce(
             (word * (mask | 1), mix),
             (zero, zero),
@@ -112,8 +111,9 @@ def _sums(array: jax.Array) -> jax.Array:
 
 
 def _words(array: jax.Array) -> list[jax.Array]:
-    """The bits of each element in 32-bit words: one array, or more for 64 bits and complex
-    numbers.
+    """Returns the bits of each element as 32-bit words, in one array or several.
+
+    Elements of 64 bits and complex numbers have several words.
     """
     if array.dtype == jnp.bool_:
         return [array.astype(jnp.uint32)]

@@ -1,4 +1,4 @@
-"""What orbax needs to be told, asked twice, and kept quiet about. Only checkpoint.py uses this."""
+"""Workarounds for Orbax: step names, retention policy, error translation, log filtering."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ from etils import epath
 from orbax.checkpoint import path as orbax_path
 from orbax.checkpoint import v1 as ocp
 
-T = TypeVar("T")
+from ipt_jax.errors import register_hang_check
+from ipt_jax.log import logger
 
-_log = logging.getLogger("ipt_jax")
+T = TypeVar("T")
 
 
 class Names:
-    """orbax's names for steps, without reading metadata: one damaged file would keep all others
-    from use.
+    """Orbax's names for steps, found without reading metadata.
+
+    With Orbax's own class, one damaged metadata file makes all checkpoints unusable.
     """
 
     def __init__(self) -> None:
@@ -50,7 +52,16 @@ class Names:
 
 
 class Keep:
-    """orbax's policies. Checkpoints known to be damaged are left alone and count for nothing."""
+    """Orbax's retention policies, which neither delete nor count damaged checkpoints.
+
+    Args:
+      keep: how many of the newest checkpoints are kept.
+      keep_every: checkpoints of steps that it divides are kept as well; 0 for none.
+      damaged: the steps of damaged checkpoints; the caller changes this set.
+
+    Attributes:
+      protected: a step that is kept whatever its age, or None.
+    """
 
     def __init__(self, keep: int, keep_every: int, damaged: set[int]) -> None:
         policies = ocp.training.preservation_policies
@@ -62,8 +73,8 @@ class Keep:
         self.protected: int | None = None
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        # orbax puts the new one last: it is kept even when its step is not the highest, after
-        # restore(step=...).
+        # Orbax lists the new checkpoint last, so LatestN keeps it even if its step is not the
+        # highest, as after restore(step=...).
         good = [c for c in checkpoints if c.step not in self._damaged]
         kept = {
             c.step
@@ -77,10 +88,10 @@ class Keep:
 
 
 def context(json_name: str) -> Any:
-    """orbax's settings: one item is JSON, and part of a tree can be restored."""
+    """Returns Orbax's settings: one item is JSON, and part of a tree can be restored."""
     settings = ocp.Context()
     registry = ocp.handlers.local_registry()
-    # Else the dict is taken for a pytree
+    # Otherwise Orbax takes the dict for a pytree of arrays.
     registry.add(ocp.handlers.JsonHandler, checkpointable_name=json_name)
     settings.checkpointables.registry = registry
     settings.pytree.loading.partial_load = True
@@ -88,36 +99,35 @@ def context(json_name: str) -> Any:
 
 
 def attempt(action: Callable[[], T], json_name: str) -> tuple[T, None] | tuple[None, str]:
-    """Do something with orbax: what it returned and None, or None and the reason why it failed.
+    """Calls Orbax: returns the result and None, or None and the reason for a failure.
 
-    Every kind of error is caught: damaged files show as errors of tensorstore, zstd, json or orbax
-      itself, and
-    a file system's refusal comes back in many guises too. Callers turn the reason into an error of
-    ours.
+    Every kind of error is caught: damaged files show as errors of TensorStore, zstd, json or Orbax
+    itself, and so do errors of the file system. Callers raise an error of this package with the
+    reason.
     """
     quieten()
     try:
         with context(json_name), jax.transfer_guard("allow"):
             return action(), None
     except Exception as error:
-        _log.debug("orbax failed", exc_info=True)
-        # Orbax wraps what happened in "incompatible handler" and the like
+        logger.debug("orbax failed", exc_info=True)
+        # Orbax wraps the cause in errors such as "incompatible handler".
         while error.__cause__ is not None:
             error = error.__cause__  # type: ignore[assignment]
         reason = re.split(
             r" \[tensorstore_spec|\. See full Tensor", f"{type(error).__name__}: {error}"
         )[0]
     with warnings.catch_warnings():
-        # What orbax dropped half-way is collected here, or Python complains of it at some later
-        # time.
+        # Coroutines that Orbax abandoned are collected here; otherwise Python warns of them later.
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
         gc.collect()
     return None, reason
 
 
 def hang() -> bool:
-    """Whether orbax has left threads behind: after a save that failed, some wait twenty minutes for
-    what will not come.
+    """Returns whether threads of Orbax would delay the end of the process.
+
+    After a save that failed, some of them wait twenty minutes for an event that does not come.
     """
     return any(
         type(thread).__module__.startswith("orbax.")
@@ -126,8 +136,12 @@ def hang() -> bool:
     )
 
 
+# Orbax's threads end after some minutes, so they do not count in a program that calls `main`.
+register_hang_check(hang, in_programs_only=True)
+
+
 def unreadable(state: epath.Path) -> str:
-    """Name orbax's metadata files that are no JSON: its own errors do not."""
+    """Returns the names of Orbax's metadata files that are not JSON, which its errors lack."""
     bad = []
     for path in [state / "_METADATA", *(state / "array_metadatas").glob("*")]:
         try:
@@ -138,24 +152,23 @@ def unreadable(state: epath.Path) -> str:
 
 
 def quieten() -> None:
-    """Keep orbax's own log lines and tracebacks off the terminal: errors are raised, with their
-    reason.
+    """Keeps Orbax's own log lines and tracebacks off the terminal; errors are raised instead.
 
-    They come back with `absl.logging.set_verbosity(absl.logging.INFO)`.
+    `absl.logging.set_verbosity(absl.logging.INFO)` shows them again.
     """
-    for logger in (absl_logging.get_absl_logger(), logging.getLogger("asyncio")):
-        if not_of_orbax not in logger.filters:
-            logger.addFilter(not_of_orbax)
+    for chatty in (absl_logging.get_absl_logger(), logging.getLogger("asyncio")):
+        if not_of_orbax not in chatty.filters:
+            chatty.addFilter(not_of_orbax)
     if not isinstance(sys.unraisablehook, Quiet):
-        # For good, because reads that were under way at an error end later, in threads.
+        # The hook stays, because reads that were in progress at an error end later, in threads.
         sys.unraisablehook = Quiet(sys.unraisablehook)
 
 
 def not_of_orbax(line: logging.LogRecord) -> bool:
+    """Returns whether a log record is shown: not if it comes from Orbax or TensorStore."""
     wanted = absl_logging.get_verbosity() >= absl_logging.INFO
-    # asyncio reports what orbax dropped after an error: the path or tensorstore is in its message,
-    # or it is a future, whose message tells no place. Nothing else in a run has futures of
-    # asyncio's.
+    # asyncio reports what Orbax abandoned after an error. Its message contains Orbax's path or
+    # "tensorstore", or it is about a future and names no place. Nothing else in a run uses asyncio.
     message = line.getMessage()
     dropped = line.name == "asyncio" and message.startswith("Future exception was never retrieved")
     return wanted or not (
@@ -167,7 +180,11 @@ def not_of_orbax(line: logging.LogRecord) -> bool:
 
 
 class Quiet:
-    """Passes on to another `sys.unraisablehook` all but what orbax leaves behind after an error."""
+    """A `sys.unraisablehook` that drops what Orbax abandons after an error.
+
+    Args:
+      hook: called for everything else.
+    """
 
     def __init__(self, hook: Callable[[Any], Any]) -> None:
         self._hook = hook

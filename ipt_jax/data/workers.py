@@ -24,7 +24,7 @@ import grain
 
 from ipt_jax.data import child_processes
 from ipt_jax.data import shared_memory as shared
-from ipt_jax.errors import Stalled, WorkerError
+from ipt_jax.errors import Stalled, WorkerError, register_hang_check
 
 T = TypeVar("T")
 
@@ -85,6 +85,8 @@ def hang() -> bool:
     """Tells whether a thread hangs, so that this process can end only by `os._exit`."""
     return any(thread.is_alive() for thread in _hanging)
 
+
+register_hang_check(hang)
 
 _hanging: list[threading.Thread] = []
 

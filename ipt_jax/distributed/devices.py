@@ -1,4 +1,4 @@
-"""Devices: the mesh over them, memory, compiled programs."""
+"""Devices: meshes, memory, the cache of compiled programs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from ipt_jax.distributed.sharding import DATA, replicated, split
 
 
 def make_mesh(count: int = 0) -> Mesh:
-    """A mesh with one data axis over all devices of all hosts, or over the first `count` of a
-    single host.
+    """Returns a mesh with one data axis.
+
+    Args:
+      count: the number of devices; 0 for all devices of all hosts. Another number is possible with
+        a single process only.
 
     Raises:
-      ValueError: more devices asked for than there are, or some of those of several hosts.
+      ValueError: there are fewer devices, or several processes and `count` is not their number.
     """
     devices = jax.devices()
     if count not in (0, len(devices)) and jax.process_count() > 1:
@@ -34,36 +37,36 @@ def make_mesh(count: int = 0) -> Mesh:
             f"devices={count} asked for, but there are {len(devices)} ({devices[0].platform}); use "
             "fewer, or 0 for all"
         )
-    devices = devices[:count] if count else devices
-    return mesh_of(devices)
+    return mesh_of(devices[:count] if count else devices)
 
 
 def mesh_of(devices: Sequence[Any]) -> Mesh:
-    """One data axis over these devices, in the order of a ring within each TPU slice, slice after
-    slice.
+    """Returns a mesh with one data axis over these devices.
+
+    TPU slices follow each other, and the devices of a slice are in the order of a ring.
     """
     slices: dict[int, list[Any]] = {}
     for device in devices:
         slices.setdefault(getattr(device, "slice_index", None) or 0, []).append(device)
-    # Explicit axes, the default since jax 0.9, do not go through a linen convolution -> patches ->
-    # attention.
+    # Since JAX 0.9 axes are explicit by default. A flax.linen convolution does not support them.
     auto = dict(axis_types=(AxisType.Auto,))
     rings = [
         jax.make_mesh((len(one),), (DATA,), devices=one, **auto)
         for _, one in sorted(slices.items())
     ]
-    return (
-        rings[0]
-        if len(rings) == 1
-        else Mesh(np.concatenate([ring.devices for ring in rings]), (DATA,), **auto)
-    )
+    if len(rings) == 1:
+        return rings[0]
+    return Mesh(np.concatenate([ring.devices for ring in rings]), (DATA,), **auto)
 
 
-def meet(barrier: Callable[[], object]) -> None:
-    """A first collective over all devices and one over all processes, right after a barrier.
+def connect_devices(barrier: Callable[[], object]) -> None:
+    """Runs a first collective over all devices and one over all processes.
 
-    They connect the devices, for which gloo and NCCL give each other less time than hosts that
-    compile may take.
+    The first collective connects the devices. Gloo and NCCL allow less time for that than the
+    slowest host may need to compile, so it runs right after a barrier.
+
+    Args:
+      barrier: returns when all processes have called it.
     """
     mesh = make_mesh()
     barrier()
@@ -75,23 +78,27 @@ def meet(barrier: Callable[[], object]) -> None:
 
 
 def topology_mesh(name: str, slices: int = 1) -> Mesh:
-    """A mesh over the chips of TPU slices that are not here, such as "v5e:16x16": what is lowered
-    for it can be compiled.
+    """Returns a mesh over the chips of TPU slices that this machine does not have.
 
-    Call it before anything else touches a device: jax is told to leave accelerators alone.
+    A program that is lowered for it can be compiled, but not run. Call this before anything else
+    touches a device: it makes JAX ignore accelerators.
+
+    Args:
+      name: a topology, such as "v5e:16x16".
+      slices: the number of slices.
 
     Raises:
-      ModuleNotFoundError: the package libtpu, which holds the compiler, is not installed.
-      ValueError: libtpu knows no such slice.
+      ModuleNotFoundError: the package libtpu, which contains the compiler, is not installed.
+      ValueError: libtpu does not know the topology.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise ModuleNotFoundError("No module named 'libtpu'", name="libtpu")
     jax.config.update("jax_platforms", "cpu")
-    # libtpu is not to look for a TPU's metadata server, nor to mind another process that uses it.
+    # libtpu must not look for a TPU's metadata server, and not refuse a second process.
     for key, value in (
         ("TPU_SKIP_MDS_QUERY", "1"),
         ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
-        # Of the host, which is none: only to be asked no further
+        # Any values do here: without them, libtpu queries the host.
         ("TPU_ACCELERATOR_TYPE", "v5litepod-1"),
         ("TPU_WORKER_HOSTNAMES", "localhost"),
         ("TPU_STDERR_LOG_LEVEL", "3"),
@@ -101,7 +108,7 @@ def topology_mesh(name: str, slices: int = 1) -> Mesh:
 
     options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
     if name.startswith("v4:"):
-        # A chip's two cores as one device, as Cloud TPU sets them up
+        # Cloud TPU presents the two cores of a v4 chip as one device.
         options["chip_config_name"] = "megacore"
     try:
         devices = topologies.get_topology_desc(
@@ -113,27 +120,26 @@ def topology_mesh(name: str, slices: int = 1) -> Mesh:
 
 
 def peak_memory() -> int:
-    """Bytes that were in use on the first device at most, 0 where the platform does not count."""
+    """Returns the peak of bytes in use on the first device; 0 if the platform does not count."""
     return int((jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0))
 
 
 def cache_programs(folder: str) -> None:
-    """Keeps compiled programs in a folder, so that a run that is started again need not compile
-    them again.
+    """Keeps compiled programs in a folder, so that a resumed run does not compile them again.
 
-    $JAX_COMPILATION_CACHE_DIR, where it is set, names the folder instead.
+    The environment variable JAX_COMPILATION_CACHE_DIR takes precedence over `folder`.
     """
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", folder)
 
 
 def is_main() -> bool:
-    """Whether this process writes logs and pictures."""
+    """Returns whether this is process 0, which writes logs and images."""
     return jax.process_index() == 0
 
 
 def describe() -> Mapping[str, Any]:
-    """Devices and processes, for the log."""
+    """Returns platform, kind and number of devices, and the number of processes, for the log."""
     device = jax.devices()[0]
     return {
         "platform": device.platform,

@@ -1,8 +1,7 @@
-"""Which process of a run this is."""
+"""Which process of a run this is: flags, environment variables, Slurm, GKE, a TPU VM."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import os
@@ -11,76 +10,84 @@ from collections.abc import Mapping, Sequence
 
 from ipt_jax.errors import RunError, StartError
 
-# Seconds
+# Seconds to wait for all processes by default.
 START_TIMEOUT = 300.0
+
+# The environment variables that stand for each flag. The first of each is this package's own.
+VARIABLES: dict[str, tuple[str, ...]] = {
+    "coordinator": ("IPT_COORDINATOR", "JAX_COORDINATOR_ADDRESS"),
+    "num-processes": ("IPT_NUM_PROCESSES", "JAX_NUM_PROCESSES"),
+    "process-id": ("IPT_PROCESS_ID", "JAX_PROCESS_ID"),
+    "start-timeout": ("IPT_START_TIMEOUT",),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class StartOptions:
+    """The flags `--coordinator`, `--num-processes`, `--process-id` and `--start-timeout`.
+
+    All are text as it was typed; "" stands for a flag that was not given.
+    """
+
+    coordinator: str = ""
+    num_processes: str = ""
+    process_id: str = ""
+    start_timeout: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class ProcessSpec:
-    """Which process of how many this is, and where process 0 listens (`HOST:PORT`; jax's service
-    there, ours beside it).
+    """Which process of how many this is, and where process 0 listens.
+
+    Attributes:
+      coordinator: `HOST:PORT` of JAX's coordination service, on the host of process 0.
+      count: the number of processes.
+      index: this process, from 0.
+      local_devices: the only devices to use, as Slurm gives each task a GPU of its own; None for
+        all.
     """
 
     coordinator: str
     count: int
     index: int
-    # The only ones to use, as Slurm gives each task a GPU of its own
     local_devices: Sequence[int] | None = None
 
     @property
-    def line(self) -> tuple[str, int]:
-        """Where our own connections go: the next port."""
+    def address(self) -> tuple[str, int]:
+        """Host and port of the `ProcessGroup`: the port after the one of JAX's service."""
         host, _, port = self.coordinator.rpartition(":")
         return host.strip("[]"), int(port) + (1 if int(port) < 65535 else -1)
 
 
-FLAGS = (
-    (
-        "coordinator",
-        ("IPT_COORDINATOR", "JAX_COORDINATOR_ADDRESS"),
-        "HOST:PORT",
-        "where process 0 listens",
-    ),
-    (
-        "num-processes",
-        ("IPT_NUM_PROCESSES", "JAX_NUM_PROCESSES"),
-        "N",
-        "processes of the run; 1 = this one alone",
-    ),
-    ("process-id", ("IPT_PROCESS_ID", "JAX_PROCESS_ID"), "I", "which of them this is, from 0"),
-    (
-        "start-timeout",
-        ("IPT_START_TIMEOUT",),
-        "SECONDS",
-        f"wait that long for all to come ({START_TIMEOUT:.0f})",
-    ),
-)
-
-
 def find_process(
-    options: argparse.Namespace, environment: Mapping[str, str] = os.environ
+    options: StartOptions, environment: Mapping[str, str] = os.environ
 ) -> ProcessSpec | None:
-    """This process's place among several, or None for a process alone.
+    """Returns which of several processes this is, or None for a process alone.
+
+    Flags come first, then environment variables, then the signs of a cluster.
 
     Raises:
-      StartError: flags that are not whole or do not fit.
-      RunError: a cluster whose description cannot be read.
+      StartError: the flags are incomplete or contradict each other.
+      RunError: this looks like a cluster, but its description cannot be read.
     """
-    given, told = {}, {}
-    for name, variables, _, _ in FLAGS[:3]:
-        given[name] = getattr(options, name.replace("-", "_"), "")
-        told[name] = given[name] or next(
-            (environment[v] for v in variables if environment.get(v)), ""
-        )
-    # A lone JAX_COORDINATOR_ADDRESS is set by XPK's images and the like, beside a cluster that is
-    # recognised.
-    ours = any(given.values()) or any(environment.get(v[0]) for _, v, _, _ in FLAGS[:3])
-    if told["num-processes"] == "1" and not told["process-id"].strip("0"):
+    flags = {
+        "coordinator": options.coordinator,
+        "num-processes": options.num_processes,
+        "process-id": options.process_id,
+    }
+    given = {
+        name: flag or next((environment[v] for v in VARIABLES[name] if environment.get(v)), "")
+        for name, flag in flags.items()
+    }
+    if given["num-processes"] == "1" and not given["process-id"].strip("0"):
         return None
-    if all(told.values()):
-        return _explicit(told)
-    if ours:
-        missing = ", ".join(f"--{name}" for name, value in told.items() if not value)
+    if all(given.values()):
+        return _explicit(given)
+    # JAX_COORDINATOR_ADDRESS alone asks for nothing: images of XPK and others set it on clusters
+    # that are recognised below.
+    asked = any(flags.values()) or any(environment.get(VARIABLES[name][0]) for name in flags)
+    if asked:
+        missing = ", ".join(f"--{name}" for name, value in given.items() if not value)
         raise StartError(
             "a run on several processes needs --coordinator, --num-processes and --process-id; "
             f"missing: {missing}"
@@ -89,26 +96,45 @@ def find_process(
     return _detected(kind) if kind else None
 
 
-def _explicit(told: Mapping[str, str]) -> ProcessSpec:
-    host, colon, port = told["coordinator"].rpartition(":")
+def start_timeout(options: StartOptions, environment: Mapping[str, str] = os.environ) -> float:
+    """Returns the seconds to wait for all processes.
+
+    Raises:
+      StartError: `--start-timeout` is not a number of seconds above 0.
+    """
+    variable = VARIABLES["start-timeout"][0]
+    text = options.start_timeout or environment.get(variable, "") or str(START_TIMEOUT)
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = 0.0
+    if not 0 < limit < 1e6:
+        raise StartError(f"--start-timeout must be a number of seconds above 0, not {text!r}")
+    return limit
+
+
+def _explicit(given: Mapping[str, str]) -> ProcessSpec:
+    """Returns the process that flags or variables describe. Raises StartError if they are wrong."""
+    host, colon, port = given["coordinator"].rpartition(":")
     if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise StartError(
-            f"--coordinator must be HOST:PORT, such as 10.0.0.2:8476, not {told['coordinator']!r}"
+            f"--coordinator must be HOST:PORT, such as 10.0.0.2:8476, not {given['coordinator']!r}"
         )
     for name in ("num-processes", "process-id"):
-        if not told[name].isdigit():
-            raise StartError(f"--{name} must be a number from 0, not {told[name]!r}")
-    count, index = int(told["num-processes"]), int(told["process-id"])
+        if not given[name].isdigit():
+            raise StartError(f"--{name} must be a number from 0, not {given[name]!r}")
+    count, index = int(given["num-processes"]), int(given["process-id"])
     if index >= count:
         raise StartError(
-            f"--process-id={index} must be below --num-processes={count}: they are counted from 0"
+            f"--process-id={index} must be below --num-processes={count}: process ids start at 0"
         )
-    return ProcessSpec(told["coordinator"], count, index)
+    return ProcessSpec(given["coordinator"], count, index)
 
 
 def _cluster(environment: Mapping[str, str]) -> str:
-    """jax's name for the cluster whose signs there are, or "". No network, but for a TPU VM's
-    metadata server.
+    """Returns JAX's name for the kind of cluster that this host belongs to, or "" for none.
+
+    The network is used only to ask for the metadata server of a TPU VM.
     """
     if "SLURM_STEP_NODELIST" in environment and "SLURM_PROCID" in environment:
         return "slurm" if environment.get("SLURM_NTASKS", "1") != "1" else ""
@@ -120,7 +146,7 @@ def _cluster(environment: Mapping[str, str]) -> str:
         return "gketpu" if "," in names or slices != "1" else ""
     if environment.get("TPU_SKIP_MDS_QUERY"):
         return ""
-    # Libtpu is there, and TPUs are on the PCI bus
+    # True if libtpu is installed and TPUs are on the PCI bus.
     from jax._src.cloud_tpu_init import running_in_cloud_tpu_vm
 
     if not running_in_cloud_tpu_vm:
@@ -128,11 +154,16 @@ def _cluster(environment: Mapping[str, str]) -> str:
     server = environment.get("GCE_METADATA_IP", "metadata.google.internal")
     with contextlib.suppress(OSError), socket.create_connection((server, 80), timeout=3):
         return "gcetpu"
-    # TPUs of a notebook service
+    # Notebook services have TPUs without a metadata server.
     return ""
 
 
 def _detected(kind: str) -> ProcessSpec | None:
+    """Returns the process that JAX's detection of a cluster finds, or None for a single one.
+
+    Raises:
+      RunError: the detection fails.
+    """
     from jax._src import clusters
 
     try:
@@ -141,9 +172,9 @@ def _detected(kind: str) -> ProcessSpec | None:
         )
     except (RuntimeError, ValueError, OSError) as error:
         raise RunError(
-            f"this looks like {kind}, but its processes cannot be told: {error}; give "
-            "--coordinator, "
-            "--num-processes and --process-id, or --num-processes=1 to go on alone"
+            f"this looks like a cluster of kind {kind!r}, but its processes cannot be found: "
+            f"{error}; give --coordinator, --num-processes and --process-id, or --num-processes=1 "
+            "to train with this process alone"
         ) from error
     if address is None or count is None or index is None or count == 1:
         return None

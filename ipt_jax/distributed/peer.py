@@ -1,37 +1,49 @@
-"""A connection to another process of a run."""
+"""A connection to another process of a run: JSON messages, one per line."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+from ipt_jax.messages import listed
+
+# An idle connection is probed after 10 s, every 5 s, and closed after 4 probes without an answer.
+# macOS has these options under other names.
+_KEEP_ALIVE = (
+    ("TCP_KEEPIDLE", 10),
+    ("TCP_KEEPINTVL", 5),
+    ("TCP_KEEPCNT", 4),
+    ("TCP_NODELAY", 1),
+)
 
 
 class Peer:
-    """One connection, and what is known of who is at its other end."""
+    """One connection, and the host at its other end.
+
+    Args:
+      connection: a connected TCP socket.
+      host: the name of the host at the other end, "" if it is not known yet.
+    """
 
     def __init__(self, connection: socket.socket, host: str):
         self.connection, self.host = connection, host
         self._lock = threading.Lock()
         self._buffer = b""
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in (
-            ("TCP_KEEPIDLE", 10),
-            ("TCP_KEEPINTVL", 5),
-            ("TCP_KEEPCNT", 4),
-            ("TCP_NODELAY", 1),
-        ):
-            # MacOS names them otherwise
+        for option, value in _KEEP_ALIVE:
             if hasattr(socket, option):
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
     def name(self, index: int) -> str:
+        """Returns the name of the process at the other end, for messages."""
         return f"process {index} ({self.host})" if self.host else f"process {index}"
 
     def closed(self) -> bool:
-        """Whether the other end has closed (before anything of it is read)."""
+        """Returns whether the other end has closed and no message of it is left to read."""
         try:
             return not self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -40,12 +52,21 @@ class Peer:
             return True
 
     def send(self, message: Mapping[str, Any]) -> None:
+        """Sends a message. Raises OSError if the connection is broken."""
         with self._lock:
             self.connection.sendall(json.dumps(message).encode() + b"\n")
 
+    def try_send(self, message: Mapping[str, Any]) -> None:
+        """Sends a message; ignores a broken connection, which the reader of `messages` notices."""
+        with contextlib.suppress(OSError):
+            self.send(message)
+
     def messages(self) -> Iterator[dict[str, Any]]:
-        """Until the other end closes. OSError on a broken connection, ValueError on what is no
-        message.
+        """Yields messages until the other end closes.
+
+        Raises:
+          OSError: the connection is broken.
+          ValueError: the other end sent something that is not a message.
         """
         while True:
             line, end, rest = self._buffer.partition(b"\n")
@@ -60,3 +81,9 @@ class Peer:
             if not data:
                 return
             self._buffer += data
+
+
+def process_names(indices: Iterable[int]) -> str:
+    """Returns "process 3" or "processes 1, 3", for messages."""
+    numbers = sorted(indices)
+    return ("process " if len(numbers) == 1 else "processes ") + listed(map(str, numbers), 16)

@@ -1,11 +1,10 @@
-"""Devices: distributed start, mesh, shardings, barriers. Every version-sensitive call of jax is
-here.
+"""Shardings of batches and of the training state.
 
-What `pmap` and `pjit` stood for is `jax.jit` with `NamedSharding`: the batch is split over one
-axis, "data". With `sharding="data"` the state is whole on each device, and the compiler puts in the
-one reduction of gradients. With "fsdp" (Zhao et al., 2023; ZeRO-3) each large leaf of parameters,
-moments and average is split over the same axis: a layer's parameters are gathered when it runs, and
-their gradients are reduced to the piece that a device keeps.
+The step is a `jax.jit` with `NamedSharding`, which replaces `pmap` and `pjit`. The batch is split
+over one axis, "data". With `sharding="data"` each device holds the complete state, and the compiler
+inserts the one reduction of gradients. With `sharding="fsdp"` (Zhao et al., 2023; ZeRO-3) each
+large leaf of parameters, moments and EMA is split over the same axis: the parameters of a layer
+are gathered when it runs, and their gradients are reduced to the piece that a device keeps.
 """
 
 from __future__ import annotations
@@ -21,29 +20,29 @@ DATA = "data"
 
 SHARDINGS = ("data", "fsdp")
 
-# Their leaves have an axis of layers in front, which is never split
+# The first axis of each leaf in these modules counts layers; it is never split.
 STACKS = ("encoder", "decoder")
 
-# Elements of a layer's leaf up to which it stays whole: moving it would cost more than it takes
+# A leaf with at most this many elements per layer is not split: moving the pieces would cost more
+# than the memory is worth.
 SMALL = 2**12
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Whole on every device."""
+    """Returns the sharding of an array that every device holds completely."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def split(mesh: Mesh) -> NamedSharding:
-    """The first axis split over the devices."""
+    """Returns the sharding of an array whose first axis is split over the devices."""
     return NamedSharding(mesh, PartitionSpec(DATA))
 
 
 def _piece(shape: tuple[int, ...], devices: int) -> PartitionSpec:
-    """The first axis that the devices divide, split over them.
+    """Returns a spec that splits the first axis that the number of devices divides.
 
-    Not the largest: the query, key and value parts of one matrix lie along its last axis, and
-      pieces that cut across
-    them would have to be moved between devices again.
+    The largest axis would be worse: the query, key and value parts of one matrix lie along its
+    last axis, and pieces that cut across these parts would be moved between devices again.
     """
     axes = [i for i, side in enumerate(shape) if side % devices == 0]
     if devices == 1 or not axes or np.prod(shape) <= SMALL:
@@ -52,8 +51,12 @@ def _piece(shape: tuple[int, ...], devices: int) -> PartitionSpec:
 
 
 def state_shardings(tree: Any, mesh: Mesh, sharding: str) -> Any:
-    """A sharding for each leaf of parameters or of what has their shapes: whole ("data"), or in
-    pieces ("fsdp").
+    """Returns a sharding for each leaf of a tree.
+
+    Args:
+      tree: parameters, or a tree with their paths and shapes, such as moments.
+      mesh: the devices.
+      sharding: one of `SHARDINGS`: "data" replicates each leaf, "fsdp" splits the large ones.
     """
 
     def of(path: Any, leaf: Any) -> NamedSharding:
@@ -69,8 +72,7 @@ def state_shardings(tree: Any, mesh: Mesh, sharding: str) -> Any:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _gathered(leaf: jax.Array, mesh: Mesh, spec: PartitionSpec, dtype: Any) -> jax.Array:
-    # The piece is cast before it travels, and held to its place so that the compiler cannot swap
-    # the two.
+    # The first constraint keeps the compiler from moving the cast behind the gather.
     piece = jax.lax.with_sharding_constraint(leaf.astype(dtype), NamedSharding(mesh, spec))
     return jax.lax.with_sharding_constraint(piece, replicated(mesh))
 
@@ -93,10 +95,15 @@ _gathered.defvjp(_gathered_forward, _gathered_backward)
 
 
 def gather(mesh: Mesh, dtype: Any, tree: Any) -> Any:
-    """Parameters in pieces -> whole, the large ones in `dtype`, which they are computed in;
-    gradients come back in pieces.
+    """Returns parameters with every split leaf gathered; their gradients are split again.
 
-    Stacks are left alone: their layers are gathered one at a time, in the loop that runs them.
+    The stacks of layers are not gathered here: the loop that runs them gathers one layer at a
+    time.
+
+    Args:
+      mesh: the devices.
+      dtype: what the model computes in; split leaves are cast to it before they are moved.
+      tree: parameters, sharded by `state_shardings`.
     """
 
     def of(path: Any, leaf: jax.Array) -> jax.Array:
@@ -112,20 +119,21 @@ def gather(mesh: Mesh, dtype: Any, tree: Any) -> Any:
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """This host's rows (numpy) of a batch -> global arrays split over the mesh."""
+    """Returns a batch as global arrays split over the mesh, from this host's rows (NumPy)."""
     sharding = split(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
 def put_rows(rows: np.ndarray, mesh: Mesh) -> jax.Array:
-    """Rows that every host holds whole -> a global array split over the mesh, in whatever order its
-    devices are.
+    """Returns a global array split over the mesh, from rows that every host holds completely.
+
+    Unlike `put_batch`, this works for any order of the devices in the mesh.
     """
     return jax.make_array_from_callback(rows.shape, split(mesh), lambda index: rows[index])
 
 
 def abstract(tree: Any, shardings: Any) -> Any:
-    """Shapes and dtypes of a tree with the shardings of another: the target of a restore."""
+    """Returns shapes and dtypes of one tree with the shardings of another, to restore into."""
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
     )

@@ -1,1 +1,1 @@
-"""The files in the folder of a run: lock, metrics, curves."""
+"""The folder of a run: file names, lock, metrics log, TensorBoard events, curves."""

@@ -1,4 +1,7 @@
-"""The names of all files in the folder of a run."""
+"""The names of all files in a run's folder, each written once.
+
+Every name is relative to the run's folder (`--workdir`): `folder / CONFIG`.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,39 @@ import json
 
 from etils import epath
 
+# The run's config, the fingerprint of its data, and the versions of the packages.
+CONFIG = "config.json"
+
+# One folder per saved step: see `checkpoints/checkpoints.py`.
+CHECKPOINTS = "checkpoints"
+
+# The metrics of steps and evaluations, one JSON object per line.
+METRICS = "metrics.jsonl"
+
+# On object stores, which cannot append to a file: one file per line of the metrics.
+METRICS_PARTS = "metrics"
+
+# The evaluations by the metric that chooses the best checkpoint.
 BEST = "best.json"
+
+# The plot of losses, learning rate and held-out scores.
+CURVES = "curves.png"
+
+# A table and a contact sheet per evaluation.
+EVALUATION = "evaluation"
+
+# TensorBoard's event files.
+TENSORBOARD = "tensorboard"
+
+# Present while a process trains in the folder: see `lock.py`.
+LOCK = "lock"
+
+# Compiled programs, which JAX's persistent compilation cache keeps.
+COMPILED = "compiled"
 
 
 def best_step(folder: epath.Path) -> int | None:
-    """The best step of a run's folder, or None where it keeps none."""
+    """Returns the step of a run's best checkpoint, or None if the run records none."""
     try:
         return int(json.loads((folder / BEST).read_text())["step"])
     except (OSError, ValueError, KeyError, TypeError):

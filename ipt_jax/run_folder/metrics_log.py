@@ -1,10 +1,9 @@
-"""The log of metrics in the folder of a run."""
+"""The log of a run's metrics: `metrics.jsonl` and TensorBoard events."""
 
 from __future__ import annotations
 
 import errno
 import json
-import logging
 import math
 import os
 from collections.abc import Mapping
@@ -12,32 +11,39 @@ from typing import Any
 
 from etils import epath
 
+from ipt_jax.log import logger
+from ipt_jax.run_folder import folder as names
 from ipt_jax.run_folder.tensorboard import Events
-
-logger = logging.getLogger("ipt_jax")
+from ipt_jax.storage import is_remote, replace_text
 
 
 class MetricsLog:
-    """Appends to `<workdir>/metrics.jsonl`, one JSON object a line, flushed; and to TensorBoard
-    events.
+    """Appends to `<workdir>/metrics.jsonl`, one JSON object per line, and to TensorBoard events.
 
-    A resumed run drops what an earlier one logged at or after the step it starts from, so that no
-    step stands twice.
-    Object stores cannot append: there each line becomes a part, `metrics/<step>-<kind>.jsonl`.
+    A resumed run first drops the lines that it will write again, so that no step appears twice.
+    Object stores cannot append to a file: there each line is a file of its own,
+    `metrics/<step>-<kind>.jsonl`.
+
+    Args:
+      workdir: the run's folder.
+      start: the step that the run starts from; lines of later steps are dropped.
+      finished: whether the run is complete, so that its last evaluation is repeated.
+      tensorboard: whether to write TensorBoard events as well.
+      active: whether this process writes; only process 0 of a run does.
     """
 
     def __init__(
         self, workdir: epath.Path, start: int, finished: bool, tensorboard: bool, active: bool
     ):
         self._active = active
-        self._remote = "://" in str(workdir)
-        self._path = workdir / ("metrics" if self._remote else "metrics.jsonl")
+        self._remote = is_remote(workdir)
+        self._path = workdir / (names.METRICS_PARTS if self._remote else names.METRICS)
         self._events: Events | None = None
         if not active:
             return
         self._cut(start, finished)
         if tensorboard:
-            self._events = Events(str(workdir / "tensorboard"), start)
+            self._events = Events(str(workdir / names.TENSORBOARD), start)
 
     def _cut(self, start: int, finished: bool) -> None:
         """Drops what will be logged again: later steps, and a finished run's last evaluation."""
@@ -57,12 +63,14 @@ class MetricsLog:
                 for line in read_lines(self._path)
                 if not again(line["step"], "loss" not in line)
             ]
-            fresh = self._path.parent / "metrics.jsonl.new"
-            fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            fresh.replace(self._path)
+            replace_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def write(self, step: int, values: Mapping[str, float], kind: str = "train") -> None:
-        """One line: `{"step": step, **values}`; values that are not finite become null."""
+        """Writes the line `{"step": step, **values}`; values that are not finite become null.
+
+        A write that fails is logged as an error: a full disk must not end a run whose state in
+        memory is intact.
+        """
         if not self._active:
             return
         clean = {k: (float(v) if math.isfinite(v) else None) for k, v in values.items()}
@@ -72,27 +80,26 @@ class MetricsLog:
                 (self._path / f"{step:09d}-{kind}.jsonl").write_text(line)
             else:
                 self._append(line.encode())
-        # A full disk must not end a run whose state is whole in memory
         except OSError as error:
-            logger.error("step %d is not in %s: %s", step, self._path, error)
+            logger.error("the metrics of step %d are not in %s: %s", step, self._path, error)
         if self._events is not None:
             self._events.add(step, values)
 
     def _append(self, line: bytes) -> None:
         with open(self._path, "ab", buffering=0) as file:
             begin = file.tell()
-            # A disk that is nearly full takes what there is room for
+            # A disk that is nearly full takes only the beginning of the line.
             if file.write(line) < len(line):
                 file.truncate(begin)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def picture(self, step: int, name: str, image: Any) -> None:
-        """A uint8 `[H, W, 3]` picture for TensorBoard."""
+        """Adds an image, uint8 `[H, W, 3]`, to TensorBoard."""
         if self._events is not None:
             self._events.add(step, {name: 0}, image)
 
     def lines(self) -> list[dict[str, Any]]:
-        """All lines so far, in order."""
+        """Returns all lines so far, in order."""
         if not self._path.exists():
             return []
         if not self._remote:
@@ -100,18 +107,23 @@ class MetricsLog:
         return [line for part in sorted(self._path.glob("*.jsonl")) for line in read_lines(part)]
 
     def close(self) -> None:
+        """Closes TensorBoard's file."""
         if self._events is not None:
             self._events.close()
 
 
 def read_lines(path: epath.Path) -> list[dict[str, Any]]:
-    """The objects of a metrics file; a torn last line, left by a kill, is dropped."""
+    """Returns the objects of a metrics file.
+
+    A last line that a kill cut short is dropped; any other line that is not JSON is dropped with
+    a warning.
+    """
     lines = path.read_text().split("\n")
-    whole = []
+    found = []
     for number, line in enumerate(lines):
         try:
-            whole.append(json.loads(line))
+            found.append(json.loads(line))
         except json.JSONDecodeError:
             if line and number < len(lines) - 2:
-                logger.warning("%s: line %d is not JSON, dropped", path, number + 1)
-    return whole
+                logger.warning("%s: line %d is not JSON and is dropped", path, number + 1)
+    return found

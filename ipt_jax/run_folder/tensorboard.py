@@ -1,27 +1,27 @@
-"""TensorBoard's events of a run, written at once by who adds them.
+"""TensorBoard events of a run, written synchronously.
 
-tensorboardX's own SummaryWriter hands them to a thread, which ends when a disk is full, and then
-whoever adds events waits for ever. Here such an event is lost, and the next one begins another
-file: TensorBoard reads all of a folder.
+tensorboardX's SummaryWriter writes in a thread. When the disk is full that thread ends, and the
+next caller that adds an event waits forever. Here the event is lost, and the next one begins a new
+file; TensorBoard reads all files of a folder.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections.abc import Mapping
 from typing import Any
 
-_log = logging.getLogger("ipt_jax")
+from ipt_jax.log import logger
 
 
 class Events:
     """The event files in one folder.
 
     Args:
-      folder: local, or what tensorboardX can write to.
-      start: the run's first step: what an earlier one said of later steps is not shown.
+      folder: a local folder, or one on a store that tensorboardX can write to.
+      start: the first step of the run; TensorBoard then hides events of later steps that were
+        written before.
     """
 
     def __init__(self, folder: str, start: int):
@@ -31,8 +31,12 @@ class Events:
         self._failed = False
 
     def add(self, step: int, values: Mapping[str, float], picture: Any = None) -> None:
-        """Numbers of a step, or with `picture`, uint8 `[H, W, 3]`, that under the names in
-        `values`.
+        """Adds the numbers of a step; or, if given, an image under the names in `values`.
+
+        Args:
+          step: the step.
+          values: names and numbers.
+          picture: uint8 `[H, W, 3]`.
         """
         from tensorboardX import summary
 
@@ -48,17 +52,17 @@ class Events:
                 self._write(step, summary=what)
             self._file.flush()
             self._failed = False
-        # Gs:// takes another package. These are extras: no run ends for them
+        # Events are extras: neither a full disk nor a missing package for gs:// ends the run.
         except (OSError, ImportError) as error:
             if not self._failed:
-                _log.error(
+                logger.error(
                     "TensorBoard's events of step %d are not in %s: %s", step, self._folder, error
                 )
             self._failed = True
             self.close()
 
     def close(self) -> None:
-        """Closes the file; `add` would begin another."""
+        """Closes the file; a later `add` begins another one."""
         file, self._file = self._file, None
         if file is not None:
             with contextlib.suppress(OSError):
@@ -71,7 +75,7 @@ class Events:
 
         directory_check(self._folder)
         self._files += 1
-        # The name that it gives has the time in seconds, and files of one name would be one.
+        # tensorboardX names files by the time in seconds, so two could get the same name.
         self._file = EventsWriter(
             f"{self._folder.rstrip('/')}/events", f".{self._files}" if self._files > 1 else ""
         )

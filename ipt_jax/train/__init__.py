@@ -1,6 +1,7 @@
-"""A run: its set-up, its loop, its evaluations, its end.
+"""A run: set-up, loop, evaluations, end.
 
-`pretrain` can be imported from here. It is looked up when it is first used.
+`ipt_jax.train.pretrain` is the one public function. It is imported at its first use, so that
+importing this package loads no JAX.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ __all__ = ["pretrain"]
 
 def __getattr__(name: str) -> Any:
     if name == "pretrain":
-        from ipt_jax.train import loop
+        from ipt_jax.train.loop import pretrain
 
-        return loop.pretrain
+        return pretrain
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 
@@ -12,16 +11,18 @@ from ipt_jax.config.resolve import data_of
 from ipt_jax.data import pipeline
 from ipt_jax.data.sources.pairs import Pairs
 from ipt_jax.data.sources.source import Source, open_source
-
-logger = logging.getLogger("ipt_jax")
+from ipt_jax.log import logger
 
 
 def open_data(config: ConfigDict) -> tuple[ConfigDict, Source]:
-    """The training pictures, and the config with what only they settle: the scale of pairs, the
-    steps of `epochs`.
+    """Opens the training images.
+
+    Returns:
+      A copy of the config with the values that depend on the data filled in (the scale of pairs,
+      and `steps` if `epochs` is set), and the images.
 
     Raises:
-      DataError: the data cannot be used, or pairs are of another scale than the task.
+      DataError: the data cannot be used, or the scale of the pairs is not that of the task.
     """
     source = open_source(data_of(config), "train")
     config = ConfigDict(config.to_dict())
@@ -31,23 +32,27 @@ def open_data(config: ConfigDict) -> tuple[ConfigDict, Source]:
         and config.tasks[0].get("degradation") == "pairs"
     ):
         config.tasks = ({**config.tasks[0], "scale": source.scale},)
-    if not config.epochs:
-        return config, source
+    if config.epochs:
+        config.steps = _steps_of_epochs(config, len(source))
+    return config, source
+
+
+def _steps_of_epochs(config: ConfigDict, images: int) -> int:
+    """Returns the number of steps in `epochs` epochs, and logs how it was computed."""
     drawn = len(config.tasks) if config.data.draw == "all" else 1
     crops = config.data.epoch_crops or config.data.crops
-    samples = pipeline.epoch_pictures(len(source), config.loss.group) * crops * drawn
-    config.steps = max(1, math.ceil(config.epochs * samples / config.batch_size))
-    tasks = f" for each of {drawn} tasks" if drawn > 1 else ""
+    samples = pipeline.epoch_pictures(images, config.loss.group) * crops * drawn
+    steps = max(1, math.ceil(config.epochs * samples / config.batch_size))
     logger.info(
-        "an epoch is %d crop(s) of each of the %d pictures%s: %d samples, %.1f steps of %d; %d "
+        "an epoch is %d crop(s) of each of the %d images%s: %d samples, %.1f steps of %d; %d "
         "epoch(s) are %d steps",
         crops,
-        len(source),
-        tasks,
+        images,
+        f" for each of {drawn} tasks" if drawn > 1 else "",
         samples,
         samples / config.batch_size,
         config.batch_size,
         config.epochs,
-        config.steps,
+        steps,
     )
-    return config, source
+    return steps

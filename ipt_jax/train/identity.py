@@ -1,6 +1,4 @@
-"""A run's identity: its folder, its whole config, the data it sees, the versions it was made
-with.
-"""
+"""The identity of a run: its folder, its config, the data that it sees, the versions."""
 
 from __future__ import annotations
 
@@ -19,16 +17,31 @@ from ipt_jax.config import defaults, resolve
 from ipt_jax.data import pipeline
 from ipt_jax.data.sources.source import Source
 from ipt_jax.distributed import devices
-from ipt_jax.distributed import process_group as hosts
+from ipt_jax.distributed.process_group import ProcessGroup
 from ipt_jax.errors import ConfigError
 from ipt_jax.log import logger
 from ipt_jax.messages import listed
+from ipt_jax.run_folder.folder import CHECKPOINTS, CONFIG, LOCK
+from ipt_jax.storage import replace_text
 from ipt_jax.versions import versions
+
+# Keys that may differ between the processes of a run: how a host reads its
+# data.
+PER_HOST = tuple(f"config.{key}" for key in defaults.PER_HOST)
+
+# Seconds that a network file system may take to show a file that another host has written.
+VISIBLE = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run's identity: its folder, its whole config, what data it sees."""
+    """A run.
+
+    Attributes:
+      folder: where it is kept.
+      config: the resolved config.
+      data: the fingerprint and number of the training images, and the version of the pipeline.
+    """
 
     folder: epath.Path
     config: dict[str, Any]
@@ -38,114 +51,123 @@ class Run:
     def open(
         cls, folder: epath.Path, config: ConfigDict, source: Source, force: bool = False
     ) -> Run:
-        """The run that this config makes in this folder, new or begun.
+        """Returns the run that a config makes in a folder, which may hold this run already.
 
-        With `force`, the run goes on under another config or with other data, and the log says what
-        differs.
+        Args:
+          folder: the run's folder.
+          config: the config.
+          source: the training images.
+          force: resume the folder's run even if its config or data differ; the log lists what
+            differs.
 
         Raises:
-          ConfigError: the folder holds another run (all differences are listed), or something that
-            is not a run.
+          ConfigError: the folder holds another run (the message lists all differences), or
+            something that is not a run.
         """
         data = {
             "fingerprint": source.fingerprint(),
             "pictures": len(source),
             "version": pipeline.DATA_VERSION,
         }
-        file = folder / "config.json"
+        file = folder / CONFIG
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"workdir {folder} is a file; name a folder")
         if not file.exists():
-            if (folder / "checkpoints").exists():
+            if (folder / CHECKPOINTS).exists():
                 raise ConfigError(
-                    f"workdir {folder} holds checkpoints but no config.json; name another folder"
+                    f"workdir {folder} holds checkpoints but no {CONFIG}; name another folder"
                 )
             return cls(folder, resolve.resolve(config), data)
         try:
             old = json.loads(file.read_text())
-            before, old_data = old["config"], old["data"]
+            old_config, old_data = old["config"], old["data"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ConfigError(
                 f"{file} is not a run's config ({error!r}); name another folder"
             ) from None
-        plain = json.loads(json.dumps(resolve.resolve(config, before["optim"]["schedule_steps"])))
-        changed = resolve.differences(before, plain)
-        changed += [
-            f"the data's {k}: {old_data.get(k)} -> {data[k]}"
-            for k in data
-            if old_data.get(k) != data[k]
-        ]
+        # An unset length of the schedule stays what it was, even if `steps` has changed.
+        resolved = resolve.resolve(config, old_config["optim"]["schedule_steps"])
+        resolved = json.loads(json.dumps(resolved))
+        changed = resolve.differences(old_config, resolved) + data_differences(old_data, data)
         lines = "".join(f"\n  {line}" for line in changed)
         if changed and not force:
             raise ConfigError(
                 f"workdir {folder} holds a run with another config; name another folder, undo "
-                "these, or go on knowingly "
-                f"with --force-config:{lines}"
+                f"these changes, or accept them with --force-config:{lines}"
             )
         if changed:
-            logger.warning("going on in %s, forced, though it is another run now:%s", folder, lines)
-        return cls(folder, plain, data)
+            logger.warning(
+                "resuming %s with another config, as --force-config asks:%s", folder, lines
+            )
+        return cls(folder, resolved, data)
 
-    def check_shared(self, line: hosts.ProcessGroup) -> None:
-        """To be called when process 0 holds the folder's lock.
+    def check_shared(self, group: ProcessGroup) -> None:
+        """Checks that all processes see one folder. Call it while process 0 holds the lock.
 
         Raises:
-          ConfigError: another process has another folder under this name.
+          ConfigError: some processes have another folder under the same name.
         """
-        if line.count == 1:
+        if group.count == 1:
             return
-        # Network file systems show what others made a little late
-        deadline = time.monotonic() + 60
-        while not (there := (self.folder / "lock").exists()) and time.monotonic() < deadline:
+        deadline = time.monotonic() + VISIBLE
+        while not (visible := (self.folder / LOCK).exists()) and time.monotonic() < deadline:
             time.sleep(0.2)
-        seen = line.gather("workdir", [there, socket.gethostname()])
-        blind = [f"process {i} ({host})" for i, (there, host) in enumerate(seen) if not there]
+        seen = group.gather("workdir", [visible, socket.gethostname()])
+        blind = [f"process {i} ({host})" for i, (visible, host) in enumerate(seen) if not visible]
         if blind:
             raise ConfigError(
                 f"workdir {self.folder} is not the same folder on every host: {listed(blind, 8)} "
-                "cannot see what "
-                "process 0 wrote there; name one on shared storage, such as gs://BUCKET/RUN"
+                "cannot see what process 0 wrote there; name a folder on shared storage, such as "
+                "gs://BUCKET/RUN"
             )
 
     def begin(self) -> None:
-        """Writes config.json, if this process does."""
+        """Writes the run's config to its folder, on process 0."""
         if devices.is_main():
             self.folder.mkdir(parents=True, exist_ok=True)
-            fresh = self.folder / "config.json.new"
-            fresh.write_text(json.dumps(self.meta(), indent=1) + "\n")
-            fresh.replace(self.folder / "config.json")
+            replace_text(self.folder / CONFIG, json.dumps(self.meta(), indent=1) + "\n")
 
     def meta(self) -> dict[str, Any]:
-        """What goes with each checkpoint."""
-        fingerprint = resolve.fingerprint(self.config)
+        """Returns what is saved with each checkpoint."""
         return {
             "config": self.config,
-            "fingerprint": fingerprint,
+            "fingerprint": resolve.fingerprint(self.config),
             "data": self.data,
             "versions": versions(),
         }
 
 
-# What may differ between the processes of a run: how a host reads its data.
-PER_HOST = tuple(f"config.{key}" for key in defaults.PER_HOST)
+def data_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Returns a line 'the data's KEY: old -> new' for each entry of `Run.data` that differs."""
+    return [
+        f"the data's {key}: {old.get(key)} -> {value}"
+        for key, value in new.items()
+        if old.get(key) != value
+    ]
 
 
-def check_same(line: hosts.ProcessGroup, what: str, mine: Mapping[str, Any]) -> None:
+def check_same(group: ProcessGroup, what: str, mine: Mapping[str, Any]) -> None:
     """Compares a nested dict with those of the other processes.
 
+    Args:
+      group: the processes.
+      what: the name of the dict, which becomes the first part of its keys.
+      mine: this process's dict.
+
     Raises:
-      ConfigError: they differ; names the keys, the values and the processes.
+      ConfigError: they differ; the message names the keys, the values and the processes.
     """
-    flat = {f"{what}.{k}": v for k, v in trees.flatten(mine).items()}
-    flat = json.loads(json.dumps({k: v for k, v in flat.items() if k not in PER_HOST}))
-    first, *others = line.gather(what, flat)
-    lines: dict[str, list[int]] = {}
+    flat = {f"{what}.{key}": value for key, value in trees.flatten(mine).items()}
+    flat = {key: value for key, value in flat.items() if key not in PER_HOST}
+    first, *others = group.gather(what, json.loads(json.dumps(flat)))
+    differing: dict[str, list[int]] = {}
     for index, other in enumerate(others, 1):
         for key in sorted({*first, *other}):
             if first.get(key) != other.get(key):
-                lines.setdefault(
-                    f"{key}: {first.get(key)!r} on process 0, {other.get(key)!r} on process", []
-                ).append(index)
-    if lines:
-        text = "".join(f"\n  {line} {listed(map(str, where), 8)}" for line, where in lines.items())
-        raise ConfigError(f"the processes of a run must have one {what}, but these differ:{text}")
+                line = f"{key}: {first.get(key)!r} on process 0, {other.get(key)!r} on process"
+                differing.setdefault(line, []).append(index)
+    if differing:
+        lines = "".join(
+            f"\n  {line} {listed(map(str, where), 8)}" for line, where in differing.items()
+        )
+        raise ConfigError(f"the processes of a run must have one {what}, but these differ:{lines}")

@@ -1,11 +1,9 @@
-"""From pre-trained weights to the parameters that a run starts with: what is loaded, what is new,
-what is dropped.
-"""
+"""`init_from=WEIGHTS`: the first parameters of a run, from pre-trained weights."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,19 +12,26 @@ from ipt_jax.errors import ConfigError
 from ipt_jax.log import logger
 from ipt_jax.messages import nearest
 from ipt_jax.model import IPT
-from ipt_jax.model import trainable as adapt
 from ipt_jax.model.init import STARTS
 from ipt_jax.model.ipt import GEOMETRY
+from ipt_jax.model.trainable import check_trainable, trained_part
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.weights import check
 from ipt_jax.weights import load as loading
 
+# The parts of a task's own parameters.
 PARTS = ("head", "tail", "embedding")
 
 
 @dataclasses.dataclass(frozen=True)
 class TableRow:
-    """A line of the table: a part of the parameters, how many, and what becomes of it."""
+    """A row of the table that is logged.
+
+    Attributes:
+      part: a part of the parameters.
+      count: the number of its parameters.
+      fate: what becomes of it: loaded, new, copied or dropped.
+    """
 
     part: str
     count: int
@@ -34,49 +39,56 @@ class TableRow:
 
 
 def start_params(path: str, model: IPT, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's first parameters, from any WEIGHTS: the body, and the ends (head, tail, embedding) of
-    tasks in both.
+    """Returns the first parameters of a run, from weights of any kind.
 
-    Tasks that the weights lack get new ends as `finetune.new` says: "identity" or "torch"
-    (model/start.py), or the name of a task of the weights, whose ends are copied; `new_task=rule,
-    other_task=rule` says it for each. A tail of another scale cannot be copied and starts as
-    `model.start`. The table of it all is logged.
+    The body is loaded, and so are the parameters (head, tail, embedding) of tasks that the weights
+    have. Other tasks get new parameters by the rules of `finetune.new`: a start ("identity" or
+    "torch", see `model/init.py`), or the name of a task of the weights, whose parameters are
+    copied. `new_task=rule,other_task=rule` gives a rule for each task. The tail of a task with
+    another scale cannot be copied and starts as `model.start`. The log has a table of all parts.
+
+    Args:
+      path: the value of `init_from`.
+      model: the run's network.
+      config: the resolved config.
 
     Raises:
-      ConfigError: the weights have another geometry (all differences are listed), or a rule that
+      ConfigError: the weights have another geometry (the message lists all differences), or a rule
         does not fit.
-      WeightsError: there are none, or not such.
+      WeightsError: there are no weights at `path`, or they cannot be read.
     """
     found = loading.load(path)
     differing = differences(found.model, model)
     if differing:
         raise ConfigError(f"init_from={path!r} holds another model:\n  " + "\n  ".join(differing))
-    params, lines = assemble(found, model, config)
+    params, rows = assemble(found, model, config)
     check.check_params(params, model, f"init_from={path!r}")
-    logger.info("parameters from %s:\n%s", found.provenance.get("from", path), table(lines))
+    logger.info("parameters from %s:\n%s", found.provenance.get("from", path), table(rows))
     return params
 
 
-def differences(theirs: IPT, ours: IPT) -> list[str]:
-    """Lines 'model.key: theirs, not ours' for each key of the geometry that differs."""
-    pairs = [(key, getattr(theirs, key), getattr(ours, key)) for key in GEOMETRY]
+def differences(weights: IPT, run: IPT) -> list[str]:
+    """Returns a line for each key of the geometry that differs."""
+    pairs = [(key, getattr(weights, key), getattr(run, key)) for key in GEOMETRY]
     return [f"model.{key}: {a} in the weights, {b} asked for" for key, a, b in pairs if a != b]
 
 
 def assemble(
     found: Restorer, model: IPT, config: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[TableRow]]:
-    """The parameters, and the table's lines. Raises ConfigError for a task of another scale, or a
-    rule that does not fit.
+    """Returns the parameters, and the rows of the table.
+
+    Raises:
+      ConfigError: a task has another scale in the weights, or a rule does not fit.
     """
-    rules = rules_of(
-        config["finetune"]["new"], [name for name in model.names if name not in found.tasks], found
-    )
+    new = [name for name in model.names if name not in found.tasks]
+    rules = rules_of(config["finetune"]["new"], new, found)
     params: dict[str, Any] = {"body": dict(found.params["body"])}
-    lines = [TableRow("body", count(params["body"]), "loaded")]
+    rows = [TableRow("body", count(params["body"]), "loaded")]
     fresh: dict[str, dict[str, Any]] = {}
 
     def started(rule: str) -> dict[str, Any]:
+        """Returns the parameters of a start, which are computed once."""
         if rule not in fresh:
             fresh[rule] = jax.device_get(model.clone(start=rule).init_params(config["seed"]))
         return fresh[rule]
@@ -89,47 +101,52 @@ def assemble(
                     f"tasks: {name!r} is x{found.tasks[name].scale} in the weights and x{scale} "
                     "here; rename it"
                 )
-            params[group] = dict(found.params[group])
-            lines += [
-                TableRow(f"{group}/{part}", count(params[group][part]), "loaded") for part in PARTS
-            ]
-            continue
-        rule = rules[name]
-        if rule in STARTS:
-            params[group] = started(rule)[group]
-            lines += [
-                TableRow(f"{group}/{part}", count(params[group][part]), f"new ({rule} start)")
-                for part in PARTS
-            ]
-            continue
-        params[group] = dict(found.params[f"task_{rule}"])
-        fates = dict.fromkeys(PARTS, f"copied from {rule}")
-        if found.tasks[rule].scale != scale:
-            params[group]["tail"] = started(model.start)[group]["tail"]
-            fates["tail"] = (
-                f"new ({model.start} start): {rule} is x{found.tasks[rule].scale}, not x{scale}"
-            )
-        lines += [
+            params[group], fates = dict(found.params[group]), dict.fromkeys(PARTS, "loaded")
+        else:
+            params[group], fates = _new_task(name, scale, rules[name], found, model, started)
+        rows += [
             TableRow(f"{group}/{part}", count(params[group][part]), fates[part]) for part in PARTS
         ]
     for name in found.tasks:
         if name not in model.names:
-            lines.append(
-                TableRow(
-                    f"task_{name}",
-                    count(found.params[f"task_{name}"]),
-                    "dropped: not among the tasks",
-                )
-            )
-    return params, lines
+            group = f"task_{name}"
+            dropped = count(found.params[group])
+            rows.append(TableRow(group, dropped, "dropped: not among the tasks"))
+    return params, rows
+
+
+def _new_task(
+    name: str,
+    scale: int,
+    rule: str,
+    found: Restorer,
+    model: IPT,
+    started: Callable[[str], dict[str, Any]],
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Returns the parameters of a task that the weights lack, and the fate of each part."""
+    if rule in STARTS:
+        return started(rule)[f"task_{name}"], dict.fromkeys(PARTS, f"new ({rule} start)")
+    params = dict(found.params[f"task_{rule}"])
+    fates = dict.fromkeys(PARTS, f"copied from {rule}")
+    if found.tasks[rule].scale != scale:
+        params["tail"] = started(model.start)[f"task_{name}"]["tail"]
+        fates["tail"] = (
+            f"new ({model.start} start): {rule} is x{found.tasks[rule].scale}, not x{scale}"
+        )
+    return params, fates
 
 
 def rules_of(text: str, new: list[str], found: Restorer) -> dict[str, str]:
-    """The rule for each new task, from `finetune.new`.
+    """Returns the rule for each new task.
+
+    Args:
+      text: the value of `finetune.new`.
+      new: the tasks that the weights lack.
+      found: the weights.
 
     Raises:
-      ConfigError: neither a start nor a task of the weights, or for a task that is not new; the
-        nearest is named.
+      ConfigError: a rule is neither a start nor a task of the weights, or is for a task that is not
+        new (the message names the nearest one), or a new task has no rule.
     """
     known = [*STARTS, *found.tasks]
     rules: dict[str, str] = {}
@@ -138,7 +155,7 @@ def rules_of(text: str, new: list[str], found: Restorer) -> dict[str, str]:
         name, equals, rule = (part.strip() for part in word.rpartition("="))
         if equals and name not in new:
             raise ConfigError(
-                f"finetune.new: {name!r} is no new task{nearest(name, new)}; new: "
+                f"finetune.new: {name!r} is not a new task{nearest(name, new)}; new tasks: "
                 f"{', '.join(new) or 'none'}"
             )
         if rule not in known:
@@ -152,31 +169,31 @@ def rules_of(text: str, new: list[str], found: Restorer) -> dict[str, str]:
     missing = [name for name in new if name not in rules and not default]
     if missing:
         raise ConfigError(
-            f"finetune.new says nothing of {', '.join(missing)}; known: {', '.join(known)}"
+            f"finetune.new has no rule for {', '.join(missing)}; known rules: {', '.join(known)}"
         )
     return {name: rules.get(name, default) for name in new}
 
 
 def count(tree: Any) -> int:
-    """Numbers in a tree."""
+    """Returns the number of parameters in a tree."""
     return sum(x.size for x in jax.tree.leaves(tree))
 
 
-def table(lines: list[TableRow]) -> str:
-    """The lines in columns."""
-    width = max(len(line.part) for line in lines)
-    return "\n".join(f"  {line.part:<{width}}  {line.count:>12,}  {line.fate}" for line in lines)
+def table(rows: list[TableRow]) -> str:
+    """Returns the rows as text in columns."""
+    width = max(len(row.part) for row in rows)
+    return "\n".join(f"  {row.part:<{width}}  {row.count:>12,}  {row.fate}" for row in rows)
 
 
 def trained_text(params: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """For the log: how many parameters there are and how many are trained, if not all. Raises
-    UserError as adapt.check.
+    """Returns, for the log, how many parameters there are and how many of them are trained.
+
+    Raises:
+      UserError: the config's choice of trained parameters does not fit (`check_trainable`).
     """
-    adapt.check(params, config)
-    total, trained = count(params), count(adapt.trained(params, config))
+    check_trainable(params, config)
+    total, trained = count(params), count(trained_part(params, config))
     text = f"{total / 1e6:.1f} M parameters"
-    return (
-        text
-        if trained == total
-        else f"{text}, {trained:,} of them trained ({100 * trained / total:.2f} %)"
-    )
+    if trained == total:
+        return text
+    return f"{text}, {trained:,} of them trained ({100 * trained / total:.2f} %)"

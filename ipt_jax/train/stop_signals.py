@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C."""
+"""SIGTERM and SIGINT (Ctrl-C): the first saves and ends the run, the second ends it at once."""
 
 from __future__ import annotations
 
@@ -11,61 +11,66 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from ipt_jax import log
-from ipt_jax.distributed import process_group as hosts
+from ipt_jax.distributed.process_group import ProcessGroup
+from ipt_jax.log import logger
 
-logger = log.logger
-
-
-# Seconds that data have to come after a signal, before the run is saved without the step that needs
-# them
+# Seconds after a signal to wait for the data of the next step. After that the run is saved without
+# that step.
 GRACE = 20.0
 
 
 class StopSignals:
-    """While it lasts, SIGTERM and Ctrl-C ask for a stop after the step under way; a second one
-    stops at once.
+    """Within its block, SIGTERM and SIGINT ask for a stop after the current step.
 
-    A step that still waits for its data is not waited for longer than `GRACE`. With several
-    processes, a signal to any of them stops all after the same step, so that this one is waited
-    for. Python runs handlers between two of its instructions, so not while the main thread waits in
-    XLA, and once for all signals of a kind that come meanwhile: they are counted elsewhere. A
-    second SIGTERM then still ends the process, a second Ctrl-C interrupts when XLA returns.
+    A second signal ends the run at once. A step whose data have not come `GRACE` seconds after the
+    first signal is given up. With several processes, a signal to any of them stops all of them
+    after the same step; then no step is given up.
+
+    Python runs its signal handlers in the main thread, between two instructions: not while the
+    thread waits in XLA, and only once for several signals of a kind that arrive meanwhile.
+    Therefore a thread counts the signals as they arrive, so that a second SIGTERM ends the process
+    even then, and a second SIGINT interrupts when XLA returns.
+
+    Args:
+      group: the processes of the run.
     """
 
-    def __init__(self, line: hosts.ProcessGroup) -> None:
-        self._line = line
+    def __init__(self, group: ProcessGroup) -> None:
+        self._group = group
         self._signal = ""
         self._since = float("inf")
         self._now = False
-        self._before: dict[int, Any] = {}
+        self._previous_handlers: dict[int, Any] = {}
         self._counter: _SignalCounter | None = None
 
     @property
     def name(self) -> str:
-        """The signal that stopped the run, and the process that got it if there are several."""
-        return self._line.stopped_by
+        """The signal that stopped the run and, if there are several, the process that got it."""
+        return self._group.stopped_by
 
     def requested(self, step: int) -> bool:
-        """Whether to stop before batch `step`, the same in all processes.
+        """Returns whether to stop before batch `step`; the answer is the same in all processes.
 
         Raises:
           Lost: another process has gone or reported an error.
         """
-        if self._signal and self._line.stop_at is None:
-            self._line.ask_stop(step, self._signal)
-        return self._line.stops(step)
+        if self._signal and self._group.stop_at is None:
+            self._group.ask_stop(step, self._signal)
+        return self._group.stops(step)
 
     def impatient(self) -> bool:
-        """Whether data that have not come yet are to be given up."""
-        return self._now or (self._line.count == 1 and time.monotonic() - self._since > GRACE)
+        """Returns whether to give up waiting for data."""
+        if self._now:
+            return True
+        return self._group.count == 1 and time.monotonic() - self._since > GRACE
 
     def __enter__(self) -> StopSignals:
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
-                self._before[number] = signal.signal(number, self._on_signal)
-            # Not the main thread, as in a notebook's helper: then nothing is caught
+                self._previous_handlers[number] = signal.signal(number, self._on_signal)
             except ValueError:
+                # Only the main thread can set handlers. In another one, as a notebook may use,
+                # signals are not caught.
                 return self
         self._counter = _SignalCounter(lambda: self._signal != "", lambda: self._now)
         return self
@@ -73,9 +78,10 @@ class StopSignals:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signal, self._since = signal.Signals(number).name, time.monotonic()
         logger.warning(
-            "%s: finishing the step, saving and leaving; once more to leave at once", self._signal
+            "%s: saving after this step, then exiting. Send it again to exit immediately.",
+            self._signal,
         )
-        signal.signal(signal.SIGTERM, self._before.pop(signal.SIGTERM))
+        signal.signal(signal.SIGTERM, self._previous_handlers.pop(signal.SIGTERM))
         signal.signal(signal.SIGINT, self._on_second)
 
     def _on_second(self, number: int, frame: FrameType | None) -> None:
@@ -84,8 +90,8 @@ class StopSignals:
         raise KeyboardInterrupt
 
     def _restore(self) -> None:
-        while self._before:
-            signal.signal(*self._before.popitem())
+        while self._previous_handlers:
+            signal.signal(*self._previous_handlers.popitem())
 
     def __exit__(self, *exc: object) -> None:
         self._restore()
@@ -94,39 +100,42 @@ class StopSignals:
 
 
 class _SignalCounter:
-    """Hears of signals when they come, in a thread: ends the process at a second SIGTERM, and sees
-    to a second Ctrl-C.
+    """Counts signals as they arrive, in a thread.
+
+    A second SIGTERM ends the process. A second SIGINT that Python merges with the first one is sent
+    again.
 
     Args:
-      first: whether the main thread has been told of a signal.
-      second: whether it has been interrupted.
+      first: returns whether the handler of the first signal has run.
+      second: returns whether the handler of a second SIGINT has run.
     """
 
     def __init__(self, first: Callable[[], bool], second: Callable[[], bool]) -> None:
         self._first, self._second = first, second
         self._closed = threading.Event()
-        self._ear, self._mouth = socket.socketpair()
-        self._mouth.setblocking(False)
-        self._before = signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
-        # An event loop's, as in some notebooks: that has to hear of its signals
-        if self._before != -1:
-            signal.set_wakeup_fd(self._before)
+        self._receiver, self._sender = socket.socketpair()
+        self._sender.setblocking(False)
+        self._previous = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
+        if self._previous != -1:
+            # An event loop, as in some notebooks, needs to receive the signals itself.
+            signal.set_wakeup_fd(self._previous)
             return
         threading.Thread(target=self._listen, name="ipt-signals", daemon=True).start()
 
     def _listen(self) -> None:
-        heard, interrupting = b"", False
-        while numbers := self._ear.recv(16):
-            heard += numbers
-            if heard.count(signal.SIGTERM) > 1:
+        seen, interrupting = b"", False
+        while numbers := self._receiver.recv(16):
+            seen += numbers
+            if seen.count(signal.SIGTERM) > 1:
                 os._exit(128 + signal.SIGTERM)
-            if len(heard) > 1 and signal.SIGINT in numbers and not interrupting:
+            if len(seen) > 1 and signal.SIGINT in numbers and not interrupting:
                 interrupting = True
                 threading.Thread(target=self._interrupt, name="ipt-interrupt", daemon=True).start()
 
     def _interrupt(self) -> None:
-        """Python forgets a signal that comes before its handler has run for the one before: sends
-        it again.
+        """Sends SIGINT again once the handler of the first signal has run.
+
+        Python drops a signal that arrives before the handler of the one before it has run.
         """
         while not self._first():
             if self._closed.wait(0.1):
@@ -135,7 +144,8 @@ class _SignalCounter:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     def close(self) -> None:
+        """Stops counting."""
         self._closed.set()
-        if self._before == -1:
+        if self._previous == -1:
             signal.set_wakeup_fd(-1)
-        self._mouth.close()
+        self._sender.close()

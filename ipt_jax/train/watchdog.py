@@ -1,6 +1,4 @@
-"""Stacks of all threads on stderr when a run makes no progress, so that a hang can be explained
-from its log.
-"""
+"""Stack traces of all threads when a run makes no progress, to explain a hang from its log."""
 
 from __future__ import annotations
 
@@ -12,25 +10,26 @@ from typing import Self
 
 
 class Watchdog:
-    """While it lasts: writes every thread's stack when `step_ended` was not called for so many
-    seconds, and again after each as many. Python's own timer, which also runs while a library holds
-    the interpreter's lock.
+    """Writes the stacks of all threads to stderr when no step ends for some time, repeatedly.
+
+    It uses the timer of `faulthandler`, which also runs while a library holds the interpreter's
+    lock.
 
     Args:
-      seconds: that many; 0 = never.
+      seconds: the time without a step after which to write; 0 for never.
     """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._set = 0.0
+        self._started = 0.0
 
     def __enter__(self) -> Self:
         self._start()
         return self
 
     def step_ended(self) -> None:
-        """Starts to count anew (to a tenth of the time, which makes it cheap)."""
-        if time.monotonic() - self._set > self._seconds / 10:
+        """Restarts the timer; calls within a tenth of its time are ignored, which is cheaper."""
+        if time.monotonic() - self._started > self._seconds / 10:
             self._start()
 
     def __exit__(self, *exc: object) -> None:
@@ -38,11 +37,11 @@ class Watchdog:
             faulthandler.cancel_dump_traceback_later()
 
     def _start(self) -> None:
-        self._set = time.monotonic()
+        self._started = time.monotonic()
         if not self._seconds:
             return
         try:
             faulthandler.dump_traceback_later(self._seconds, repeat=True, file=sys.stderr)
-        # A notebook's stderr is no file
         except (io.UnsupportedOperation, AttributeError):
+            # The stderr of a notebook is not a file.
             self._seconds = 0.0

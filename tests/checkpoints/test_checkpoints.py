@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import places
-
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = (
-        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    )
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import places
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from limits import small_files
 
-from ipt_jax.checkpoints import orbax_workarounds as orbax_calls
 from ipt_jax.checkpoints.checkpoints import Checkpoints
 from ipt_jax.checkpoints.fingerprints import fingerprints
 from ipt_jax.errors import CheckpointError
@@ -219,7 +209,11 @@ def test_state_may_be_donated_right_after_save(tmp_path: Path) -> None:
 
 
 def test_meta_is_read_without_starting_devices(two: Path) -> None:
-    code = f"from ipt_jax.checkpoint import *; c = Checkpoints({str(two)!r}); print(c.latest(), c.read_meta())"
+    code = (
+        "from ipt_jax.checkpoints.checkpoints import Checkpoints\n"
+        f"checkpoints = Checkpoints({str(two)!r})\n"
+        "print(checkpoints.latest(), checkpoints.read_meta())"
+    )
     done = run_python(code, JAX_PLATFORMS="no_such_platform")
     assert done.stdout.strip() == "2 {'config': {'seed': 2}, 'step': 2}"
 
@@ -523,16 +517,6 @@ def child_environment(**environment: str) -> dict[str, str]:
     }
 
 
-@contextlib.contextmanager
-def small_files() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_failed_save_is_reported_and_can_be_tried_again(tmp_path: Path) -> None:
     state = {"x": jax.random.normal(jax.random.key(0), (50_000,))}
     with Checkpoints(tmp_path, keep=1) as checkpoints:
@@ -624,7 +608,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 KILLED = """
 import sys, jax, numpy as np
-from ipt_jax.checkpoint import Checkpoints
+from ipt_jax.checkpoints.checkpoints import Checkpoints
 checkpoints = Checkpoints(sys.argv[1], keep=2)
 for step in range((checkpoints.latest() or 0) + 1, 10_000):
     x = jax.numpy.asarray(np.random.default_rng(step).standard_normal(300_000, np.float32))
@@ -681,7 +665,8 @@ def test_orbax_is_not_heard(two: Path, tmp_path: Path) -> None:
 from ipt_jax import log
 log.setup()  # first, as the command line does
 import resource, jax
-from ipt_jax.checkpoint import CheckpointError, Checkpoints
+from ipt_jax.checkpoints.checkpoints import Checkpoints
+from ipt_jax.errors import CheckpointError
 state = {{"x": jax.random.normal(jax.random.key(0), (50_000,))}}
 with Checkpoints({str(folder)!r}) as c:
     c.restore_params()
@@ -699,113 +684,8 @@ with Checkpoints({str(folder)!r}) as c:
     assert [line for line in done.stderr.splitlines() if "CHECKPOINT 2 IN" not in line] == []
 
 
-# Fingerprints.
-
-DTYPES = [
-    "float32",
-    "bfloat16",
-    "float16",
-    "int32",
-    "uint32",
-    "int8",
-    "uint8",
-    "int16",
-    "bool",
-    "complex64",
-]
-
-
-def random_array(dtype: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    kind = jnp.dtype(dtype)
-    data = rng.integers(0, 256, (*shape, kind.itemsize), np.uint8)
-    return (data & 1 if dtype == "bool" else data).view(kind).reshape(shape)
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.sampled_from(DTYPES), st.integers(0, 29), st.integers(0, 63), st.integers(0, 2**32 - 1))
-def test_any_change_of_one_element_changes_the_fingerprint(
-    dtype: str, place: int, bit: int, seed: int
-) -> None:
-    array = random_array(dtype, (2, 3, 5), seed)
-    changed = array.copy()
-    raw = changed.reshape(-1).view(np.uint8).reshape(30, -1)
-    raw[place, bit // 8 % raw.shape[1]] ^= 1 if dtype == "bool" else 1 << bit % 8
-    first, second = fingerprints([jnp.asarray(array), jnp.asarray(changed)])
-    assert first != second
-
-
-def test_fingerprints_see_what_a_linear_sum_does_not() -> None:
-    x = random_array("float32", (64,), 0)
-    two_signs, exchanged, shifted = x.copy(), x.copy(), np.roll(x, 1)
-    two_signs[[3, 40]] *= -1
-    exchanged[[3, 40]] = exchanged[[40, 3]]
-    found = fingerprints([jnp.asarray(a) for a in (x, two_signs, exchanged, shifted, x)])
-    assert len(set(found)) == 4
-    assert found[0] == found[4]
-    assert found[0][:8] == found[1][:8], (
-        "the case is the one meant: the first sum alone would not do"
-    )
-
-
-def test_fingerprints_stay_what_they_are() -> None:
-    """Checkpoints hold them: another way of counting would make all older ones look damaged."""
-    arrays = [jnp.arange(12, dtype=d).reshape(3, 4) for d in ("float32", "bfloat16", "int8")]
-    arrays += [jnp.arange(4) % 2 == 0, jnp.float32(1.5), jnp.zeros((0, 2)), jnp.complex64(1 + 2j)]
-    assert fingerprints(arrays) == [
-        "58e000005f85aaf7",
-        "5e1858e0f6384bc2",
-        "dfdb56681f24e371",
-        "d4fa0c2ea9be9616",
-        "3fc00000f4a15a01",
-        "0000000000000000",
-        "7f80000014d1240c",
-    ]
-
-
-@many_devices
-def test_fingerprints_do_not_depend_on_the_sharding() -> None:
-    mesh = Mesh(np.array(jax.devices()[:8]).reshape(4, 2), ("a", "b"))
-    array = jnp.asarray(random_array("float32", (8, 6, 4), 1))
-    specs = [
-        PartitionSpec(),
-        PartitionSpec("a"),
-        PartitionSpec("a", "b"),
-        PartitionSpec(None, "b", "a"),
-    ]
-    arrays = [array, *(jax.device_put(array, NamedSharding(mesh, spec)) for spec in specs)]
-    assert len(set(fingerprints(arrays))) == 1
-
-
-def test_fingerprints_refuse_what_they_cannot_read() -> None:
-    with pytest.raises(TypeError, match="no fingerprint for arrays of dtype key"):
-        fingerprints([jax.random.key(0)])
-
-
 def test_the_record_is_plain_json(two: Path) -> None:
     record = json.loads((two / "2" / "meta" / "data.json").read_text())
     assert record["step"] == 2
     assert record["leaves"]["params/body/bias"][:2] == ["bfloat16", [24]]
     assert re.fullmatch("[0-9a-f]{16}", record["leaves"]["step"][2])
-
-
-@pytest.mark.parametrize(
-    ("message", "shown"),
-    [
-        (
-            "Future exception was never retrieved\nfuture: <Future finished exception=OSError(30)>",
-            False,
-        ),
-        (
-            "Task was destroyed but it is pending! task: <Task coro=<f() running at "
-            "/x/orbax/checkpoint/a.py:1>>",
-            False,
-        ),
-        ("Executing <Handle> took 0.2 seconds", True),
-    ],
-)
-def test_what_orbax_drops_is_not_told(message, shown):
-    line = logging.LogRecord(
-        "asyncio", logging.ERROR, "/x/asyncio/base_events.py", 1, message, (), None
-    )
-    assert orbax_calls.not_of_orbax(line) is shown

@@ -12,14 +12,15 @@ import small
 
 from ipt_jax.checkpoints.checkpoints import Checkpoints
 from ipt_jax.distributed import devices
-from ipt_jax.distributed import process_group as hosts
-from ipt_jax.distributed import sharding as partition
+from ipt_jax.distributed import sharding as shardings
+from ipt_jax.distributed.process_group import ProcessGroup
 from ipt_jax.model import build, preset
 from ipt_jax.step import state as state_module
 from ipt_jax.step import train_step as step
 from ipt_jax.tasks import make_tasks
 from ipt_jax.tpu import hlo
-from ipt_jax.train import loop as train
+from ipt_jax.train.identity import Run
+from ipt_jax.train.saved_state import first_state
 
 NAMES = ("sr2", "denoise50")
 DEVICES = 8
@@ -29,7 +30,7 @@ DEVICES = 8
 def small_leaves_too():
     """The test's model has no leaf that is worth splitting."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partition, "SMALL", 100)
+        patch.setattr(shardings, "SMALL", 100)
         yield
 
 
@@ -44,11 +45,12 @@ def settings(sharding: str):
     )
 
 
-def start(plain, checkpoints):
-    """(mesh, state, compiled step) as `train.pretrain` makes them."""
-    mesh, model = devices.make_mesh(DEVICES), small.model(plain)
-    state, at = train.first_state(model, plain, mesh, checkpoints, hosts.ProcessGroup())
-    return mesh, state, step.compile_step(model, plain, mesh), at
+def start(config, checkpoints):
+    """Returns mesh, state, compiled step and the state's step, as `pretrain` makes them."""
+    mesh, model = devices.make_mesh(DEVICES), small.model(config)
+    run = Run(checkpoints.directory.parent, config, {})
+    state, at = first_state(run, model, mesh, ProcessGroup(), checkpoints)
+    return mesh, state, step.compile_step(model, config, mesh), at
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +59,16 @@ def runs(batches, tmp_path_factory):
     of the step).
     """
     found = {}
-    for sharding in partition.SHARDINGS:
+    for sharding in shardings.SHARDINGS:
         folder = tmp_path_factory.mktemp(sharding)
         with Checkpoints(folder, asynchronous=False) as checkpoints:
             mesh, state, train_step, _ = start(settings(sharding), checkpoints)
             text = (
-                train_step.lower(state, partition.put_batch(batches[0], mesh)).compile().as_text()
+                train_step.lower(state, shardings.put_batch(batches[0], mesh)).compile().as_text()
             )
             metrics = []
             for one in batches:
-                state, values = train_step(state, partition.put_batch(one, mesh))
+                state, values = train_step(state, shardings.put_batch(one, mesh))
                 metrics.append({k: float(v) for k, v in values.items()})
             checkpoints.save(3, state, {})
         found[sharding] = state, metrics, folder, text
@@ -80,11 +82,13 @@ def test_the_numbers_are_those_of_whole_parameters(runs):
         for key in a:
             assert b[key] == pytest.approx(a[key], rel=1e-5), key
     first = small.model(settings("data")).init_params(0)
-    norm = lambda a, b: float(
-        optax.global_norm(jax.tree.map(lambda x, y: np.asarray(x) - np.asarray(y), a, b))
-    )  # noqa: E731
-    assert norm(whole.params, pieces.params) < 1e-3 * norm(whole.params, first)
-    assert norm(whole.ema, pieces.ema) < 1e-3 * norm(whole.ema, first)
+    assert distance(whole.params, pieces.params) < 1e-3 * distance(whole.params, first)
+    assert distance(whole.ema, pieces.ema) < 1e-3 * distance(whole.ema, first)
+
+
+def distance(a, b) -> float:
+    """Returns the norm of the difference of two trees."""
+    return float(optax.global_norm(jax.tree.map(lambda x, y: np.asarray(x) - np.asarray(y), a, b)))
 
 
 def test_large_leaves_are_in_pieces_and_stay_so(runs):
@@ -117,13 +121,13 @@ def test_only_parameters_and_gradients_move(runs):
         ("data", {"all-reduce"}),
         ("fsdp", {"all-reduce", "reduce-scatter", "all-gather"}),
     ):
-        program = hlo.read(runs[sharding][3])
+        program = hlo.read_program(runs[sharding][3])
         assert program.collectives and {c.kind for c in program.collectives} <= kinds
         for one in program.collectives:
             for shape in one.shapes:
                 elements = hlo.shape_bytes("u8" + shape[shape.index("[") :])
                 assert elements in sizes or elements <= 64, (sharding, one.kind, shape, one.source)
-    gathers = [c for c in hlo.read(runs["fsdp"][3]).collectives if c.kind == "all-gather"]
+    gathers = [c for c in hlo.read_program(runs["fsdp"][3]).collectives if c.kind == "all-gather"]
     # In the loop over the encoder's two layers, not before it
     assert any(c.times == 2 for c in gathers)
 
@@ -141,7 +145,7 @@ def test_a_checkpoint_of_one_goes_on_as_the_other(runs, batches, saved, wanted):
     assert state.params["body"]["mlp"]["in"]["kernel"].sharding.is_fully_replicated != (
         wanted == "fsdp"
     )
-    _, one = train_step(state, partition.put_batch(batches[0], mesh))
+    _, one = train_step(state, shardings.put_batch(batches[0], mesh))
     assert np.isfinite(float(one["loss"]))
 
 
@@ -152,14 +156,14 @@ def test_the_preset_of_a_billion_parameters_is_one_and_splits_over_a_pod():
     state = state_module.abstract_state(model, small.config("sharding=fsdp"))
     leaves = jax.tree.leaves(state.params)
     assert sum(x.size for x in leaves) == pytest.approx(1e9, rel=0.02)
-    pieces = [partition._piece(x.shape, 256) for x in leaves]
-    split = sum(x.size for x, spec in zip(leaves, pieces) if spec)
+    pod = jax.sharding.AbstractMesh((256,), (shardings.DATA,))
+    pieces = jax.tree.leaves(shardings.state_shardings(state.params, pod, "fsdp"))
+    split = sum(x.size for x, piece in zip(leaves, pieces) if not piece.is_fully_replicated)
     assert split > 0.98 * sum(x.size for x in leaves)
 
 
 def test_one_device_has_nothing_to_split():
     mesh = devices.make_mesh(1)
-    shardings = partition.state_shardings(
-        state_module.abstract_state(small.model(settings("fsdp")), settings("fsdp")), mesh, "fsdp"
-    )
-    assert all(s.is_fully_replicated for s in jax.tree.leaves(shardings))
+    state = state_module.abstract_state(small.model(settings("fsdp")), settings("fsdp"))
+    found = shardings.state_shardings(state, mesh, "fsdp")
+    assert all(sharding.is_fully_replicated for sharding in jax.tree.leaves(found))

@@ -12,14 +12,13 @@ import time
 
 import numpy as np
 import pytest
-from etils import epath
+import training
+from groups import free_port
+from training import arrays, assert_same, make_photographs, settings, write_config
 
 from ipt_jax.checkpoints.checkpoints import Checkpoints
 from ipt_jax.config.loading import complete
-from ipt_jax.run_folder import metrics_log
 from ipt_jax.train.loop import pretrain
-from tests.distributed.test_process_group import free_port
-from tests.train.test_loop import arrays, assert_same, make_photographs, settings
 
 pytest.importorskip("skimage", reason="needs scikit-image's photographs")
 
@@ -55,12 +54,7 @@ class Pair:
         extra=None,
     ):
         home.mkdir(parents=True, exist_ok=True)
-        file = home / "config.py"
-        whole = settings(folder, **CHANGES)
-        file.write_text(
-            "from ml_collections import ConfigDict\ndef get_config():\n    return "
-            f"ConfigDict({whole!r})\n"
-        )
+        file = write_config(home / "config.py", settings(folder, **CHANGES))
         self.processes, self.files, port = {}, {}, free_port()
         environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
         # As in conftest.py
@@ -117,10 +111,8 @@ class Pair:
 
 
 def lines(workdir: pathlib.Path) -> list[dict]:
-    file = epath.Path(workdir / "metrics.jsonl")
-    return (
-        [line for line in metrics_log.read_lines(file) if "loss" in line] if file.exists() else []
-    )
+    """Returns the lines of the steps, without those of evaluations."""
+    return [line for line in training.lines(workdir) if "loss" in line]
 
 
 def close(a: dict, b: dict, since: dict, share: float) -> None:
@@ -348,7 +340,7 @@ def test_evaluation_and_init_from_on_two_processes(pair, photographs, tmp_path):
     alone = {"devices": 1, "steps": 2, "init_from": str(pair[0])}
     alone["evaluate"] = {"every": 2, "pictures": 2, "batch": 4, "overlap": 4}
     outcome = pretrain(complete(settings(photographs, **(CHANGES | alone))), str(tmp_path / "one"))
-    scores = metrics_log.read_lines(epath.Path(tmp_path / "two" / "metrics.jsonl"))[-1]
+    scores = training.lines(tmp_path / "two")[-1]
     assert scores["held_out/sr2/psnr_y"] == pytest.approx(outcome.scores["sr2"]["psnr_y"], abs=1e-3)
     assert scores["held_out/denoise50/psnr_y"] == pytest.approx(
         outcome.scores["denoise50"]["psnr_y"], abs=1e-3

@@ -19,7 +19,7 @@ from ipt_jax.run_folder import lock
 HOLD = """
 import sys, time
 from etils import epath
-from ipt_jax import lock
+from ipt_jax.run_folder import lock
 with lock.hold(epath.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

@@ -14,8 +14,8 @@ import pytest
 import small
 
 from ipt_jax.config import loading as configs
-from ipt_jax.distributed import sharding as partition
-from ipt_jax.train import loop as train
+from ipt_jax.distributed import devices
+from ipt_jax.train import loop, setup
 
 pytest.importorskip("skimage", reason="needs scikit-image's photographs")
 
@@ -44,7 +44,7 @@ def test_a_step_is_under_way_before_the_one_before_is_read(monkeypatch, tmp_path
 
         return step
 
-    monkeypatch.setattr(train, "compile_step", compile_step)
+    monkeypatch.setattr(setup, "compile_step", compile_step)
     changes = {
         "model": small.MODEL,
         "optim": small.OPTIM,
@@ -56,7 +56,7 @@ def test_a_step_is_under_way_before_the_one_before_is_read(monkeypatch, tmp_path
         "evaluate": {"every": 0},
         "log": {"every": 1, "tensorboard": False},
     }
-    train.pretrain(configs.complete(changes), str(tmp_path / "run"))
+    loop.pretrain(configs.complete(changes), str(tmp_path / "run"))
     for number in range(1, 6):
         assert events.index(("dispatched", number + 1)) < events.index(("read", number))
     # After the loop, nothing is left unread
@@ -73,7 +73,7 @@ def in_process(code: str, **environment: str) -> None:
 
 
 def test_compiled_programs_are_kept_where_asked_or_where_the_environment_says(tmp_path):
-    code = "import sys, jax; from ipt_jax import partition; partition.cache_programs({!r});"
+    code = "import jax; from ipt_jax.distributed import devices; devices.cache_programs({!r});"
     code = (
         code.format(str(tmp_path / "run" / "compiled"))
         + " jax.jit(lambda x: x * 3)(1.0).block_until_ready()"
@@ -88,8 +88,8 @@ def test_the_command_keeps_them_in_the_workdir(monkeypatch, tmp_path):
     from ipt_jax.cli.app import main
 
     seen = []
-    monkeypatch.setattr(partition, "cache_programs", seen.append)
-    monkeypatch.setattr(train, "pretrain", lambda *arguments: train.Outcome(1, True, {}))
+    monkeypatch.setattr(devices, "cache_programs", seen.append)
+    monkeypatch.setattr(loop, "pretrain", lambda *arguments: loop.Outcome(1, True, {}))
     assert main(["pretrain", "--config=configs/demo.py", f"--workdir={tmp_path}"]) == 0
     assert seen == [str(tmp_path / "compiled")]
     assert jax.config.jax_compilation_cache_dir != seen[0]

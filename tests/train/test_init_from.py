@@ -14,20 +14,18 @@ import numpy as np
 import pytest
 import runs
 import small
+from training import arrays, write_config
 
 import ipt_jax
 from ipt_jax import trees
 from ipt_jax.checkpoints.checkpoints import Checkpoints
 from ipt_jax.cli import app as cli
-from ipt_jax.cli.train import settings
+from ipt_jax.cli.train import finetune_config
 from ipt_jax.config import loading as configs
 from ipt_jax.config.loading import complete
 from ipt_jax.errors import ConfigError, WeightsError
-from ipt_jax.run_folder.curves import save_curves
 from ipt_jax.run_folder.folder import best_step
-from ipt_jax.train import data
-from ipt_jax.train import init_from as finetune
-from ipt_jax.train.best_checkpoint import BestCheckpoint
+from ipt_jax.train import init_from, validation
 from ipt_jax.train.loop import pretrain
 
 JPEG = {"name": "jpeg10", "degradation": "jpeg", "quality": 10}
@@ -76,15 +74,15 @@ def changes(folder: pathlib.Path, **more) -> dict:
 def assemble(weights, tasks, new="identity"):
     plain = small.config(f"finetune.new={new}", tasks=tasks, batch_size=16 * len(tasks))
     found = ipt_jax.load(str(weights))
-    return found, *finetune.assemble(found, small.model(plain), plain)
+    return found, *init_from.assemble(found, small.model(plain), plain)
 
 
 def test_what_is_loaded_new_and_dropped(weights):
     found, params, lines = assemble(weights, ["denoise50", JPEG])
     assert [(line.part, line.fate) for line in lines] == [
         ("body", "loaded"),
-        *((f"task_denoise50/{part}", "loaded") for part in finetune.PARTS),
-        *((f"task_jpeg10/{part}", "new (identity start)") for part in finetune.PARTS),
+        *((f"task_denoise50/{part}", "loaded") for part in init_from.PARTS),
+        *((f"task_jpeg10/{part}", "new (identity start)") for part in init_from.PARTS),
         ("task_sr2", "dropped: not among the tasks"),
     ]
     assert params.keys() == {"body", "task_denoise50", "task_jpeg10"}
@@ -93,8 +91,8 @@ def test_what_is_loaded_new_and_dropped(weights):
             jax.tree.leaves(jax.tree.map(np.array_equal, params[group], found.params[group]))
         )
     kept = sum(line.count for line in lines if not line.fate.startswith("dropped"))
-    assert kept == finetune.count(params)
-    text = finetune.table(lines)
+    assert kept == init_from.count(params)
+    text = init_from.table(lines)
     assert "dropped" in text and len(text.splitlines()) == len(lines)
 
 
@@ -128,8 +126,8 @@ def test_new_ends_are_copied_or_started_by_name(weights):
             r"finetune.new: unknown 'idntity' .did you mean 'identity'.*known: torch, identity, "
             r"sr2, denoise50",
         ),
-        ("jpg10=sr2", r"'jpg10' is no new task .did you mean 'jpeg10'"),
-        ("", "says nothing of jpeg10"),
+        ("jpg10=sr2", r"'jpg10' is not a new task .did you mean 'jpeg10'"),
+        ("", "has no rule for jpeg10"),
     ],
 )
 def test_rules_that_do_not_fit_are_named(weights, new, message):
@@ -137,48 +135,33 @@ def test_rules_that_do_not_fit_are_named(weights, new, message):
         assemble(weights, [JPEG], new)
 
 
-def write_config(path: pathlib.Path, values: dict) -> str:
-    path.write_text(
-        "from ml_collections import ConfigDict\ndef get_config():\n    return "
-        f"ConfigDict({values!r})\n"
-    )
-    return str(path)
-
-
 def test_geometry_is_the_weights_and_what_differs_is_listed(weights, photographs, tmp_path):
     values = changes(photographs)
     del values["model"]
-    file = write_config(tmp_path / "c.py", values)
-    config = settings(file, [f"init_from={weights}"], str(tmp_path / "a"))
+    file = str(write_config(tmp_path / "c.py", values))
+    config = finetune_config(file, [f"init_from={weights}"], str(tmp_path / "a"))
     assert (
         config.model.features == 4 and config.model.tile == 16 and config.model.input_scale == 127.5
     )
     with pytest.raises(ConfigError, match=r"init_from is empty.*ipt pretrain"):
-        settings(file, [], str(tmp_path / "a"))
+        finetune_config(file, [], str(tmp_path / "a"))
     with pytest.raises(WeightsError, match=r"there is no"):
-        settings(file, [f"init_from={tmp_path}/none"], str(tmp_path / "a"))
-    config = settings(
+        finetune_config(file, [f"init_from={tmp_path}/none"], str(tmp_path / "a"))
+    config = finetune_config(
         file, [f"init_from={weights}", "model.hidden=64", "model.features=8"], str(tmp_path / "a")
     )
     with pytest.raises(
         ConfigError,
-        match=r"another model:\n  model.features: 4 in the weights, 8 asked for\n  model.hidden: 32",
+        match=r"another model:\n  model.features: 4 in the weights, 8 asked for\n  model.hidden: ",
     ):
         pretrain(config, str(tmp_path / "a"))
     with pytest.raises(ValueError, match=r"matches no parameter"):
         pretrain(
-            settings(file, [f"init_from={weights}", "finetune.freeze=bdy"], str(tmp_path / "b")),
+            finetune_config(
+                file, [f"init_from={weights}", "finetune.freeze=bdy"], str(tmp_path / "b")
+            ),
             str(tmp_path / "b"),
         )
-
-
-def leaves(workdir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        return {
-            f"{part}/{path}": leaf
-            for part in ("params", "moments", "ema")
-            for path, leaf in trees.paths(checkpoints.restore_params(part, step)[0])
-        }
 
 
 def test_a_new_task_by_config_alone_trains_resumes_evaluates_and_exports(
@@ -210,7 +193,7 @@ def test_a_new_task_by_config_alone_trains_resumes_evaluates_and_exports(
         == 4
     )
     assert pretrain(complete(values), str(tmp_path / "two")).step == 6
-    a, b = leaves(tmp_path / "straight", 6), leaves(tmp_path / "two", 6)
+    a, b = arrays(tmp_path / "straight", 6), arrays(tmp_path / "two", 6)
     assert a.keys() == b.keys() and any(key.startswith("moments/lora") for key in a)
     for key in a:
         np.testing.assert_array_equal(a[key], b[key], err_msg=key)
@@ -277,11 +260,9 @@ def test_the_best_checkpoint_is_kept_and_no_better_one_stops_the_run(
     weights, photographs, tmp_path, monkeypatch
 ):
     """The scores are given, so that what follows from them is known; all else is the run's own."""
-    from ipt_jax.train import loop as train
-
     given = iter([20.0, 22.0, 21.0, 21.5, 30.0, 30.0])
     monkeypatch.setattr(
-        train.Evaluator,
+        validation.Validator,
         "__call__",
         lambda self, state, step, log: {"denoise50": {"psnr_y": next(given)}},
     )
@@ -304,43 +285,6 @@ def test_the_best_checkpoint_is_kept_and_no_better_one_stops_the_run(
     assert (again.step, again.finished) == (8, True) and next(given) == 30.0
     with pytest.raises(WeightsError, match=r"keeps no best checkpoint"):
         ipt_jax.load(f"{weights}@best")
-
-
-def test_best_counts_and_forgets_what_will_be_seen_again(tmp_path):
-    settings = {"best": "sr2/ssim_y", "patience": 2}
-    best = BestCheckpoint.open(tmp_path, settings, 0)
-    scores = lambda x: {"sr2": {"ssim_y": x, "psnr_y": 0}, "sr3": {"ssim_y": 9.0}}  # noqa: E731
-    assert [best.add(step, scores(x)) for step, x in ((1, 0.5), (2, 0.7), (3, 0.7))] == [
-        True,
-        True,
-        False,
-    ]
-    assert best.step == 2 and not best.exhausted
-    best.add(4, scores(0.6))
-    assert best.exhausted
-    resumed = BestCheckpoint.open(tmp_path, settings, 3)
-    assert resumed.seen == [(1, 0.5), (2, 0.7), (3, 0.7)] and not resumed.exhausted
-    # Another metric
-    assert BestCheckpoint.open(tmp_path, {"best": "psnr_y", "patience": 0}, 9).seen == []
-    mean = BestCheckpoint(tmp_path / "m.json", "ssim_y", 0, [])
-    mean.add(1, scores(1.0))
-    assert mean.seen == [(1, 5.0)]
-
-
-def test_epochs_become_steps_and_are_explained(photographs, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("ipt_jax"), "propagate", True)
-    values = changes(
-        photographs, epochs=3, tasks=["sr2", "denoise50"], data={"held_out": 1, "epoch_crops": 10}
-    )
-    with caplog.at_level(logging.INFO, "ipt_jax"):
-        config, source = data.open_data(complete(values))
-    # 2 groups of 2 pictures, 10 crops, 2 tasks: 80 samples, 10 steps of 8
-    assert len(source) == 5 and config.steps == 30
-    assert (
-        "an epoch is 10 crop(s) of each of the 5 pictures for each of 2 tasks: 80 samples, 10.0 "
-        "steps of 8" in caplog.text
-    )
-    assert data.open_data(complete({**values, "epochs": 0, "steps": 7}))[0].steps == 7
 
 
 @pytest.mark.parametrize("name", FINETUNE)
@@ -389,7 +333,7 @@ def test_deblurring_in_another_geometry_end_to_end(photographs, tmp_path):
         "evaluate.batch=2",
         "devices=1",
     ]
-    config = settings("configs/finetune_deblur.py", overrides, str(tmp_path / "fine"))
+    config = finetune_config("configs/finetune_deblur.py", overrides, str(tmp_path / "fine"))
     assert (config.model.patch, config.model.tile) == (8, 32)
     outcome = pretrain(config, str(tmp_path / "fine"))
     assert outcome.finished and np.isfinite(outcome.scores["deblur"]["psnr_y"])
@@ -411,18 +355,3 @@ def test_the_papers_deblurring_geometry():
         1024,
         576,
     )
-
-
-def test_curves_of_an_empty_log_and_of_nan(tmp_path):
-    from etils import epath
-
-    save_curves(epath.Path(tmp_path / "a.png"), [])
-    save_curves(
-        epath.Path(tmp_path / "b.png"),
-        [
-            {"step": 1, "loss": None, "lr": 1e-4},
-            {"step": 2, "loss": 3.0, "l1/sr2": 2.0, "lr": 1e-4},
-        ],
-    )
-    for name in "ab":
-        assert cv2.imread(str(tmp_path / f"{name}.png")).shape[1] > 1000

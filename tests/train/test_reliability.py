@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import json
 import logging
 import os
@@ -16,36 +15,28 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from etils import epath
+from training import arrays, assert_same, command, config, lines, make_photographs, wait_for_step
 
 from ipt_jax.checkpoints.checkpoints import Checkpoints
 from ipt_jax.data import pipeline
-from ipt_jax.distributed import sharding as partition
+from ipt_jax.distributed import sharding
 from ipt_jax.errors import ConfigError, RunError
-from ipt_jax.run_folder import metrics_log
-from ipt_jax.run_folder import tensorboard as events
 from ipt_jax.step import optim
-from ipt_jax.train import loop as train
-from ipt_jax.train import stop_signals
+from ipt_jax.train import setup, stop_signals
 from ipt_jax.train.loop import pretrain
-from tests.checkpoints import test_checkpoints
-from tests.train import test_loop
-from tests.train.test_loop import arrays, assert_same, command, config, wait_for_step
 
 pytest.importorskip("skimage", reason="needs scikit-image's photographs")
 
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory) -> pathlib.Path:
-    return test_loop.make_photographs(tmp_path_factory.mktemp("photographs"))
+    return make_photographs(tmp_path_factory.mktemp("photographs"))
 
 
 def start(run: list[str]) -> subprocess.Popen:
@@ -192,27 +183,27 @@ def test_a_signal_while_data_do_not_come_saves_all_the_same(photographs, tmp_pat
     finally:
         stop(process)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        last = metrics_log.read_lines(epath.Path(workdir / "metrics.jsonl"))[-1]["step"]
+        last = lines(workdir)[-1]["step"]
         assert checkpoints.latest() == last >= 5
 
 
 def poison(monkeypatch, where, factor: float) -> None:
     """Multiplies the noisy pictures of some batches, counted from 1."""
-    put, count = partition.put_batch, iter(range(1, 1_000_000))
+    put, count = sharding.put_batch, iter(range(1, 1_000_000))
 
     def put_batch(batch, mesh):
         if where(next(count)):
             batch["denoise50"]["lq"] = batch["denoise50"]["lq"] * np.float32(factor)
         return put(batch, mesh)
 
-    monkeypatch.setattr(partition, "put_batch", put_batch)
+    monkeypatch.setattr(sharding, "put_batch", put_batch)
 
 
 @pytest.mark.parametrize(
     ("factor", "optim", "said"),
     [
-        (np.nan, {}, "loss or gradient is not finite (tasks: denoise50; pictures: "),
-        (1e3, {"max_spike": 3.0}, "is a spike (tasks: sr2, denoise50; pictures: "),
+        (np.nan, {}, "loss or gradient is not finite (tasks: denoise50; images: "),
+        (1e3, {"max_spike": 3.0}, "is a spike (tasks: sr2, denoise50; images: "),
     ],
     ids=["nan", "spike"],
 )
@@ -235,7 +226,7 @@ def test_a_poisoned_batch_changes_nothing_but_counters(
         len(warned) == 2 and warned[0].startswith("step 4: ") and warned[1].endswith("(2 in a row)")
     )
     assert ".png" in warned[0]
-    assert metrics_log.read_lines(epath.Path(tmp_path / "metrics.jsonl"))[-1]["skipped"] == 2
+    assert lines(tmp_path)[-1]["skipped"] == 2
 
 
 def test_poison_without_end_stops_the_run_which_keeps_what_was_good(
@@ -245,7 +236,7 @@ def test_poison_without_end_stops_the_run_which_keeps_what_was_good(
     changes = {"checkpoint": {"every": 1, "keep": 9}, "optim": {"max_skipped": 3}}
     with pytest.raises(
         RunError,
-        match=r"3 steps in a row changed nothing, up to step 6: .*tasks: denoise50; pictures: "
+        match=r"3 steps in a row changed nothing, up to step 6: .*tasks: denoise50; images: "
         r"\d.png",
     ):
         pretrain(config(photographs, **changes), str(tmp_path))
@@ -296,7 +287,7 @@ def test_another_config_is_refused_unless_forced(photographs, tmp_path, caplog):
         pretrain(changed, str(tmp_path))
     with caplog.at_level(logging.WARNING):
         assert pretrain(changed, str(tmp_path), force=True).step == 3
-    assert "forced, though it is another run now:\n  seed: 0 -> 5" in caplog.text
+    assert "with another config, as --force-config asks:\n  seed: 0 -> 5" in caplog.text
     assert json.loads((tmp_path / "config.json").read_text())["config"]["seed"] == 5
 
 
@@ -309,9 +300,9 @@ def test_a_torn_line_of_the_log_is_mended(photographs, tmp_path):
 
 
 def test_the_step_is_compiled_once_in_a_run(monkeypatch, photographs, tmp_path):
-    made, compile_step = [], train.compile_step
+    made, compile_step = [], setup.compile_step
     monkeypatch.setattr(
-        train, "compile_step", lambda *args: made.append(compile_step(*args)) or made[-1]
+        setup, "compile_step", lambda *args: made.append(compile_step(*args)) or made[-1]
     )
     pretrain(
         config(
@@ -411,11 +402,11 @@ def test_a_disk_that_fails_in_the_middle_of_a_run(photographs, tmp_path):
                 whole = {step: arrays(workdir, step) for step in kept}
                 since = functools.partial(said_since, tmp_path / "stderr", begun)
                 wait_until(
-                    lambda: (
+                    lambda since=since: (
                         since().count("; going on") > 3 and ".png could not be written: " in since()
                     ),
                     process,
-                )  # noqa: B023
+                )
                 for step in kept:
                     assert_same(arrays(workdir, step), whole[step])
                 mend_it(workdir)
@@ -427,69 +418,20 @@ def test_a_disk_that_fails_in_the_middle_of_a_run(photographs, tmp_path):
                     why in cause or "Directory not empty" in cause for _, cause in told
                 )
                 wait_until(
-                    lambda: (
+                    lambda kept=kept: (
                         not kept & {int(p.name) for p in (workdir / "checkpoints").glob("*[0-9]")}
                     ),
                     process,
-                )  # noqa: B023
+                )
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0, "it does not end"
         finally:
             stop(process)
         assert "Traceback" not in said_since(tmp_path / "stderr", 0)
-        lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-        steps = [line["step"] for line in lines if "loss" in line]
+        steps = [line["step"] for line in lines(workdir) if "loss" in line]
         assert steps == sorted(set(steps))
         with Checkpoints(workdir / "checkpoints") as checkpoints:
             assert checkpoints.read_meta()["step"] == checkpoints.latest() == steps[-1] > failed[-1]
-
-
-def test_tensorboards_events_outlive_a_full_disk(tmp_path, caplog):
-    which = events.Events(str(tmp_path / "tensorboard"), 4)
-    which.add(5, {"loss": 1.5, "lr": 0.25})
-    with test_checkpoints.small_files():
-        for step in (6, 7):
-            which.add(
-                step,
-                {"before_after": 0},
-                np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8),
-            )
-    assert (
-        caplog.text.count("TensorBoard's events of step 6 are not in ") == 1
-        and "step 7" not in caplog.text
-    )
-    which.add(8, {"loss": 0.5})
-    which.close()
-    first, *_, last = sorted(
-        (tmp_path / "tensorboard").iterdir(), key=lambda path: (len(path.name), path.name)
-    )
-    # The fifth is torn
-    whole = itertools.islice(read(first), 4)
-    assert [told(event) for event in whole] == [
-        (0, 0),
-        (4, 1),
-        (5, 0, ("loss", 1.5)),
-        (5, 0, ("lr", 0.25)),
-    ]
-    assert [told(event) for event in read(last)] == [(0, 0), (4, 1), (8, 0, ("loss", 0.5))]
-
-
-def told(event: Any) -> tuple[Any, ...]:
-    return (
-        event.step,
-        event.session_log.status,
-        *((value.tag, value.simple_value) for value in event.summary.value),
-    )
-
-
-def read(file: pathlib.Path) -> Iterator[Any]:
-    from tensorboardX.proto.event_pb2 import Event
-
-    data = file.read_bytes()
-    while len(data) >= 16:
-        size = int.from_bytes(data[:8], "little")
-        yield Event.FromString(data[12 : 12 + size])
-        data = data[16 + size :]
 
 
 def said_since(file: pathlib.Path, begun: int) -> str:
@@ -526,12 +468,12 @@ def kill_often(photographs: pathlib.Path, folder: pathlib.Path, kills: int, seed
         finally:
             stop(process)
         in_a_save += any((workdir / "checkpoints").glob("*tmp*"))
-        reached = metrics_log.read_lines(epath.Path(workdir / "metrics.jsonl"))[-1]["step"]
+        reached = lines(workdir)[-1]["step"]
     print(f"{kills} kills, {in_a_save} of them in a save")
     assert in_a_save >= kills // 5
     assert pretrain(config(photographs, **changes), str(workdir)).finished
     assert_same(arrays(workdir, 800), arrays(whole, 800))
-    steps = [line["step"] for line in metrics_log.read_lines(epath.Path(workdir / "metrics.jsonl"))]
+    steps = [line["step"] for line in lines(workdir)]
     assert steps == sorted(set(steps)) and steps[-1] == 800
 
 
@@ -539,67 +481,3 @@ def kill_often(photographs: pathlib.Path, folder: pathlib.Path, kills: int, seed
 @pytest.mark.timeout(1800)
 def test_twenty_random_kills_change_nothing(photographs, tmp_path):
     kill_often(photographs, tmp_path, kills=20, seed=int(os.environ.get("IPT_SEED", "0")))
-
-
-IN_C = """
-import ctypes, signal
-from ipt_jax import hosts
-from ipt_jax.meter import StopSignals
-
-with StopSignals(hosts.Line()):
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # another thread takes it, and the call below goes on
-    print("ready", flush=True)
-    ctypes.CDLL(None).sleep(120)
-"""
-
-
-BACK_FROM_C = """
-import ctypes, signal, time
-from ipt_jax import hosts
-from ipt_jax.meter import StopSignals
-
-with StopSignals(hosts.Line()) as stop:
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    print("ready", flush=True)
-    ctypes.CDLL(None).sleep(5)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    print("asked" if not stop.impatient() else "interrupted", flush=True)  # here Python runs its handlers, if any is due
-    try:
-        time.sleep(WAIT)
-    except KeyboardInterrupt:
-        print("interrupted", stop.impatient(), flush=True)
-"""
-
-
-@pytest.mark.parametrize("times", [1, 2])
-def test_ctrl_c_twice_while_the_main_thread_runs_no_python_interrupts_after_it(times):
-    code = BACK_FROM_C.replace("WAIT", "60" if times == 2 else "3")
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout.readline() == "ready\n"
-        for _ in range(times):
-            time.sleep(1)
-            process.send_signal(signal.SIGINT)
-        assert process.wait(45) == 0
-        assert process.stdout.read().splitlines() == ["asked"] + ["interrupted True"] * (times - 1)
-    finally:
-        process.kill()
-        process.wait(60)
-        process.stdout.close()
-
-
-def test_a_second_sigterm_ends_a_process_whose_main_thread_runs_no_python():
-    process = subprocess.Popen([sys.executable, "-c", IN_C], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout.readline() == "ready\n"
-        # To be in the call
-        time.sleep(2)
-        process.terminate()
-        time.sleep(1)
-        assert process.poll() is None
-        process.terminate()
-        assert process.wait(30) == 128 + signal.SIGTERM
-    finally:
-        process.kill()
-        process.wait(60)
-        process.stdout.close()

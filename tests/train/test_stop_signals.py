@@ -1,0 +1,75 @@
+"""Signals while the main thread runs no Python code."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+IN_C = """
+import ctypes, signal
+from ipt_jax.distributed.process_group import ProcessGroup
+from ipt_jax.train.stop_signals import StopSignals
+
+with StopSignals(ProcessGroup()):
+    # Another thread receives the signal, so it does not interrupt the call below.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    print("ready", flush=True)
+    ctypes.CDLL(None).sleep(120)
+"""
+
+
+BACK_FROM_C = """
+import ctypes, signal, time
+from ipt_jax.distributed.process_group import ProcessGroup
+from ipt_jax.train.stop_signals import StopSignals
+
+with StopSignals(ProcessGroup()) as stop:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    print("ready", flush=True)
+    ctypes.CDLL(None).sleep(5)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    # Python runs its handlers here.
+    print("asked" if not stop.impatient() else "interrupted", flush=True)
+    try:
+        time.sleep(WAIT)
+    except KeyboardInterrupt:
+        print("interrupted", stop.impatient(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_twice_while_the_main_thread_runs_no_python_interrupts_after_it(times):
+    code = BACK_FROM_C.replace("WAIT", "60" if times == 2 else "3")
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "ready\n"
+        for _ in range(times):
+            time.sleep(1)
+            process.send_signal(signal.SIGINT)
+        assert process.wait(45) == 0
+        assert process.stdout.read().splitlines() == ["asked"] + ["interrupted True"] * (times - 1)
+    finally:
+        process.kill()
+        process.wait(60)
+        process.stdout.close()
+
+
+def test_a_second_sigterm_ends_a_process_whose_main_thread_runs_no_python():
+    process = subprocess.Popen([sys.executable, "-c", IN_C], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "ready\n"
+        # To be in the call
+        time.sleep(2)
+        process.terminate()
+        time.sleep(1)
+        assert process.poll() is None
+        process.terminate()
+        assert process.wait(30) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+        process.wait(60)
+        process.stdout.close()
