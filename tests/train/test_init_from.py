@@ -1,6 +1,4 @@
-"""Fine-tuning: what is loaded, new and dropped; whole small runs from other weights; new tasks;
-best and early stop.
-"""
+"""Fine-tuning: loaded, new and dropped parameters; small runs from other weights; early stopping."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ FINETUNE = sorted(
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> pathlib.Path:
-    """A run with sr2 and denoise50, random parameters."""
+    """The folder of a run with sr2 and denoise50 and random parameters."""
     folder = tmp_path_factory.mktemp("weights")
     runs.make_run(folder / "run")
     return folder / "run"
@@ -109,7 +107,7 @@ def test_new_ends_are_copied_or_started_by_name(weights):
             )
         )
     assert {line.fate for line in lines if "jpeg10" in line.part} == {"copied from denoise50"}
-    # Of another scale: all but the tail
+    # With another scale, everything but the tail is copied.
     _, params, lines = assemble(weights, [JPEG], "sr2")
     fates = {line.part: line.fate for line in lines}
     assert (
@@ -165,9 +163,7 @@ def test_geometry_is_the_weights_and_what_differs_is_listed(weights, photographs
 def test_a_new_task_by_config_alone_trains_resumes_evaluates_and_exports(
     weights, photographs, tmp_path, capsys, caplog, monkeypatch
 ):
-    """With adapters, a frozen head and a moving average, so that a resumed run has everything to
-    bring back.
-    """
+    """Adapters, a frozen head and an EMA are on, so that a resumed run has all of them to restore."""
     monkeypatch.setattr(logging.getLogger("ipt_jax"), "propagate", True)
     values = changes(
         photographs,
@@ -198,7 +194,7 @@ def test_a_new_task_by_config_alone_trains_resumes_evaluates_and_exports(
     assert (tmp_path / "straight/curves.png").stat().st_size > 10_000
 
     model = ipt_jax.load(str(tmp_path / "straight"))
-    # Merged
+    # The adapters are merged.
     assert set(model.params) == {"body", "task_jpeg10"}
     for path, leaf in trees.paths(ipt_jax.load(str(weights)).params["task_denoise50"]["head"]):
         np.testing.assert_array_equal(
@@ -257,7 +253,7 @@ def test_a_new_task_by_config_alone_trains_resumes_evaluates_and_exports(
 def test_the_best_checkpoint_is_kept_and_no_better_one_stops_the_run(
     weights, photographs, tmp_path, monkeypatch
 ):
-    """The scores are given, so that what follows from them is known; all else is the run's own."""
+    """Fixed scores replace the evaluations; everything else is a normal run."""
     given = iter([20.0, 22.0, 21.0, 21.5, 30.0, 30.0])
     monkeypatch.setattr(
         validation.Validator,
@@ -274,11 +270,11 @@ def test_the_best_checkpoint_is_kept_and_no_better_one_stops_the_run(
     outcome = pretrain(complete(values), str(tmp_path))
     assert (outcome.step, outcome.finished) == (8, True)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        # The best, and the last
+        # The best checkpoint and the last one are kept.
         assert checkpoints.steps() == [4, 8]
     assert best_step(tmp_path) == 4
     assert ipt_jax.load(f"{tmp_path}@best").provenance["step"] == 4
-    # Nothing is left to do
+    # Nothing is left to train.
     again = pretrain(complete(values), str(tmp_path))
     assert (again.step, again.finished) == (8, True) and next(given) == 30.0
     with pytest.raises(WeightsError, match=r"keeps no best checkpoint"):
@@ -309,9 +305,7 @@ def test_all_of_the_papers_tasks_have_a_config():
 
 @pytest.mark.slow
 def test_deblurring_in_another_geometry_end_to_end(photographs, tmp_path):
-    """Tiles of 32 in patches of 8: made blur, then pairs; training, evaluation, a picture of
-    another size.
-    """
+    """A run with tiles of 32 and patches of 8 on synthetic blur, then one on pairs; then restoring."""
     model = {**small.MODEL, "patch": 8, "tile": 32, "heads": 4}
     blur = configs.load("configs/pretrain_deblur.py").tasks[0]
     first = changes(photographs, model=model, tasks=[dict(blur)], steps=2)
