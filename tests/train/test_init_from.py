@@ -1,4 +1,4 @@
-"""Fine-tuning: loaded, new and dropped parameters; small runs from other weights; early stopping."""
+"""Fine-tuning: loaded, new and dropped parameters; runs from other weights; early stopping."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_geometry_is_the_weights_and_what_differs_is_listed(weights, photographs
 def test_a_new_task_by_config_alone_trains_resumes_evaluates_and_exports(
     weights, photographs, tmp_path, capsys, caplog, monkeypatch
 ):
-    """Adapters, a frozen head and an EMA are on, so that a resumed run has all of them to restore."""
+    """Adapters, a frozen head and an EMA are on, so a resumed run has to restore all of them."""
     monkeypatch.setattr(logging.getLogger("ipt_jax"), "propagate", True)
     values = changes(
         photographs,
@@ -305,7 +305,7 @@ def test_all_of_the_papers_tasks_have_a_config():
 
 @pytest.mark.slow
 def test_deblurring_in_another_geometry_end_to_end(photographs, tmp_path):
-    """A run with tiles of 32 and patches of 8 on synthetic blur, then one on pairs; then restoring."""
+    """A run with tiles of 32 and patches of 8 on synthetic blur, one on pairs, then restoring."""
     model = {**small.MODEL, "patch": 8, "tile": 32, "heads": 4}
     blur = configs.load("configs/pretrain_deblur.py").tasks[0]
     first = changes(photographs, model=model, tasks=[dict(blur)], steps=2)

@@ -86,7 +86,7 @@ def test_a_run_leaves_what_the_readme_says(straight):
 
 
 def test_the_loss_of_a_run_falls(straight):
-    """Means over 40 small steps are noisy. Denoising improves most, so it is the task to look at."""
+    """Means over 40 small steps are noisy, so this looks at denoising, which improves most."""
     noise = [line["l1/denoise50"] for line in lines(straight[0]) if "loss" in line]
     assert np.mean(noise[-2:]) < 0.8 * noise[0]
     assert (
@@ -162,7 +162,7 @@ def wsd(photographs, **changes) -> ConfigDict:
 
 
 def test_a_branch_takes_the_whole_state_and_may_change_the_schedule_alone(photographs, tmp_path):
-    """A branch without changes equals the run, to the bit; one that decays ends at the final rate."""
+    """A branch without changes equals the run, to the bit; a decay ends at the final rate."""
     whole = str(tmp_path / "whole")
     pretrain(wsd(photographs, steps=20, checkpoint={"keep": 9}), whole)
     same = pretrain(wsd(photographs, steps=20, branch_from=f"{whole}@10"), str(tmp_path / "same"))
