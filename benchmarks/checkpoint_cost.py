@@ -1,5 +1,4 @@
-"""What fingerprints cost: saving and restoring a state with them and without, in turn, the best of
-several rounds.
+"""The cost of fingerprints: saves and restores a state with and without them, in several rounds.
 
 python benchmarks/checkpoint_cost.py [--mb 1024] [--rounds 3] [--folder DIR]
 """
@@ -17,12 +16,12 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 
-from ipt_jax.checkpoints import checkpoints as checkpoint
+from ipt_jax.checkpoints import checkpoints
 from ipt_jax.checkpoints.fingerprints import fingerprints
 
 
 def state_of(megabytes: int) -> dict[str, jax.Array]:
-    """Parameters in float32, in arrays of 16 MB, as those of IPT's body are."""
+    """Returns float32 parameters in arrays of 16 MB, like those of IPT's body."""
     keys = jax.random.split(jax.random.key(0), megabytes // 16)
     return {
         f"layer{i}": jax.block_until_ready(jax.random.normal(key, (2048, 2048)))
@@ -31,13 +30,14 @@ def state_of(megabytes: int) -> dict[str, jax.Array]:
 
 
 def timed(action: Callable[[], Any]) -> tuple[float, float]:
-    """(seconds, CPU seconds of all threads)."""
+    """Returns the seconds of an action, and the CPU seconds of all threads."""
     began, cpu = time.perf_counter(), time.process_time()
     jax.block_until_ready(action())
     return time.perf_counter() - began, time.process_time() - cpu
 
 
 def main() -> None:
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mb", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=3)
@@ -46,22 +46,22 @@ def main() -> None:
     state = state_of(options.mb)
     gigabytes = sum(x.nbytes for x in state.values()) / 1e9
     found: dict[str, list[tuple[float, float]]] = {}
-    none = mock.patch.object(checkpoint, "fingerprints", lambda arrays: ["0" * 16] * len(arrays))
-    # Compiled before it is timed
+    none = mock.patch.object(checkpoints, "fingerprints", lambda arrays: ["0" * 16] * len(arrays))
+    # Compiles before anything is timed.
     fingerprints(list(state.values()))
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        # The first does not count, and who begins changes
+        # The first round does not count, and the order alternates.
         for step in range(options.rounds + 1):
             for how in ("with", "without")[:: 1 if step % 2 else -1]:
                 with (
                     none if how == "without" else contextlib.nullcontext(),
-                    checkpoint.Checkpoints(
+                    checkpoints.Checkpoints(
                         f"{folder}/{how}", keep=1, asynchronous=False
-                    ) as checkpoints,
+                    ) as folder_of_steps,
                 ):
-                    saved = timed(lambda step=step, to=checkpoints: to.save(step, state, {}))
+                    saved = timed(lambda step=step, to=folder_of_steps: to.save(step, state, {}))
                     read = timed(
-                        lambda back=checkpoints: back.restore(jax.eval_shape(lambda: state))[0]
+                        lambda back=folder_of_steps: back.restore(jax.eval_shape(lambda: state))[0]
                     )
                 if step:
                     found.setdefault(f"save {how}", []).append(saved)

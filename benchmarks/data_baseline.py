@@ -1,10 +1,12 @@
-"""The input pipeline against the same work done the way the published pipelines do it.
+"""Compares the input pipeline with one that works like the published pipelines.
 
-The published way: one task a batch; for every crop its picture is decoded anew by imageio; a batch
-of crops is reduced by a bicubic that gathers, for each output pixel, its inputs by index and sums
-them with their weights, in float32.
+In the published pipelines, a batch has one task, and imageio decodes an image anew for every crop.
+A batch of crops is reduced by a bicubic in float32 that gathers the inputs of each output pixel by
+index, and sums them with their weights.
 
-python benchmarks/data_baseline.py FOLDER [--seconds 20]      prints one JSON object last
+    python benchmarks/data_baseline.py FOLDER [--seconds 20]
+
+Prints one JSON object last.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ TILE = 48
 
 
 def cubic(x: np.ndarray) -> np.ndarray:
-    """Keys' kernel, a = -1/2."""
+    """Returns Keys' cubic kernel with a = -1/2."""
     x = np.abs(x)
     return np.where(
         x <= 1,
@@ -41,8 +43,9 @@ def cubic(x: np.ndarray) -> np.ndarray:
 
 
 def contributions(size: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and indices `[outputs, taps]` of a reduction by `scale`, antialiased, with a
-    symmetric border.
+    """Returns weights and indices `[outputs, taps]` of an antialiased reduction by `scale`.
+
+    The border is symmetric.
     """
     outputs, taps = math.ceil(size / scale), 4 * scale + 2
     centre = (np.arange(outputs) + 0.5) * scale - 0.5
@@ -54,7 +57,7 @@ def contributions(size: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def indexed_bicubic(batch: np.ndarray, scale: int) -> np.ndarray:
-    """Reduces float32 `[B, C, H, W]`, a batch at once."""
+    """Reduces a batch, float32 `[B, C, H, W]`, by an integer scale."""
     weights, index = contributions(batch.shape[2], scale)
     batch = np.einsum("bcokw,ok->bcow", batch[:, :, index], weights)
     weights, index = contributions(batch.shape[3], scale)
@@ -62,7 +65,7 @@ def indexed_bicubic(batch: np.ndarray, scale: int) -> np.ndarray:
 
 
 class Published:
-    """Batches of one drawn task, each crop from a picture decoded for it."""
+    """Makes batches of one task; the image of each crop is decoded anew."""
 
     def __init__(self, source: Folder, batch_size: int, crops: int):
         self.source, self.batch_size, self.crops = source, batch_size, crops
@@ -70,7 +73,7 @@ class Published:
 
     def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(step)
-        # In turn, so that each gets the same number of samples
+        # The tasks take turns, so that each has the same number of samples.
         name = PAPER_TASKS[step % len(PAPER_TASKS)]
         scale = int(name[2]) if name.startswith("sr") else 1
         side = TILE * scale
@@ -102,7 +105,7 @@ class Published:
 
 
 def speed(make: object, batch_size: int, seconds: float) -> float:
-    """Samples for each CPU second of one thread; whole rounds of six batches."""
+    """Returns samples per CPU second of one thread, over complete rounds of the six tasks."""
     make(0)
     steps, began, cpu = 0, time.perf_counter(), time.thread_time()
     while time.perf_counter() - began < seconds or steps % 6:
@@ -112,6 +115,7 @@ def speed(make: object, batch_size: int, seconds: float) -> float:
 
 
 def main() -> None:
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -120,9 +124,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     options = parser.parse_args()
     cv2.setNumThreads(0)
-    # Nothing to clip between passes
+    # These values are never clipped between the two passes of a bicubic.
     check = np.random.default_rng(0).integers(90, 166, (2, 96, 96, 3), dtype=np.uint8)
-    # The two ways compute the same thing, but for the rounding between the passes
+    # Both ways compute the same, except for rounding between the passes.
     for scale in (2, 3, 4):
         theirs = indexed_bicubic(check.transpose(0, 3, 1, 2).astype(np.float32), scale).transpose(
             0, 2, 3, 1

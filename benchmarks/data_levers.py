@@ -1,8 +1,9 @@
-"""What each part of the input pipeline could be done with, and what that costs: CPU milliseconds,
-the best of several rounds.
+"""The costs of alternatives for each part of the input pipeline, in CPU milliseconds.
 
-python benchmarks/data_levers.py FOLDER        FOLDER: JPEGs; simplejpeg is measured if it is
-installed
+    python benchmarks/data_levers.py FOLDER
+
+FOLDER has JPEG files. Each cost is the best of several rounds. simplejpeg is measured if it is
+installed.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from ipt_jax.tasks import PAPER_TASKS, make_tasks
 
 
 def cost(times: int, function: Callable[..., object], *arguments: object) -> float:
-    """CPU milliseconds a call."""
+    """Returns the CPU milliseconds of a call."""
     best = float("inf")
     for _ in range(5):
         began = time.thread_time()
@@ -43,13 +44,15 @@ def cost(times: int, function: Callable[..., object], *arguments: object) -> flo
 
 
 def show(what: str, milliseconds: float) -> None:
+    """Prints a cost."""
     print(f"{what:<66} {milliseconds:8.3f} ms", flush=True)
 
 
 def decoders(raws: list[bytes]) -> None:
+    """Measures decoders of JPEG files."""
     ways = {
-        "decode: this project's (OpenCV, structure checked)": decode,
-        "decode: OpenCV, bare, BGR": lambda raw: cv2.imdecode(
+        "decode: this project's (OpenCV, with a check of the file's structure)": decode,
+        "decode: OpenCV without a check, BGR": lambda raw: cv2.imdecode(
             np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR
         ),
         "decode: Pillow": lambda raw: np.asarray(Image.open(io.BytesIO(raw)).convert("RGB")),
@@ -68,6 +71,7 @@ def decoders(raws: list[bytes]) -> None:
 
 
 def degradations() -> None:
+    """Measures ways to reduce images and to draw noise and rain."""
     rng = np.random.default_rng(0)
     for scale in (2, 3, 4):
         side = (48 + 4) * scale
@@ -94,7 +98,8 @@ def degradations() -> None:
     show("rain: drawn", cost(200, Rain(), crop, rng))
 
 
-def handing_over(source: Folder) -> None:
+def copies(source: Folder) -> None:
+    """Measures ways to copy a batch from a worker process."""
     batches = Batches(source, make_tasks(PAPER_TASKS), seed=0, batch_size=96, tile=48, group=2)
     item = batches(0)
     size = sum(array.nbytes for pair in item.batch.values() for array in pair.values()) / 2**20
@@ -104,17 +109,17 @@ def handing_over(source: Folder) -> None:
     def ready(step: int) -> object:
         return item
 
-    with contextlib.closing(workers.run(ready, range(100_000), 1, 0, 2)) as items:
+    with contextlib.closing(workers.make_ahead(ready, range(100_000), 1, 0, 2)) as items:
         next(items)
         show(
-            "handing over that batch: mapped files in shared memory, receiver",
+            "copying that batch: mapped files in shared memory, receiver",
             cost(60, next, items),
         )
         began = time.perf_counter()
         for _ in range(300):
             next(items)
         show(
-            "handing over that batch: the same, from end to end (wall)",
+            "copying that batch: the same, from end to end (wall)",
             1000 * (time.perf_counter() - began) / 300,
         )
     steps = (
@@ -125,22 +130,23 @@ def handing_over(source: Folder) -> None:
     options = grain.MultiprocessingOptions(num_workers=1, per_worker_buffer_size=2)
     with contextlib.closing(iter(steps.mp_prefetch(options))) as items:
         next(items)
-        show("handing over that batch: grain's own, receiver", cost(60, next, items))
+        show("copying that batch: grain's own, receiver", cost(60, next, items))
         began = time.perf_counter()
         for _ in range(300):
             next(items)
         show(
-            "handing over that batch: the same, from end to end (wall)",
+            "copying that batch: the same, from end to end (wall)",
             1000 * (time.perf_counter() - began) / 300,
         )
 
 
 def main() -> None:
+    """Runs the benchmark."""
     cv2.setNumThreads(0)
     source = Folder(sys.argv[1])
     decoders([source[i] for i in range(min(len(source), 250))])
     degradations()
-    handing_over(source)
+    copies(source)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
-"""Compares the rain that ``ipt_jax`` draws with Rain100L's: coverage, intensity, orientation,
-streak size.
+"""Compares our rain with that of Rain100L: coverage, intensity, orientation and size of streaks.
 
-    python benchmarks/rain_statistics.py --rain100l DIR [--plot FILE.png] [--json FILE] [--draws 4]
-    [--seed 0]
+    python benchmarks/rain_statistics.py --rain100l DIR [--plot FILE.png] [--json FILE]
+        [--draws 4] [--seed 0]
 
-DIR holds ``rainy/`` and ``clean/`` with equal file names. Our rain is drawn over the same clean
-pictures, rounded and clipped as files are, and measured in the same way. The layer of a picture is
-the largest of its three channels' differences, since the darkest channel is the last to saturate.
-Prints mean +- standard deviation over the pictures.
+DIR has `rainy/` and `clean/` with equal file names. Our rain is drawn over the same clean images,
+rounded and clipped like files, and measured in the same way. The rain layer of an image is the
+largest difference of its three channels, because the darkest channel saturates last. Prints means
+and standard deviations over the images.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ THRESHOLDS = (2, 10, 30, 60)
 LAGS = np.arange(0, 80, 0.25)
 
 
-def read(path: Path) -> np.ndarray:
+def read_image(path: Path) -> np.ndarray:
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
-        raise SystemExit(f"{path} is not a readable picture.")
+        raise SystemExit(f"{path} is not a readable image")
     return np.ascontiguousarray(image[..., ::-1])
 
 
@@ -38,25 +37,26 @@ def layer_of(rainy: np.ndarray, clean: np.ndarray) -> np.ndarray:
 
 
 def orientation(layer: np.ndarray) -> tuple[float, float]:
-    """Angle of the streaks from upright in degrees (positive: top leans right) and coherence in
-    0..1.
+    """Returns the angle of the streaks and its coherence, 0..1.
+
+    The angle is in degrees from the vertical, positive if the top leans to the right.
     """
     smooth = cv2.GaussianBlur(layer, (0, 0), 1.0)
     dx, dy = cv2.Scharr(smooth, cv2.CV_32F, 1, 0), cv2.Scharr(smooth, cv2.CV_32F, 0, 1)
     xx, yy, xy = (float(np.mean(v)) for v in (dx * dx, dy * dy, dx * dy))
-    # The strongest gradient's, from x towards y (down)
+    # The direction of the strongest gradient, from x towards y, which points down.
     across = 0.5 * np.degrees(np.arctan2(2 * xy, xx - yy))
     return float(across), float(np.hypot(xx - yy, 2 * xy) / max(xx + yy, 1e-12))
 
 
 def half_height(profile: np.ndarray) -> float:
-    """Full width at half height of an autocorrelation that was sampled at LAGS."""
+    """Returns the full width at half height of an autocorrelation that is sampled at LAGS."""
     below = np.flatnonzero(profile < 0.5 * profile[0])
     return float(2 * LAGS[below[0]]) if len(below) else float(2 * LAGS[-1])
 
 
 def streak_size(layer: np.ndarray, angle: float) -> tuple[float, float]:
-    """Widths of the autocorrelation along and across the streaks, in pixels."""
+    """Returns the widths of the autocorrelation along and across the streaks, in pixels."""
     centred = layer - layer.mean()
     spectrum = np.fft.rfft2(centred, s=[2 * n for n in layer.shape])
     correlation = np.fft.fftshift(
@@ -119,20 +119,22 @@ def main() -> None:
     parser.add_argument(
         "--rain100l", required=True, type=Path, help="folder with rainy/ and clean/"
     )
-    parser.add_argument("--plot", help="write crops of nine layers, real and ours, to this picture")
-    parser.add_argument("--json", help="write all numbers to this file")
-    parser.add_argument("--draws", type=int, default=4, help="our pictures a clean picture")
+    parser.add_argument(
+        "--plot", help="write crops of nine rain layers, real and ours, to this image"
+    )
+    parser.add_argument("--json", help="also write all numbers to this file")
+    parser.add_argument("--draws", type=int, default=4, help="our images for each clean image")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
     names = sorted(p.name for p in (arguments.rain100l / "rainy").glob("*.png"))
     if not names:
-        raise SystemExit(f"{arguments.rain100l}/rainy holds no .png.")
+        raise SystemExit(f"{arguments.rain100l}/rainy has no .png files")
     rain, rng = Rain(), np.random.default_rng(arguments.seed)
     real, ours = [], []
     layers: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for index, name in enumerate(names):
-        clean, rainy = (read(arguments.rain100l / kind / name) for kind in ("clean", "rainy"))
+        clean, rainy = (read_image(arguments.rain100l / kind / name) for kind in ("clean", "rainy"))
         drawn = [draw(clean, rain, rng) for _ in range(arguments.draws)]
         real.append(statistics(rainy, clean))
         ours += [statistics(image, clean) for image in drawn]
@@ -141,10 +143,9 @@ def main() -> None:
             layers[1].append(layer_of(drawn[0], clean))
 
     print(
-        f"{len(names)} pictures, ours drawn {arguments.draws} times over each, seed "
-        f"{arguments.seed}"
+        f"{len(names)} images, ours drawn {arguments.draws} times over each, seed {arguments.seed}"
     )
-    print("| per picture | Rain100L | ours |\n|---|---|---|")
+    print("| per image | Rain100L | ours |\n|---|---|---|")
     for key in real[0]:
         a, b = (np.array([row[key] for row in rows]) for rows in (real, ours))
         print(f"| {key} | {a.mean():.2f} +- {a.std():.2f} | {b.mean():.2f} +- {b.std():.2f} |")

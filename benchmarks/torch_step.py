@@ -1,15 +1,17 @@
-"""The training step and the forward pass against the same in plain PyTorch, both in one run, taking
-turns.
+"""Compares the training step and the forward pass with the same computation in PyTorch.
 
-    pip install torch                             # or a build for your GPU
-    python benchmarks/torch_step.py               # a CPU: paper's size, float32, one task, batch 4;
-    forward of batch 8 python benchmarks/torch_step.py --device cuda # a GPU: bfloat16, six tasks,
-    batch 264; torch.compile and autocast
+    pip install torch    # or a build for your GPU
+    python benchmarks/torch_step.py
+    python benchmarks/torch_step.py --device cuda
 
-Each round times one call of either side, so that a machine that is busy is busy for both; ratios
-are medians over rounds of ours / PyTorch's. The PyTorch side is written here from the description
-of the model: pre-LN layers, scaled dot-product attention as torch ships it, Adam as torch ships it
-(fused on a GPU), no data loading. One JSON object last.
+On a CPU, the model has the paper's size, in float32; a step has one task and 4 samples, a forward
+pass 8 tiles. On a GPU, it computes in bfloat16 with six tasks and 264 samples, and PyTorch uses
+torch.compile and autocast.
+
+Each round times one call of both sides, so that other load on the machine affects both. Ratios are
+medians over rounds of our time / PyTorch's. The PyTorch side is written from the description of the
+model, with PyTorch's scaled dot-product attention and Adam (fused on a GPU). No data is loaded.
+Prints one JSON object last.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# Leaves the GPU's memory to the other side, too
+# jax must not take all of the GPU's memory, because PyTorch needs some.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
@@ -32,10 +34,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from ipt_jax.bench.step import product_rate, random_batch
-from ipt_jax.config import loading as configs
-from ipt_jax.config import resolve
-from ipt_jax.distributed import devices
-from ipt_jax.distributed import sharding as partition
+from ipt_jax.config.loading import complete
+from ipt_jax.config.resolve import resolve
+from ipt_jax.distributed import devices, sharding
 from ipt_jax.model import IPT, build, flops, preset
 from ipt_jax.step.state import init_state
 from ipt_jax.step.train_step import compile_step
@@ -73,9 +74,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """An encoder layer, or with `decoder` one with cross-attention and the task's embedding on
-    queries.
-    """
+    """An encoder layer, or a decoder layer with cross-attention and the task's embedding."""
 
     def __init__(self, width: int, heads: int, hidden: int, decoder: bool):
         super().__init__()
@@ -100,7 +99,7 @@ class Layer(nn.Module):
 
 
 class Residual(nn.Module):
-    """Two 5x5 convolutions."""
+    """Two 5x5 convolutions with a residual connection."""
 
     def __init__(self, features: int):
         super().__init__()
@@ -114,7 +113,7 @@ class Residual(nn.Module):
 
 
 class Network(nn.Module):
-    """IPT for the tasks and the geometry of one of ours."""
+    """IPT with the tasks and the geometry of one of our models."""
 
     def __init__(self, like: IPT):
         super().__init__()
@@ -149,9 +148,7 @@ class Network(nn.Module):
     def forward(
         self, lq: dict[str, torch.Tensor]
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """`{task: [B, 3, 48, 48]}`, 0..255 -> (`{task: [B, 3, 48 s, 48 s]}`, `{task: [B, N,
-        D]}`).
-        """
+        """Returns images and tokens, as our model does, but in the layout `[B, 3, H, W]`."""
         rows = len(next(iter(lq.values())))
         features = torch.cat(
             [self.heads[name]((x.float() - self.mean) / self.scale) for name, x in lq.items()]
@@ -181,7 +178,7 @@ class Network(nn.Module):
 def loss_of(
     network: nn.Module, batch: dict[str, dict[str, torch.Tensor]], group: int, weight: float
 ) -> torch.Tensor:
-    """L1 and equation 5 for groups of two, as ours."""
+    """Returns our loss: L1, and equation 5 for groups of two."""
     outputs, tokens = network({name: pair["lq"] for name, pair in batch.items()})
     l1 = torch.stack(
         [F.l1_loss(outputs[name], pair["hq"].float()) for name, pair in batch.items()]
@@ -195,11 +192,10 @@ def loss_of(
 
 
 def take_turns(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Any]:
-    """Medians of seconds, and of the ratio ours / torch of each round, after one round that does
-    not count.
+    """Returns medians of the seconds of each side and of their ratio in each round.
 
-    `processor_ratio` is that of processor seconds, all threads: on a busy machine it is the
-    steadier one.
+    A first round does not count. `processor_ratio` is the ratio of the CPU seconds of all threads,
+    which varies less on a busy machine.
     """
     clocks = {"": time.perf_counter, "processor_": time.process_time}
     seconds: dict[str, list[float]] = {f"{clock}{name}": [] for clock in clocks for name in sides}
@@ -224,6 +220,7 @@ def take_turns(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, An
 
 
 def main() -> None:
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -254,7 +251,7 @@ def main() -> None:
         )
     count, batch_size = options.tasks or (6 if gpu else 1), options.batch or (264 if gpu else 4)
     rounds, dtype = options.rounds or (20 if gpu else 5), "bfloat16" if gpu else "float32"
-    config = configs.complete(
+    settings = complete(
         {
             "model": preset(options.model) | {"dtype": dtype, "remat": options.remat},
             "tasks": PAPER_TASKS[:count],
@@ -263,7 +260,7 @@ def main() -> None:
             "data": {"source": "embedded"},
         }
     )
-    plain = resolve.resolve(ConfigDict(config))
+    config = resolve(ConfigDict(settings))
     found: dict[str, Any] = {
         "device": jax.devices()[0].device_kind,
         "torch": torch.__version__,
@@ -278,7 +275,7 @@ def main() -> None:
     }
     ceiling = product_rate(dtype, 1)
     found["product_tflop_per_s"] = ceiling / 1e12
-    model = build(plain["model"], make_tasks(plain["tasks"]))
+    model = build(config["model"], make_tasks(config["tasks"]))
     torch.manual_seed(0)
     network: nn.Module = Network(model).to(options.device)
     assert sum(p.numel() for p in network.parameters()) == sum(
@@ -292,7 +289,7 @@ def main() -> None:
         found["forward"] = {"batch": tiles, **compare_forward(model, network, tiles, gpu, rounds)}
         share(found["forward"], flops.forward(model, model.names, tiles), ceiling)
     if options.what != "forward":
-        found["step"] = {"batch": batch_size, **compare_step(model, network, plain, gpu, rounds)}
+        found["step"] = {"batch": batch_size, **compare_step(model, network, config, gpu, rounds)}
         share(found["step"], flops.step(model, model.names, batch_size), ceiling)
     print(json.dumps(found))
 
@@ -306,15 +303,18 @@ def share(found: dict[str, Any], work: float, ceiling: float) -> None:
 def torch_batch(
     pairs: dict[str, dict[str, np.ndarray]], device: str
 ) -> dict[str, dict[str, torch.Tensor]]:
-    """The same numbers for PyTorch: `[B, 3, H, W]`."""
-    moved = lambda x: torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))).to(device)  # noqa: E731
-    return {name: {key: moved(x) for key, x in pair.items()} for name, pair in pairs.items()}
+    """Returns the same batch for PyTorch, `[B, 3, H, W]`."""
+
+    def to_torch(x: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))).to(device)
+
+    return {name: {key: to_torch(x) for key, x in pair.items()} for name, pair in pairs.items()}
 
 
 def compare_forward(
     model: IPT, network: nn.Module, tiles: int, gpu: bool, rounds: int
 ) -> dict[str, Any]:
-    """The network without gradients."""
+    """Compares the network without gradients."""
     pairs = random_batch(model, make_tasks(model.names), tiles // len(model.names))
     lq = {name: jax.numpy.asarray(pair["lq"]) for name, pair in pairs.items()}
     params = model.init_params(0)
@@ -335,23 +335,23 @@ def compare_forward(
 
 
 def compare_step(
-    model: IPT, network: nn.Module, plain: dict[str, Any], gpu: bool, rounds: int
+    model: IPT, network: nn.Module, config: dict[str, Any], gpu: bool, rounds: int
 ) -> dict[str, Any]:
-    """Loss, gradients and Adam."""
-    pairs = random_batch(model, make_tasks(model.names), plain["batch_size"] // len(model.names))
+    """Compares loss, gradients and Adam together."""
+    pairs = random_batch(model, make_tasks(model.names), config["batch_size"] // len(model.names))
     mesh = devices.make_mesh(1)
-    batch = partition.put_batch(pairs, mesh)
-    state = jax.jit(lambda p: init_state(p, plain), out_shardings=partition.replicated(mesh))(
+    batch = sharding.put_batch(pairs, mesh)
+    state = jax.jit(lambda p: init_state(p, config), out_shardings=sharding.replicated(mesh))(
         model.init_params(0)
     )
-    step = compile_step(model, plain, mesh)
+    step = compile_step(model, config, mesh)
     theirs = torch_batch(pairs, "cuda" if gpu else "cpu")
     adam = torch.optim.Adam(network.parameters(), lr=5e-5, fused=gpu or None)
 
     def torch_call() -> None:
         adam.zero_grad(set_to_none=True)
         with torch.autocast("cuda", torch.bfloat16, enabled=gpu):
-            loss = loss_of(network, theirs, plain["loss"]["group"], plain["loss"]["weight"])
+            loss = loss_of(network, theirs, config["loss"]["group"], config["loss"]["weight"])
         loss.backward()
         adam.step()
         if gpu:

@@ -1,15 +1,14 @@
-"""Layouts that could serve the matrix units better, by the TPU compiler's own estimate of cycles:
-forward and backward.
+"""Compares layouts of products on TPUs, forward and backward, by the compiler's estimate of cycles.
 
     pip install libtpu
     python benchmarks/tpu_layouts.py v5e:1x1 v5p:2x2x1
 
-Each variant computes the same numbers from the same parameters (checked here on the CPU first).
+The variants compute the same numbers from the same parameters, which is first checked on the CPU.
 
-- A 5x5 convolution of 64 channels fills half of a matrix unit's 128 rows and half of its columns.
-  Folded, two neighbouring columns of the picture are one of 128 channels, and the kernel becomes
-  5x3 over these: 1.2 times the products.
-- Query, key and value as one product with `[D, 3 D]`, or as three with `[D, D]`.
+- A 5x5 convolution of 64 channels fills half of the 128 rows and half of the columns of a matrix
+  unit. If it is folded, two neighbouring columns of the image become one of 128 channels, and the
+  kernel becomes 5x3, with 1.2 times the products.
+- Query, key and value are one product with `[D, 3 D]`, or three products with `[D, D]`.
 """
 
 from __future__ import annotations
@@ -24,23 +23,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ipt_jax.distributed import devices
-from ipt_jax.distributed import sharding as partition
+from ipt_jax.distributed import devices, sharding
 from ipt_jax.tpu import chips, hlo
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-# A chip
+# The number of samples on a chip.
 SAMPLES = 24
 
 
 def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """5x5, `[B, H, W, C]`, zeros around."""
+    """Returns a 5x5 convolution of `[B, H, W, C]` with zero padding."""
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=DIMENSIONS)
 
 
 def folded(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The same on `[B, H, W / 2, 2 C]`: tap d of block offset -1, 0, 1 joins column i of one pair
-    with j of another.
+    """Returns the same convolution, computed on `[B, H, W / 2, 2 C]`.
+
+    Its kernel has the weight between column i of a pair and column j of the pair at an offset of
+    -1, 0 or 1.
     """
     *lead, width, c = x.shape
     rows = []
@@ -49,7 +49,7 @@ def folded(x: jax.Array, kernel: jax.Array) -> jax.Array:
         zero = jnp.zeros_like(kernel[:, 0])
         blocks = [[kernel[:, t] if 0 <= t < 5 else zero for t in line] for line in taps]
         rows.append(jnp.concatenate([jnp.concatenate(line, -1) for line in blocks], -2))
-    # [5, 3, 2 C, 2 C]
+    # The folded kernel is [5, 3, 2 C, 2 C].
     wide = jnp.stack(rows, 1)
     out = jax.lax.conv_general_dilated(
         x.reshape(*lead, width // 2, 2 * c), wide, (1, 1), "SAME", dimension_numbers=DIMENSIONS
@@ -58,20 +58,22 @@ def folded(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def block(conv):
-    """A head's residual block."""
+    """Returns the residual block of a head as a function of (x, kernels)."""
     return lambda x, k: x + conv(jax.nn.relu(conv(x, k[0])), k[1])
 
 
 def fused(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns a function of the three parts of one product."""
     return sum(jnp.square(part) for part in jnp.split(x @ kernel, 3, -1))
 
 
 def separate(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns the same function of three products."""
     return sum(jnp.square(x @ part) for part in jnp.split(kernel, 3, -1))
 
 
 def scored(function):
-    """Value and both gradients, of something that depends on every output."""
+    """Returns a function of a scalar that depends on all outputs, and of its two gradients."""
     return jax.value_and_grad(
         lambda k, x: jnp.sum(jnp.square(function(x, k).astype(jnp.float32))), argnums=(0, 1)
     )
@@ -85,8 +87,8 @@ VARIANTS = {
 }
 
 
-def check() -> None:
-    """Variants of one thing agree."""
+def check_variants() -> None:
+    """Checks that the variants compute the same."""
     rng = np.random.default_rng(0)
     functions = list(VARIANTS.values())
     for (one, x_shape, k_shape), (other, *_) in (functions[:2], functions[2:]):
@@ -99,21 +101,24 @@ def check() -> None:
 
 
 def main() -> None:
-    check()
+    """Runs the benchmark."""
+    check_variants()
     for name in sys.argv[1:] or ["v5e:1x1"]:
-        where = chips.topology(name)
+        topology = chips.find_topology(name)
         mesh = devices.topology_mesh(name)
         for what, (function, x_shape, k_shape) in VARIANTS.items():
             x = jax.ShapeDtypeStruct((SAMPLES * mesh.size, *x_shape), jnp.bfloat16)
             kernel = jax.ShapeDtypeStruct(k_shape, jnp.bfloat16)
-            places = (partition.replicated(mesh), partition.split(mesh))
-            compiled = jax.jit(scored(function), in_shardings=places).lower(kernel, x).compile()
-            cycles = hlo.read(compiled.as_text()).cycles
+            in_shardings = (sharding.replicated(mesh), sharding.split(mesh))
+            compiled = (
+                jax.jit(scored(function), in_shardings=in_shardings).lower(kernel, x).compile()
+            )
+            cycles = hlo.read_program(compiled.as_text()).cycles
             found = {
                 "topology": name,
                 "what": what,
                 "cycles": cycles,
-                "us": 1e6 * cycles / (where.chip.clock or np.nan),
+                "us": 1e6 * cycles / (topology.chip.clock or np.nan),
             }
             print(json.dumps(found), flush=True)
 

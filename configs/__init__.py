@@ -1,1 +1,1 @@
-"""Config files, shipped inside the package as `ipt_jax.configs`."""
+"""Config files, which the package ships as `ipt_jax.configs`."""

@@ -1,4 +1,4 @@
-"""A tiny IPT on the photographs that scikit-image ships: some minutes on two cores.
+"""A tiny IPT on the photographs that scikit-image ships; it takes some minutes on two cores.
 
 ipt pretrain --config=configs/demo.py --workdir=runs/demo
 """

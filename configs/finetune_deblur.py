@@ -1,14 +1,14 @@
-"""Deblurring: fine-tuning on pairs, such as GoPro's 2,103 (SCENE/blur + SCENE/sharp), in the
-paper's geometry.
+r"""Deblurring in the paper's geometry: fine-tuning on pairs, such as the 2,103 of GoPro.
 
-ipt finetune --config=configs/finetune_deblur.py --workdir=runs/deblur --config.init_from=WEIGHTS
---config.data.dir=GoPro/train
+    ipt finetune --config=configs/finetune_deblur.py --workdir=runs/deblur \
+        --config.init_from=WEIGHTS --config.data.dir=GoPro/train
 
-The paper's recipe: Adam, 30 epochs at 2e-5, L1. An epoch is 12 crops of 256x256 of each pair, about
-what covers one once. WEIGHTS are those of configs/pretrain_deblur.py, which has the same task name:
-the authors never released theirs. The network's size is that of the weights; a preset after the
-colon (configs/finetune_deblur.py:tiny) is for `ipt pretrain`, which starts the same run from
-scratch.
+The recipe is the paper's: Adam, 30 epochs at 2e-5, L1 loss. An epoch takes 12 crops of 256x256 of
+each pair, which together have about its area. The pairs lie in SCENE/blur and SCENE/sharp. WEIGHTS
+are those of a run of configs/pretrain_deblur.py, which has the same task; the authors have not
+released theirs. The network has the size of the weights. The preset after the colon
+(configs/finetune_deblur.py:tiny) sets the size for `ipt pretrain`, which trains the same config
+from scratch.
 """
 
 from ml_collections import ConfigDict

@@ -1,12 +1,12 @@
-"""Denoising at sigma 50: fine-tuning on a folder of clean pictures, such as DIV2K's 800.
+r"""Denoising at sigma 50: fine-tuning on a folder of clean images, such as the 800 of DIV2K.
 
-ipt finetune --config=configs/finetune_denoise50.py --workdir=runs/denoise50
---config.init_from=WEIGHTS \
-    --config.data.dir=DIV2K_train_HR
+    ipt finetune --config=configs/finetune_denoise50.py --workdir=runs/denoise50 \
+        --config.init_from=WEIGHTS --config.data.dir=DIV2K_train_HR
 
-The paper's recipe: Adam, 30 epochs at 2e-5, L1. An epoch is 256 crops of each picture, about a
-quarter of one of DIV2K. The network's size is that of the weights; a preset after the colon
-(configs/finetune_denoise50.py:tiny) is for `ipt pretrain`, which starts the same run from scratch.
+The recipe is the paper's: Adam, 30 epochs at 2e-5, L1 loss. An epoch takes 256 crops of each image,
+which together have about a quarter of the area of a DIV2K image. The network has the size of the
+weights. The preset after the colon (configs/finetune_denoise50.py:tiny) sets the size for `ipt
+pretrain`, which trains the same config from scratch.
 """
 
 from ml_collections import ConfigDict

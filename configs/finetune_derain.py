@@ -1,12 +1,13 @@
-"""Deraining: fine-tuning on pairs, such as RainTrainL's 200 (rainy/ + clean/, or rain-x +
-norain-x).
+r"""Deraining: fine-tuning on pairs, such as the 200 of RainTrainL.
 
-ipt finetune --config=configs/finetune_derain.py --workdir=runs/derain --config.init_from=WEIGHTS
---config.data.dir=RainTrainL
+    ipt finetune --config=configs/finetune_derain.py --workdir=runs/derain \
+        --config.init_from=WEIGHTS --config.data.dir=RainTrainL
 
-The paper's recipe: Adam, 30 epochs at 2e-5, L1. An epoch is 64 crops of each pair, about what
-covers one once. The network's size is that of the weights; a preset after the colon
-(configs/finetune_derain.py:tiny) is for `ipt pretrain`, which starts the same run from scratch.
+The recipe is the paper's: Adam, 30 epochs at 2e-5, L1 loss. An epoch takes 64 crops of each pair,
+which together have about its area. The pairs lie in the folders rainy/ and clean/, or side by side
+as rain-x and norain-x. The network has the size of the weights. The preset after the colon
+(configs/finetune_derain.py:tiny) sets the size for `ipt pretrain`, which trains the same config
+from scratch.
 """
 
 from ml_collections import ConfigDict

@@ -1,14 +1,14 @@
-"""A model of 0.99 B parameters on ImageNet, all six tasks in one step, 24 samples a chip, bfloat16,
-its state in pieces.
+r"""A model of 0.99 B parameters on ImageNet, on accelerators with a sharded training state.
 
-ipt pretrain --config=configs/pretrain_1b.py:256 --workdir=gs://BUCKET/ipt1b
---config.data.dir=gs://BUCKET/tfds
+    ipt pretrain --config=configs/pretrain_1b.py:256 --workdir=gs://BUCKET/ipt1b \
+        --config.data.dir=gs://BUCKET/tfds
 
-The number after the colon is that of the chips (8 without it). Parameters, Adam's moments and their
-average are 16 GB, which each chip holds a piece of; a layer is gathered when it runs
-(sharding="fsdp") and its inside computed again for the backward pass. Learning rates are those of
-configs/pretrain_imagenet.py over the square root of 8.6, the ratio of sizes; they have not been
-tried at this size.
+Each step trains all six tasks on 24 samples per chip in bfloat16. The number after the colon is the
+number of chips; the default is 8. Parameters, Adam's moments and the EMA take 16 GB. Each chip
+stores a part of them (sharding="fsdp"); a layer's parameters are gathered when the layer runs, and
+its activations are recomputed in the backward pass. The learning rates are those of
+configs/pretrain_imagenet.py divided by the square root of 8.6, the ratio of the models' sizes; they
+have not been tried at this size.
 """
 
 import math

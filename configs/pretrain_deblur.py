@@ -1,11 +1,11 @@
-"""The paper's deblurring model, 256x256 inputs, 8x8 patches, 9 features, on photographs blurred by
-motion as they are read.
+"""The paper's deblurring model on photographs that are blurred by motion as they are read.
 
-ipt pretrain --config=configs/pretrain_deblur.py --workdir=runs/deblur --config.data.dir=PHOTOS
+    ipt pretrain --config=configs/pretrain_deblur.py --workdir=runs/deblur --config.data.dir=PHOTOS
 
-The authors never released it, and the paper says no more than its geometry: 32x32 tokens of 576.
-Straight motion of 3 to 31 pixels in every direction, then a little sensor noise.
-configs/finetune_deblur.py goes on from it on GoPro.
+The model takes inputs of 256x256 in patches of 8x8 with 9 features, which gives 32x32 tokens of
+width 576. The paper describes only this geometry, and the authors have not released the weights.
+The degradation is straight motion of 3 to 31 pixels in any direction, followed by weak sensor
+noise. configs/finetune_deblur.py fine-tunes the result on GoPro.
 """
 
 from ml_collections import ConfigDict

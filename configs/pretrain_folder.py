@@ -1,13 +1,13 @@
-"""A tiny IPT, all six tasks, on a folder of photographs: half an hour on two cores.
+r"""A tiny IPT for all six tasks on a folder of photographs; it takes half an hour on two cores.
 
-ipt pretrain --config=configs/pretrain_folder.py --workdir=runs/folder --config.data.dir=PHOTOS
+    ipt pretrain --config=configs/pretrain_folder.py --workdir=runs/folder --config.data.dir=PHOTOS
 
-More of everything, on an accelerator (any key can be set so, but not a whole preset: copy this file
-for that):
+On an accelerator, train for longer with a larger batch. The command line can set any key, but not
+an entire preset; for another preset, copy this file.
 
-ipt pretrain --config=configs/pretrain_folder.py --workdir=runs/folder --config.data.dir=PHOTOS \
-    --config.steps=50000 --config.batch_size=192 --config.model.dtype=bfloat16
-    --config.data.workers=8
+    ipt pretrain --config=configs/pretrain_folder.py --workdir=runs/folder \
+        --config.data.dir=PHOTOS --config.steps=50000 --config.batch_size=192 \
+        --config.model.dtype=bfloat16 --config.data.workers=8
 """
 
 from ml_collections import ConfigDict

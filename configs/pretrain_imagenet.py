@@ -1,13 +1,14 @@
-"""The paper's model on ImageNet, all six tasks in one step, 24 samples a chip, bfloat16.
+r"""The paper's model on ImageNet: all six tasks in each step, 24 samples per chip, bfloat16.
 
-ipt pretrain --config=configs/pretrain_imagenet.py:256 --workdir=gs://BUCKET/ipt
---config.data.dir=gs://BUCKET/tfds
+    ipt pretrain --config=configs/pretrain_imagenet.py:256 --workdir=gs://BUCKET/ipt \
+        --config.data.dir=gs://BUCKET/tfds
 
-The number after the colon is that of the chips (8 without it). It sets the batch, and with it:
-- the learning rate by the square-root rule for Adam from the paper's 5e-5 at 256: 5e-5 * sqrt(batch
-  / 256), with a warm-up, and 2e-5 by the same rule after two thirds;
-- the steps: the paper's 300 epochs, read as 300 x 1,331,167 samples (the pictures of
-  ImageNet-2012's train and val sets), whatever the batch: 8.0e19 FLOP.
+The number after the colon is the number of chips; the default is 8. It sets the batch size, which
+determines two more values:
+- The learning rate follows the square-root rule for Adam from the paper's 5e-5 at batch size 256:
+  5e-5 * sqrt(batch / 256) after a warm-up, and 2e-5 by the same rule after two thirds of the steps.
+- The number of steps gives the paper's 300 epochs at any batch size, that is 300 x 1,331,167
+  samples (the images of ImageNet-2012's train and validation sets): 8.0e19 FLOP.
 """
 
 import math

@@ -1,12 +1,12 @@
-"""The paper's recipe to the letter: batch 256 of one random task a step, Adam, 5e-5 then 2e-5 from
-epoch 200 of 300.
+"""The paper's recipe: batches of 256 samples of one random task, Adam at 5e-5 and then at 2e-5.
 
-ipt pretrain --config=configs/pretrain_paper.py --workdir=runs/paper --config.data.dir=TFDS_DIR
+    ipt pretrain --config=configs/pretrain_paper.py --workdir=runs/paper --config.data.dir=TFDS_DIR
 
-An epoch is read as one crop of each of the 1,281,167 training pictures. No clipping, no average of
-the weights, no flips; torch-style start in 0..255; eq. 5 over a device's pictures, in groups of 8
-(the paper's 256 over 32 devices). configs/pretrain_imagenet.py trains the same model with every
-head and tail in every step.
+The run has 300 epochs, and the learning rate changes at epoch 200. An epoch is taken as one crop of
+each of the 1,281,167 training images. There is no gradient clipping, no EMA and no flipping. The
+start is that of PyTorch, with inputs in 0..255. Equation 5 compares the images of one device, in
+groups of 8 (the paper's 256 over 32 devices). configs/pretrain_imagenet.py trains the same model
+with every head and tail in every step.
 """
 
 import math

@@ -1,22 +1,21 @@
-"""The model that the package ships: the paper's six tasks and four more, on some 270 lossless
-photographs.
+r"""The model that the package ships: the paper's six tasks and four more, on lossless photographs.
 
-ipt pretrain --config=configs/pretrain_small.py --workdir=runs/small --config.data.dir=PHOTOS
+    ipt pretrain --config=configs/pretrain_small.py --workdir=runs/small --config.data.dir=PHOTOS
 
-PHOTOS holds the pictures of CID22 (CC BY-SA 4.0), GB82 (CC0) and 41 of CLIC 2025 (Unsplash
-licence). The run has no fixed end: after its warm-up the learning rate stays, and --config.steps
-can be raised whenever the command is repeated. Weights to ship come from a branch that decays it:
+PHOTOS holds the images of CID22 (CC BY-SA 4.0), of GB82 (CC0) and 41 of CLIC 2025 (Unsplash
+licence), some 270 in all. The run has no fixed end: the learning rate stays constant after the
+warm-up, and repeating the command with a larger --config.steps continues the run. The shipped
+weights come from a branch of the run, in which the learning rate decays:
 
-ipt pretrain --config=configs/pretrain_small.py --workdir=runs/small-30k --config.data.dir=PHOTOS \
-    --config.branch_from=runs/small@30000 --config.steps=36000 --config.optim.decay_start=30000
-    --config.optim.decay_steps=6000
+    ipt pretrain --config=configs/pretrain_small.py --workdir=runs/small-30k \
+        --config.data.dir=PHOTOS --config.branch_from=runs/small@30000 --config.steps=36000 \
+        --config.optim.decay_start=30000 --config.optim.decay_steps=6000
 
-On an accelerator, from what is shipped or from the start:
+On an accelerator, from the shipped weights (without init_from: from scratch):
 
-ipt pretrain --config=configs/pretrain_small.py --workdir=runs/more --config.data.dir=PHOTOS
---config.init_from=WEIGHTS \
-    --config.steps=50000 --config.batch_size=200 --config.model.dtype=bfloat16
-    --config.data.workers=8
+    ipt pretrain --config=configs/pretrain_small.py --workdir=runs/more --config.data.dir=PHOTOS \
+        --config.init_from=WEIGHTS --config.steps=50000 --config.batch_size=200 \
+        --config.model.dtype=bfloat16 --config.data.workers=8
 """
 
 from ml_collections import ConfigDict
@@ -31,7 +30,7 @@ def get_config() -> ConfigDict:
             steps=100_000,
             batch_size=20,
             tasks=(*PAPER_TASKS, "denoise", "jpeg", "photo2", "deblur"),
-            # Less memory to move: faster on a CPU, too
+            # Storing fewer activations moves less memory, which is faster on a CPU as well.
             model=preset("ipt_small") | dict(remat="elementwise"),
             data=dict(source="folder", held_out=4, flips=True),
             optim=dict(

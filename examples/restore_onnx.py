@@ -1,11 +1,11 @@
-"""Restores a whole picture with an exported ONNX file: numpy for tiles and blending, onnxruntime
-for the network.
+"""Restores an image with an exported ONNX file, without ipt_jax.
+
+numpy cuts and blends the tiles, and onnxruntime runs the network:
 
     ipt export --weights runs/demo --format onnx --task sr2 --out sr2.onnx
     python examples/restore_onnx.py sr2.onnx photo.png restored.png
 
-Needs numpy, onnxruntime and Pillow, and nothing of ipt_jax; gives the picture that `ipt restore`
-gives.
+This script needs numpy, onnxruntime and Pillow. Its result is that of `ipt restore`.
 """
 
 import argparse
@@ -16,8 +16,9 @@ from PIL import Image
 
 
 def starts(size: int, tile: int, overlap: int) -> list[int]:
-    """Starts of the fewest tiles that cover `size` pixels and overlap by at least `overlap`, evenly
-    spread.
+    """Returns evenly spread starts of the fewest tiles that cover `size` pixels.
+
+    Neighbouring tiles share at least `overlap` pixels.
     """
     if size <= tile:
         return [0]
@@ -26,29 +27,32 @@ def starts(size: int, tile: int, overlap: int) -> list[int]:
 
 
 def ramps(at: list[int], tile: int) -> np.ndarray:
-    """Each tile's weights along an axis, `[tiles, tile]`: 1 in the middle, a sin^2 ramp over what
-    it shares.
+    """Returns the weights of each tile along an axis, float32 `[tiles, tile]`.
+
+    A weight is 1 in the middle of a tile and falls as sin^2 over the pixels that neighbours share.
     """
     centres = (np.arange(tile) + 0.5) / tile
     weights = np.ones((len(at), tile))
     for i, start in enumerate(at):
-        if i > 0:
-            share = (at[i - 1] + tile - start) / tile
-            weights[i] *= (
-                np.sin(0.5 * np.pi * np.clip(centres / share, 0, 1)) ** 2 if share > 0 else 1
-            )
-        if i + 1 < len(at):
-            share = (start + tile - at[i + 1]) / tile
-            weights[i] *= (
-                np.sin(0.5 * np.pi * np.clip((1 - centres) / share, 0, 1)) ** 2 if share > 0 else 1
-            )
+        before = (at[i - 1] + tile - start) / tile if i > 0 else 0.0
+        after = (start + tile - at[i + 1]) / tile if i + 1 < len(at) else 0.0
+        for share, distance in ((before, centres), (after, 1 - centres)):
+            if share > 0:
+                weights[i] *= np.sin(0.5 * np.pi * np.clip(distance / share, 0, 1)) ** 2
     return weights.astype(np.float32)
 
 
 def restore(
     session: onnxruntime.InferenceSession, image: np.ndarray, overlap: int = 12, batch: int = 16
 ) -> np.ndarray:
-    """uint8 `[H, W, 3]` -> uint8 `[H * scale, W * scale, 3]`."""
+    """Restores an image, uint8 `[H, W, 3]` -> uint8 `[H * scale, W * scale, 3]`.
+
+    Args:
+      session: the network.
+      image: the image.
+      overlap: minimum number of pixels that neighbouring tiles share.
+      batch: tiles per call.
+    """
     tile, scaled = session.get_inputs()[0].shape[1], session.get_outputs()[0].shape[1]
     scale = scaled // tile
     height, width = image.shape[:2]
@@ -67,19 +71,23 @@ def restore(
             y, x, w = rows[i] * scale, columns[j] * scale, np.outer(down[i], across[j])[..., None]
             total[y : y + scaled, x : x + scaled] += out * w
             weight[y : y + scaled, x : x + scaled] += w
-    whole = (total / weight)[: height * scale, : width * scale]
-    return np.clip(np.floor(whole + 0.5), 0, 255).astype(np.uint8)
+    result = (total / weight)[: height * scale, : width * scale]
+    return np.clip(np.floor(result + 0.5), 0, 255).astype(np.uint8)
 
 
 def main() -> None:
+    """Runs the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", help="the .onnx file")
-    parser.add_argument("input", help="a picture")
-    parser.add_argument("output", help="where the result goes")
+    parser.add_argument("input", help="the image to restore")
+    parser.add_argument("output", help="the file to write")
     parser.add_argument(
-        "--overlap", type=int, default=12, help="pixels that neighbouring tiles share at least"
+        "--overlap",
+        type=int,
+        default=12,
+        help="minimum number of pixels that neighbouring tiles share",
     )
     options = parser.parse_args()
     session = onnxruntime.InferenceSession(

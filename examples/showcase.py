@@ -1,11 +1,10 @@
-"""One sheet with all tasks of a model: degraded (for super-resolution enlarged bicubically),
-restored and clean crops.
+"""Makes a sheet with a degraded, a restored and a clean crop for each task of a model.
 
     python examples/showcase.py [--weights WEIGHTS] --out restored.png
 
-The photographs are scikit-image's (pip install scikit-image), public domain or CC0. Whole pictures
-are degraded and restored; PSNR on Y, of the degraded and of the restored picture, is that of the
-whole picture.
+The photographs come with scikit-image (pip install scikit-image) and are in the public domain or
+CC0. For super-resolution the degraded crop is enlarged (bicubic). PSNR on Y is that of the complete
+image.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from PIL import Image, ImageDraw, ImageFont
 
 import ipt_jax
 from ipt_jax.data.sources.embedded import embedded
-from ipt_jax.evaluate.scoring import Picture, baseline, make_lq
+from ipt_jax.evaluate.scoring import BenchmarkImage, baseline, make_lq
 from ipt_jax.metrics import psnr
 from ipt_jax.restore.images import to_uint8
 from ipt_jax.tasks import PAPER_TASKS
 from ipt_jax.weights.default import default_weights
 
-# Pixels: of a crop, between crops, of a line of text
+# In pixels: side of a crop, gap between crops, height of a line of text.
 SIDE, GAP, LINE = 192, 8, 24
-# (photograph, left, top) of the crop that is shown, turn by turn: eyes and a badge, a cat, a cup, a
-# launch pad.
+# (photograph, left, top) of the crops, which the tasks show in turn: eyes, a cat, a cup, a badge,
+# the cat again and a launch pad.
 CROPS = (
     ("astronaut", 150, 60),
     ("chelsea", 120, 70),
@@ -47,7 +46,17 @@ def block(
     left: int,
     top: int,
 ) -> Image.Image:
-    """Three crops side by side under a line with the task and its scores."""
+    """Returns three crops side by side under a line with the task and its scores.
+
+    Args:
+      name: name of the task.
+      border: pixels that are left out of the scores on every side.
+      clean: uint8 `[H, W, 3]`.
+      before: the degraded image, uint8 `[H, W, 3]`.
+      after: the restored image, uint8 `[H, W, 3]`.
+      left: first column of the crops.
+      top: first row of the crops.
+    """
     scores = [psnr(image, clean, channel="y", border=border) for image in (before, after)]
     out = Image.new("RGB", (3 * SIDE + 2 * GAP, LINE + SIDE), "white")
     for i, image in enumerate((before, after, clean)):
@@ -60,17 +69,20 @@ def block(
 
 
 def main() -> None:
+    """Runs the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--weights", help="default: those that the package ships")
-    parser.add_argument("--out", required=True, metavar="FILE", help="a picture: .png, .jpg")
+    parser.add_argument("--weights", help="default: the weights in the package")
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help="the image to write: .png, .jpg"
+    )
     options = parser.parse_args()
     model = ipt_jax.load(options.weights or default_weights(PAPER_TASKS))
     photographs = dict(zip(("astronaut", "chelsea", "coffee", "rocket"), embedded("all")))
     blocks = []
     for (name, task), (photo, left, top) in zip(model.tasks.items(), itertools.cycle(CROPS)):
-        lq, clean = make_lq(Picture(photo, photographs[photo]), task, seed=0)
+        lq, clean = make_lq(BenchmarkImage(photo, photographs[photo]), task, seed=0)
         blocks.append(
             block(
                 name,

@@ -13,13 +13,19 @@ __all__ = ["__version__", "load"]
 
 
 def load(path: str, **settings: Any) -> Restorer:
-    """Loads weights of any kind, to restore pictures with: see `ipt_jax.weights.load.load`, which
-    this calls.
+    """Loads a model from a run's folder, a weights folder or a file of weights.
 
-    `ipt_jax.load("runs/demo").restore(image, task="sr2")`: uint8 `[H, W, 3]` -> uint8 `[2H, 2W,
-    3]`.
+    For example, `ipt_jax.load("runs/demo").restore(image, task="sr2")` turns uint8 `[H, W, 3]`
+    into uint8 `[2H, 2W, 3]`.
+
+    Args:
+      path: the weights; `DIR@1200` and `DIR@best` name a checkpoint of a run.
+      **settings: the settings of `ipt_jax.weights.load.load`, which this function calls.
+
+    Raises:
+      WeightsError: the weights are missing or do not fit.
     """
-    # Late: jax takes a second to import
-    from ipt_jax.weights import load as loading
+    # The import is local because jax takes a second to import.
+    from ipt_jax.weights.load import load as load_weights
 
-    return loading.load(path, **settings)
+    return load_weights(path, **settings)

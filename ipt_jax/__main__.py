@@ -4,6 +4,6 @@ import sys
 
 from ipt_jax.cli.app import main
 
-# Grain's workers import this module again
+# Data workers import this module again, under another name.
 if __name__ == "__main__":
     sys.exit(main())

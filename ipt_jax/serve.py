@@ -1,8 +1,7 @@
-"""The page of `ipt serve`, made with gradio."""
+"""The local page on which a model can be tried, made with gradio."""
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import os
 import shutil
@@ -17,56 +16,46 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ipt_jax.errors import DecodeError, RunError, UserError
+from ipt_jax.errors import DecodeError, RunError
 from ipt_jax.images import channels
-from ipt_jax.images.decode import SUFFIXES
-from ipt_jax.images.read import Picture, read
+from ipt_jax.images.formats import SUFFIXES
+from ipt_jax.images.read import ImageFile, read_image
 from ipt_jax.images.write import Form, writing
+from ipt_jax.restore.images import to_uint8
 from ipt_jax.restore.restorer import Restorer
-from ipt_jax.weights.default import default_weights
-from ipt_jax.weights.load import load
 
-# Seconds after which a result is deleted
+# Seconds after which a result is deleted.
 KEPT = 3600.0
+# Addresses that other machines cannot reach.
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
-def run(options: argparse.Namespace) -> int:
-    """Serves until Ctrl-C."""
-    try:
-        import gradio  # noqa: F401
-    except ImportError:
-        raise UserError("ipt serve needs gradio: pip install 'ipt_jax[serve]'") from None
-    if not options.max_megapixels > 0:
-        raise UserError(f"--max-megapixels {options.max_megapixels:g}: must be above 0")
-    weights = options.weights or default_weights([])
-    model = load(weights, task=options.weights_tasks, heads=options.heads, raw=options.raw)
+def serve_until_interrupted(model: Restorer, *, host: str, port: int, max_pixels: int) -> None:
+    """Serves the page until Ctrl-C; see `start`."""
     with tempfile.TemporaryDirectory(prefix="ipt_serve_") as folder:
-        close, address = start(
-            model, Path(folder), options.host, options.port, round(options.max_megapixels * 1e6)
-        )
+        close, address = start(model, Path(folder), host, port, max_pixels)
         try:
-            print(f"{address}  (tasks {', '.join(model.tasks)}; Ctrl-C ends it)", flush=True)
-            if options.host not in LOCAL:
-                print("other machines can reach it, without a password", flush=True)
+            print(f"{address}  (tasks {', '.join(model.tasks)}; stop with Ctrl-C)", flush=True)
+            if host not in LOCAL:
+                print("other machines can reach this page without a password", flush=True)
             threading.Event().wait()
         except KeyboardInterrupt:
-            print("ended")
+            print("stopped")
         finally:
             close()
-    return 0
 
 
 def start(
     model: Restorer, folder: Path, host: str, port: int, max_pixels: int
 ) -> tuple[Callable[[], None], str]:
-    """Starts the page; returns what ends it, and its address.
+    """Starts the page; returns a function that closes it, and its address.
 
     Args:
-      model: whose tasks are offered.
-      folder: for what is uploaded and made: nothing outside it can be read through the page.
-      host, port: where to listen; port 0: a free one.
-      max_pixels: larger pictures are refused before they are decoded.
+      model: the model whose tasks are offered.
+      folder: the folder for uploads and results. No file outside it can be read through the page.
+      host: the address to listen on.
+      port: the port to listen on; 0 chooses a free port.
+      max_pixels: larger images are refused before they are decoded.
 
     Raises:
       RunError: the address cannot be listened on.
@@ -74,7 +63,6 @@ def start(
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     page = _page(model, folder / "results", max_pixels)
-    plain = _plain_theme()
     page.queue(max_size=1, default_concurrency_limit=1, api_open=False)
     settings = dict(
         server_name=host,
@@ -90,7 +78,7 @@ def start(
         pwa=False,
         footer_links=[],
         show_api=False,
-        theme=plain,
+        theme=_plain_theme(),
     )
     try:
         page.launch(**_known(type(page).launch, settings))
@@ -100,7 +88,7 @@ def start(
 
 
 def _known(function: Callable[..., Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """Those settings that this version of gradio has."""
+    """Returns the settings that the installed version of gradio knows."""
     names = inspect.signature(function).parameters
     return {key: value for key, value in settings.items() if key in names}
 
@@ -114,7 +102,7 @@ def _free_port(host: str) -> int:
 
 
 def _plain_theme() -> Any:
-    """With the browser's own fonts: nothing is fetched from elsewhere."""
+    """Returns a theme with the browser's own fonts, so that no font is fetched from a server."""
     import gradio
 
     return gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
@@ -128,21 +116,21 @@ def _page(model: Restorer, results: Path, max_pixels: int) -> Any:
 
     def restore(upload: str | None, task: str) -> tuple[Any, str, str]:
         if upload is None:
-            raise gr.Error("Drop a picture first.")
+            raise gr.Error("Drop an image first.")
         if task not in names:
-            raise gr.Error("No such task.")
-        _forget(results)
+            raise gr.Error("There is no such task.")
+        _delete_old(results)
         place = results / uuid.uuid4().hex
         place.mkdir(parents=True)
         try:
             with one_at_a_time:
-                before, after, said = restored(model, Path(upload), task, place, max_pixels)
+                before, after, summary = restore_upload(
+                    model, Path(upload), task, place, max_pixels
+                )
         except (DecodeError, OSError, MemoryError) as error:
-            text = (
-                str(error) if isinstance(error, DecodeError) else "the picture cannot be restored"
-            )
+            text = str(error) if isinstance(error, DecodeError) else "the image cannot be restored"
             raise gr.Error(f"{text[0].upper()}{text[1:]}.") from None
-        return (str(before), str(after)), str(after), said
+        return (str(before), str(after)), str(after), summary
 
     with gr.Blocks(
         **_known(
@@ -156,11 +144,11 @@ def _page(model: Restorer, results: Path, max_pixels: int) -> Any:
         )
     ) as page:
         gr.Markdown(
-            "# ipt\nRestores a picture with the Image Processing Transformer, on the machine that "
+            "# ipt\nRestores an image with the Image Processing Transformer, on the machine that "
             "serves this page."
         )
         with gr.Row():
-            label = f"Picture (PNG, JPEG, WebP, TIFF, BMP; up to {max_pixels / 1e6:g} megapixels)"
+            label = f"Image (PNG, JPEG, WebP, TIFF, BMP; up to {max_pixels / 1e6:g} megapixels)"
             upload = gr.File(
                 label=label, type="filepath", file_types=[*SUFFIXES, ".gif"], elem_id="upload"
             )
@@ -176,16 +164,26 @@ def _page(model: Restorer, results: Path, max_pixels: int) -> Any:
     return page
 
 
-def restored(
+def restore_upload(
     model: Restorer, source: Path, task: str, place: Path, max_pixels: int
 ) -> tuple[Path, Path, str]:
-    """Restores a file; returns two PNGs of one size, the input (for super-resolution enlarged,
-    bicubic) and the result.
+    """Restores a file.
+
+    Args:
+      model: the model.
+      source: the file.
+      task: name of the task.
+      place: the folder for the results.
+      max_pixels: a larger image is refused.
+
+    Returns:
+      Two PNG files of the same size, the input (for super-resolution enlarged, bicubic) and the
+      result, and a summary of their sizes.
 
     Raises:
-      DecodeError: not a picture, or too large; the message names no file.
+      DecodeError: the file is not an image, or it is too large; the message names no file.
     """
-    picture = read(source, max_pixels)
+    picture = read_image(source, max_pixels)
     scale = model.task(task).scale
     height, width, count = picture.pixels.shape
     after = place / f"{source.stem}_{task}.png"
@@ -207,18 +205,14 @@ def restored(
     return before, after, f"{width}x{height} to {width * scale}x{height * scale}{notes}"
 
 
-def _before(picture: Picture, scale: int) -> Image.Image:
-    shown = channels.colour(picture.pixels)
-    image = Image.fromarray(
-        np.clip(shown + 0.5, 0, 255).astype(np.uint8)
-        if shown.dtype != np.uint8
-        else np.ascontiguousarray(shown)
-    )
+def _before(picture: ImageFile, scale: int) -> Image.Image:
+    """Returns the input, enlarged to the size of the result (bicubic)."""
+    image = Image.fromarray(np.ascontiguousarray(to_uint8(channels.colour(picture.pixels))))
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.BICUBIC)
 
 
-def _forget(results: Path) -> None:
-    """Deletes results of an hour ago."""
+def _delete_old(results: Path) -> None:
+    """Deletes results older than `KEPT`."""
     for folder in results.iterdir() if results.exists() else ():
         if folder.stat().st_mtime < time.time() - KEPT:
             shutil.rmtree(folder, ignore_errors=True)

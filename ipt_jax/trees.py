@@ -1,4 +1,4 @@
-"""Nested dicts and flat names."""
+"""Nested dicts and their flat forms: dotted keys of configs, paths of parameters."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+Tree = dict[str, Any]
+
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys -> values; lists and tuples are values."""
+    """Returns `{"a.b": value}` for nested dicts or ConfigDicts. Lists and tuples are values."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, (Mapping, ConfigDict)):
@@ -20,36 +22,30 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-Tree = dict[str, Any]
+def paths(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yields the path and the value of each leaf of nested dicts, e.g. ("body/mlp/in/bias", x)."""
+    # The import is local because it imports jax, which reading a config does not need.
+    from flax.traverse_util import flatten_dict
+
+    yield from flatten_dict(dict(tree), sep="/").items()
 
 
-def paths(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, leaf) of nested dicts."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from paths(value, f"{prefix}{key}/")
-        else:
-            yield prefix + key, value
+def nested(leaves: Mapping[str, Any]) -> Tree:
+    """Returns nested dicts from `{path: value}`. This is the inverse of `paths`."""
+    from flax.traverse_util import unflatten_dict
 
-
-def nested(flat: Mapping[str, Any]) -> Tree:
-    """The inverse of `paths`."""
-    tree: Tree = {}
-    for path, leaf in flat.items():
-        *parents, last = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return tree
+    return unflatten_dict(dict(leaves), sep="/")
 
 
 def matches(path: str, patterns: Sequence[str]) -> bool:
-    """Whether a path, or what it lies in, is one of the patterns: `body`, `body/encoder/*`,
-    `*/tail`, `*norm*`.
+    """Returns whether a pattern matches a path or a parent of it.
+
+    Patterns are those of `fnmatch`: `body`, `body/encoder/*`, `*/tail`, `*norm*`.
     """
     parts = path.split("/")
-    inside = ["/".join(parts[: i + 1]) for i in range(len(parts))]
+    parents = ["/".join(parts[: i + 1]) for i in range(len(parts))]
     return any(
-        fnmatch.fnmatchcase(place, pattern.rstrip("/")) for pattern in patterns for place in inside
+        fnmatch.fnmatchcase(parent, pattern.rstrip("/"))
+        for pattern in patterns
+        for parent in parents
     )

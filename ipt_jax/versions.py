@@ -1,18 +1,18 @@
-"""Versions of this package and of the packages that its numbers depend on."""
+"""Versions of this package and of the packages that its results depend on."""
 
 from __future__ import annotations
 
 import functools
 import sys
-from importlib import metadata
 
 # setup.py reads the version from this line.
 __version__ = "0.1.0"
 
-# The URL of the project, for model cards and notebooks; empty until it is published.
+# The project's URL, for model cards and notebooks; empty until the project is published.
 ADDRESS = ""
 
-_NUMBERS_DEPEND_ON = (
+# Another version of one of these packages may change the last bits of a result.
+_RESULTS_DEPEND_ON = (
     "jax",
     "jaxlib",
     "flax",
@@ -26,18 +26,19 @@ _NUMBERS_DEPEND_ON = (
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of this package, of Python, and of the installed packages that the numbers depend
-    on.
-    """
+    """Returns the versions of this package, Python and the packages that results depend on."""
     return {
         "ipt_jax": __version__,
         "python": sys.version.split()[0],
-        **versions_of(*_NUMBERS_DEPEND_ON),
+        **versions_of(*_RESULTS_DEPEND_ON),
     }
 
 
 def versions_of(*packages: str) -> dict[str, str]:
-    """Versions of those of the packages that are installed."""
+    """Returns the versions of the given packages; those that are not installed are left out."""
+    # The import is local because it takes longer than the rest of `import ipt_jax`.
+    from importlib import metadata
+
     found = {}
     for name in packages:
         try:

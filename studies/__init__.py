@@ -1,7 +1,7 @@
-"""Does pre-training work, and what in it? One command a study:
+"""Studies of pre-training. Each compares variants of a run, and has a command:
 
-python -m studies.NAME --photos DIR --out runs/studies
+    python -m studies.NAME --photos DIR --out runs/studies
 
-NAME is one of tasks_a_step, contrastive, photographs, pretraining, unseen_noise, starts, body. What
-they found is in docs/studies.md.
+NAME is tasks_a_step, contrastive, photographs, pretraining, unseen_noise, starts or body. The
+results are in docs/studies.md.
 """

@@ -1,5 +1,6 @@
-"""The run that all studies vary: ipt_small, six tasks, 12 samples a step; some three minutes of two
-cores.
+"""The config that all studies vary: ipt_small, six tasks, 12 samples a step.
+
+A run takes about three minutes on two cores.
 """
 
 from ml_collections import ConfigDict
@@ -8,6 +9,7 @@ from ipt_jax.model import preset
 
 
 def get_config() -> ConfigDict:
+    """Returns the config."""
     return ConfigDict(
         dict(
             steps=600,

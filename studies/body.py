@@ -1,5 +1,6 @@
-"""What the transformer does: without it, with half of it, and with LayerNorm where the paper writes
-it.
+"""What the transformer contributes: models without it, with half of it, or one more LayerNorm.
+
+The paper has a LayerNorm on the memory of the decoder, the authors' code does not.
 """
 
 from studies.study import Study, Variant, main
@@ -13,7 +14,8 @@ STUDY = Study(
             "no body", ("model.encoder_layers=0", "model.decoder_layers=0", "loss.contrastive=none")
         ),
         Variant(
-            "encoder alone, as many layers", ("model.encoder_layers=4", "model.decoder_layers=0")
+            "encoder alone, as many layers",
+            ("model.encoder_layers=4", "model.decoder_layers=0"),
         ),
         Variant("LayerNorm on the memory", ("model.memory_norm=True",)),
     ),

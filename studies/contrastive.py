@@ -1,4 +1,4 @@
-"""The contrastive loss: its weight (the paper's table 5), and eq. 5 as printed against SupCon."""
+"""The contrastive loss: its weight (table 5 of the paper), and equation 5 against SupCon."""
 
 from studies.study import Study, Variant, main
 

@@ -1,4 +1,4 @@
-"""How much is more data worth: 20 to 100 % of the training photographs (the paper's figure 6)."""
+"""The amount of data: 20 to 100 % of the training photographs (figure 6 of the paper)."""
 
 from studies.study import Study, Variant, main
 

@@ -1,5 +1,6 @@
-"""Pre-trained on six tasks, then fine-tuned on one, against trained on that one alone for as many
-samples.
+"""Pre-training on six tasks and fine-tuning on one, against training on that task alone.
+
+Both see the same number of samples.
 """
 
 from studies.study import Study, Variant, main

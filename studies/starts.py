@@ -1,6 +1,4 @@
-"""Parameters that start as the authors' (PyTorch's defaults) or as a copy of the input, at two
-sizes.
-"""
+"""Initialisation by PyTorch's defaults (the authors' code) or as the identity, at two sizes."""
 
 from studies.study import Study, Variant, main
 

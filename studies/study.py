@@ -1,5 +1,6 @@
-"""What studies share: variants of one run, trained, scored on photographs that none of them saw,
-tabulated and drawn.
+"""The code of all studies: it trains variants of a run, scores them, and makes tables and plots.
+
+The scores are of photographs that no variant was trained on.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ipt_jax.cli import app as cli
-from ipt_jax.config import loading as configs
+from ipt_jax.cli.app import main as run_command
+from ipt_jax.config.loading import load as load_config
 from ipt_jax.data.sources.folder import Folder, list_pictures
 from ipt_jax.data.sources.held_out import held_out_names
 from ipt_jax.errors import DataError, RunError, UserError
@@ -28,12 +29,12 @@ from ipt_jax.tasks import PAPER_TASKS
 from ipt_jax.train.loop import pretrain
 
 BASE = pathlib.Path(__file__).with_name("base.py")
-# Photographs kept for scoring
+# The number of photographs that are scored and not trained on.
 HELD_OUT = 8
-# Of what is scored of each: its middle
+# The side of the centre crop of a photograph that is scored, in pixels.
 SIDE = 256
-# DB: variants nearer than that are trained with more seeds; these differ by 0.1 or more by
-# themselves
+# In dB. Variants that are closer to each other are trained with more seeds, because scores of
+# different seeds differ by 0.1 and more.
 CLOSE = 0.25
 
 
@@ -42,11 +43,11 @@ class Variant:
     """One way to train.
 
     Attributes:
-      name: what tables call it.
-      overrides: `key=value`s on top of base.py.
-      share: of the training photographs.
-      after: the variant whose weights it starts with.
-      length: of the study's steps; 0.5 trains half as long.
+      name: its name in tables.
+      overrides: changes of the config base.py, as `key=value`.
+      share: the share of the training photographs that is used.
+      after: the variant whose weights it starts from, or None.
+      length: the number of steps, relative to the study's.
     """
 
     name: str
@@ -61,11 +62,11 @@ class Study:
     """A question, and the variants that answer it.
 
     Attributes:
-      name: of its files.
-      question: its title.
-      variants: what is compared.
-      scored: tasks of `ipt evaluate` (TASK or TASK@SIGMA) that are scored.
-      against: what the loss is drawn against: "samples", "seconds".
+      name: the name of its files.
+      question: the title of its plot.
+      variants: the variants that are compared.
+      scored: the tasks that are scored, as for `ipt evaluate`: TASK or TASK@SIGMA.
+      against: the x axes of the loss: "samples", "seconds".
     """
 
     name: str
@@ -77,8 +78,14 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One run: scores are PSNR-Y in dB by task, `curve` has `step`, `samples`, `seconds`, `l1`
-    (mean over tasks, 0..255).
+    """The result of one run.
+
+    Attributes:
+      variant: the name of the variant.
+      seed: the seed of the run.
+      config: the overrides of the run.
+      scores: PSNR-Y in dB by task.
+      curve: `step`, `samples`, `seconds` and `l1`, the mean over tasks in 0..255.
     """
 
     variant: str
@@ -89,30 +96,35 @@ class Result:
 
     @property
     def mean(self) -> float:
-        """Over tasks."""
+        """The mean score over tasks."""
         return float(np.mean(list(self.scores.values())))
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a study's photographs and runs lie. Runs have names made of their settings, so that
-    studies share them.
+class StudyFolder:
+    """The folder of photographs and runs of studies.
+
+    The name of a run's folder is a hash of its settings, so that studies share runs.
+
+    Attributes:
+      folder: its path.
+      steps: the number of steps of a run.
     """
 
     folder: pathlib.Path
     steps: int
 
     def photographs(self, share: float) -> pathlib.Path:
-        """A folder with that share of the training photographs."""
+        """Returns the folder with a share of the training photographs."""
         return self.folder / "photographs" / f"train-{round(100 * share)}"
 
     @property
     def held_out(self) -> pathlib.Path:
-        """The folder with what is scored."""
+        """The folder with the images that are scored."""
         return self.folder / "photographs" / "held-out"
 
     def settings(self, variant: Variant, seed: int) -> tuple[str, ...]:
-        """The overrides of a variant's run."""
+        """Returns the overrides of a variant's run."""
         before = (f"init_from={self.workdir(variant.after, seed)}",) if variant.after else ()
         return (
             f"steps={max(1, round(self.steps * variant.length))}",
@@ -123,14 +135,15 @@ class Place:
         )
 
     def workdir(self, variant: Variant, seed: int) -> pathlib.Path:
-        """The folder of a variant's run."""
+        """Returns the folder of a variant's run."""
         text = "\n".join(self.settings(variant, seed))
         return self.folder / "runs" / hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def prepare(photos: pathlib.Path, place: Place, shares: Sequence[float]) -> None:
-    """Splits a folder of photographs: some to be scored, shares of the others (in the order of
-    their names' hashes).
+def split_photographs(photos: pathlib.Path, folder: StudyFolder, shares: Sequence[float]) -> None:
+    """Splits photographs into images that are scored and shares of the others.
+
+    The order is that of the hashes of the photographs' names.
     """
     try:
         names = list_pictures(str(photos), str(photos))
@@ -138,85 +151,90 @@ def prepare(photos: pathlib.Path, place: Place, shares: Sequence[float]) -> None
         raise SystemExit(str(error)) from None
     if len(names) <= HELD_OUT:
         raise SystemExit(
-            f"--photos {photos}: {len(names)} pictures; more than {HELD_OUT} are needed"
+            f"--photos {photos}: {len(names)} photographs; more than {HELD_OUT} are needed"
         )
     order = sorted(
         held_out_names(names, len(names)), key=lambda name: hashlib.sha256(name.encode()).digest()
     )
     scored, others = order[:HELD_OUT], order[HELD_OUT:]
-    place.held_out.mkdir(parents=True, exist_ok=True)
+    folder.held_out.mkdir(parents=True, exist_ok=True)
     for name in scored:
         image = decode((photos / name).read_bytes())
         top, left = (max(0, (side - SIDE) // 2) for side in image.shape[:2])
         save_png(
-            place.held_out / f"{pathlib.Path(name).stem}.png",
+            folder.held_out / f"{pathlib.Path(name).stem}.png",
             image[top : top + SIDE, left : left + SIDE],
         )
     for share in {1.0, *shares}:
-        folder = place.photographs(share)
-        folder.mkdir(parents=True, exist_ok=True)
+        links = folder.photographs(share)
+        links.mkdir(parents=True, exist_ok=True)
         for name in others[: max(1, round(share * len(others)))]:
-            link = folder / name.replace("/", "_")
+            link = links / name.replace("/", "_")
             if not link.is_symlink():
                 link.symlink_to((photos / name).resolve())
-    # Says what is wrong with it before anything is trained
-    Folder(str(place.photographs(1.0)))
+    # Raises an error if the folder is unusable, before anything is trained.
+    Folder(str(folder.photographs(1.0)))
 
 
-def train(variant: Variant, seed: int, place: Place) -> pathlib.Path:
-    """Trains a variant, and first what it starts with; goes on where it stopped. Returns its
-    folder.
+def train_variant(variant: Variant, seed: int, folder: StudyFolder) -> pathlib.Path:
+    """Trains a variant, and before it the variant that it starts from. Resumes an unfinished run.
+
+    Returns:
+      The folder of the run.
     """
     if variant.after is not None:
-        train(variant.after, seed, place)
-    folder = place.workdir(variant, seed)
-    print(f"--- {variant.name}, seed {seed}: {folder}", flush=True)
+        train_variant(variant.after, seed, folder)
+    workdir = folder.workdir(variant, seed)
+    print(f"--- {variant.name}, seed {seed}: {workdir}", flush=True)
+    config = load_config(str(BASE), list(folder.settings(variant, seed)))
     try:
-        done = pretrain(configs.load(str(BASE), place.settings(variant, seed)), str(folder))
-    # Such as a run of another study under way, which this one shares
+        outcome = pretrain(config, str(workdir))
     except (UserError, RunError) as error:
+        # For example, another study may be training this run at the moment.
         raise SystemExit(str(error)) from None
-    if not done.finished:
-        raise SystemExit("stopped; the same command goes on")
-    return folder
+    if not outcome.finished:
+        raise SystemExit("stopped; to resume, repeat the command")
+    return workdir
 
 
-def score(folder: pathlib.Path, tasks: Sequence[str], held_out: pathlib.Path) -> dict[str, float]:
-    """PSNR-Y by task, of those that the run's model has."""
-    known = {
-        entry if isinstance(entry, str) else entry["name"] for entry in _config(folder)["tasks"]
-    }
-    mine = [task for task in tasks if task.partition("@")[0] in known]
-    file = folder / f"scores-{hashlib.sha256(','.join(mine).encode()).hexdigest()[:8]}.json"
+def score_run(
+    workdir: pathlib.Path, tasks: Sequence[str], held_out: pathlib.Path
+) -> dict[str, float]:
+    """Returns the PSNR-Y of those of the tasks that the run's model has."""
+    entries = _read_config(workdir)["tasks"]
+    known = {entry if isinstance(entry, str) else entry["name"] for entry in entries}
+    scored = ",".join(task for task in tasks if task.partition("@")[0] in known)
+    file = workdir / f"scores-{hashlib.sha256(scored.encode()).hexdigest()[:8]}.json"
     if not file.exists():
         arguments = [
             "evaluate",
             "--weights",
-            str(folder),
+            str(workdir),
             "--data",
             str(held_out),
             "--tasks",
-            ",".join(mine),
+            scored,
         ]
-        if cli.main([*arguments, "--json", str(file)]):
+        if run_command([*arguments, "--json", str(file)]):
             raise SystemExit(1)
     return {row["task"]: row["result"]["psnr_y"] for row in json.loads(file.read_text())["rows"]}
 
 
-def curve(
-    folder: pathlib.Path, before: dict[str, list[float]] | None = None
+def read_curve(
+    workdir: pathlib.Path, before: dict[str, list[float]] | None = None
 ) -> dict[str, list[float]]:
-    """How a run went, from its log; samples and seconds are counted on from those of the run
-    before.
+    """Returns the curve of a run, from its log.
+
+    Args:
+      workdir: the run's folder.
+      before: the curve of the run that it started from; samples and seconds continue from there.
     """
-    config = _config(folder)
+    config = _read_config(workdir)
     found: dict[str, list[float]] = {"step": [], "samples": [], "seconds": [], "l1": []}
-    step, seconds, earlier = (
-        0,
-        before["seconds"][-1] if before else 0.0,
-        before["samples"][-1] if before else 0.0,
-    )
-    for line in metrics_log.read_lines(folder / "metrics.jsonl"):  # type: ignore[arg-type]
+    step = 0
+    seconds = before["seconds"][-1] if before else 0.0
+    earlier = before["samples"][-1] if before else 0.0
+    for line in metrics_log.read_lines(workdir / "metrics.jsonl"):  # type: ignore[arg-type]
         if "loss" not in line:
             continue
         samples = (line["step"] - step) * config["batch_size"]
@@ -232,18 +250,19 @@ def curve(
 
 
 def mean_l1(line: Mapping[str, Any]) -> float:
-    """The mean L1 (0..255) over the tasks that a line of a log has; NaN if it has none."""
+    """Returns the mean L1 (0..255) over the tasks of a line of a log, or NaN if it has none."""
     losses = [value for key, value in line.items() if key.startswith("l1/") and value is not None]
     return float(np.mean(losses)) if losses else math.nan
 
 
-def _config(folder: pathlib.Path) -> dict[str, Any]:
-    return json.loads((folder / "config.json").read_text())["config"]
+def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
+    return json.loads((workdir / "config.json").read_text())["config"]
 
 
-def close(results: Sequence[Result]) -> set[str]:
-    """The variants that have another one nearer than CLOSE on the same tasks, by their first seeds'
-    means.
+def find_close(results: Sequence[Result]) -> set[str]:
+    """Returns the variants whose mean score is within CLOSE of another variant's.
+
+    Only variants with the same tasks are compared.
     """
     ordered = sorted(results, key=lambda result: (tuple(result.scores), result.mean))
     near = (
@@ -254,9 +273,11 @@ def close(results: Sequence[Result]) -> set[str]:
     return {result.variant for pair in near for result in pair}
 
 
-def table(results: Sequence[Result]) -> str:
-    """Markdown: a row a variant, PSNR-Y of each task, their mean, and half the spread of the mean
-    over seeds.
+def format_table(results: Sequence[Result]) -> str:
+    """Returns a table in Markdown with a row for each variant.
+
+    The columns are the PSNR-Y of each task, the mean over tasks with half its range over seeds, and
+    the number of seeds.
     """
     tasks = list(dict.fromkeys(task for result in results for task in result.scores))
     rows = [f"| PSNR-Y, dB | {' | '.join(tasks)} | mean | seeds |", "|---" * (len(tasks) + 3) + "|"]
@@ -274,10 +295,8 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(rows)
 
 
-def draw(study: Study, results: Sequence[Result], file: pathlib.Path) -> None:
-    """Loss against samples (or time), and the mean score of each variant with every seed as a
-    point.
-    """
+def draw_study(study: Study, results: Sequence[Result], file: pathlib.Path) -> None:
+    """Draws the losses, and the mean score of each seed of each variant."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5 * len(study.against) + 4, 4), layout="constrained")
@@ -308,7 +327,7 @@ def draw(study: Study, results: Sequence[Result], file: pathlib.Path) -> None:
 
 
 def smooth(values: np.ndarray, width: int = 5) -> np.ndarray:
-    """The mean of each value and those before it, `width` at most."""
+    """Returns the mean of each value and at most `width` - 1 values before it."""
     return np.array([values[max(0, i - width + 1) : i + 1].mean() for i in range(len(values))])
 
 
@@ -318,47 +337,47 @@ def main(study: Study, arguments: Sequence[str] | None = None) -> int:
         prog=f"python -m studies.{study.name}", description=study.question
     )
     parser.add_argument(
-        "--photos", required=True, type=pathlib.Path, metavar="DIR", help="photographs to train on"
+        "--photos", required=True, type=pathlib.Path, metavar="DIR", help="a folder of photographs"
     )
     parser.add_argument(
         "--out",
         default="runs/studies",
         type=pathlib.Path,
         metavar="DIR",
-        help="runs, tables and plots",
+        help="the folder for runs, tables and plots (default: runs/studies)",
     )
     parser.add_argument(
-        "--steps", type=int, default=600, metavar="N", help="of each run (default: 600)"
+        "--steps", type=int, default=600, metavar="N", help="steps of each run (default: 600)"
     )
     parser.add_argument(
         "--seeds",
         default="",
         metavar="A,B",
-        help="default: 0, and 1 and 2 for variants nearer than 0.25 dB",
+        help="seeds of each variant (default: 0, and also 1 and 2 for variants within "
+        f"{CLOSE} dB of another)",
     )
     options = parser.parse_args(arguments)
-    place = Place(options.out.resolve(), options.steps)
-    prepare(options.photos, place, [variant.share for variant in study.variants])
+    folder = StudyFolder(options.out.resolve(), options.steps)
+    split_photographs(options.photos, folder, [variant.share for variant in study.variants])
 
     def result(variant: Variant, seed: int) -> Result:
-        folder = train(variant, seed, place)
-        scores = score(folder, study.scored, place.held_out)
-        before = curve(place.workdir(variant.after, seed)) if variant.after else None
-        return Result(
-            variant.name, seed, _shown(place.settings(variant, seed)), scores, curve(folder, before)
-        )
+        workdir = train_variant(variant, seed, folder)
+        scores = score_run(workdir, study.scored, folder.held_out)
+        before = read_curve(folder.workdir(variant.after, seed)) if variant.after else None
+        overrides = _without_folders(folder.settings(variant, seed))
+        return Result(variant.name, seed, overrides, scores, read_curve(workdir, before))
 
     seeds = [int(seed) for seed in options.seeds.split(",")] if options.seeds else [0]
     found = [result(variant, seed) for variant in study.variants for seed in seeds]
-    again = close(found) if not options.seeds else set()
+    again = find_close(found) if not options.seeds else set()
     found += [
         result(variant, seed)
         for variant in study.variants
         if variant.name in again
         for seed in (1, 2)
     ]
-    text = table(found)
-    file = place.folder / f"{study.name}.json"
+    text = format_table(found)
+    file = folder.folder / f"{study.name}.json"
     described = {
         "question": study.question,
         "steps": options.steps,
@@ -366,13 +385,13 @@ def main(study: Study, arguments: Sequence[str] | None = None) -> int:
     }
     file.write_text(json.dumps(described) + "\n")
     file.with_suffix(".md").write_text(text + "\n")
-    draw(study, found, file.with_suffix(".png"))
+    draw_study(study, found, file.with_suffix(".png"))
     print(f"\n{study.question}\n\n{text}\n\n{file.with_suffix('.png')}")
     return 0
 
 
-def _shown(overrides: Sequence[str]) -> tuple[str, ...]:
-    """Overrides without the machine's folders."""
+def _without_folders(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Returns the overrides with only the names of the machine's folders."""
     return tuple(
         f"{key}={pathlib.PurePath(value).name}"
         if key in ("data.dir", "init_from")

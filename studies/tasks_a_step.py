@@ -1,6 +1,4 @@
-"""All six tasks in each step, or the paper's one random task a step, for the same number of
-samples.
-"""
+"""All six tasks in each step, or one random task a step as in the paper, for as many samples."""
 
 from studies.study import Study, Variant, main
 

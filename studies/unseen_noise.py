@@ -1,4 +1,4 @@
-"""Noise of 10 and 70, with a model that was trained for 30 and 50 (the paper's table 4)."""
+"""Noise of sigma 10 and 70, for models trained on sigma 30 and 50 (table 4 of the paper)."""
 
 from studies.study import Study, Variant, main
 

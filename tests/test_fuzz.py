@@ -1,8 +1,7 @@
-"""Damaged and hostile files: whatever the bytes, a loader gives what it should or one of the named
-errors.
+"""Damaged and hostile files: for any bytes, a reader returns a result or raises a named error.
 
-Mutants of whole files, drawn from a seed: the short form in `make test`, the long one (20,000 of
-each) in `make soak`.
+The files are mutants of intact files, drawn from a seed. `make test` reads 300 of each kind and
+`make soak` 20,000.
 """
 
 from __future__ import annotations
@@ -30,14 +29,13 @@ from ipt_jax.errors import RunError, UserError
 from ipt_jax.images.decode import decode
 from ipt_jax.model import IPT
 from ipt_jax.restore.restorer import Restorer
-from ipt_jax.weights import authors, named
+from ipt_jax.weights import authors, task_names
 from ipt_jax.weights import folder as weights_folder
 from ipt_jax.weights import load as loading
-from ipt_jax.weights import tensor_files as tensors
 from tests.weights.test_state_dict import MICRO, mindspore_file, mindspore_name, state_of
 
 NAMED = (UserError, RunError)
-# Bytes that a loader may ask for beyond what the tests have
+# Bytes that a reader may allocate in addition to what the process has.
 MEMORY = 3 * 2**30
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
@@ -45,15 +43,15 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits memory a
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> dict[str, bytes]:
-    """One whole file of each kind."""
+    """Makes an intact file of each kind."""
     folder = tmp_path_factory.mktemp("whole")
     model = IPT((("sr2", 2),), **MICRO)
     restorer = Restorer(
-        model, runs.random_params(model, 0), {"sr2": named.named_task("sr2", 2)}, {}
+        model, runs.random_params(model, 0), {"sr2": task_names.task_from_name("sr2", 2)}, {}
     )
-    authors.write(restorer, folder / "w.safetensors", "safetensors")
+    authors.write_authors_file(restorer, folder / "w.safetensors", "safetensors")
     weights_folder.write_npz(restorer, folder / "w.npz")
-    weights_folder.write(restorer, folder / "folder")
+    weights_folder.write_weights_folder(restorer, folder / "folder")
     ckpt = mindspore_file(
         {mindspore_name(k): v for k, v in state_of(restorer).items() if v.dtype == np.float32}
     )
@@ -83,12 +81,13 @@ def files(tmp_path_factory) -> dict[str, bytes]:
 
 
 def mutant(data: bytes, rng: np.random.Generator) -> bytes:
-    """One to eight things done to a file: bits flipped, bytes overwritten, cut out, doubled, the
-    end cut off.
+    """Returns a file after one to eight changes.
+
+    Bits are flipped; bytes are overwritten, deleted or repeated; the end is cut off.
     """
     out = bytearray(data)
     for _ in range(int(rng.integers(1, 9))):
-        # Headers are where the decisions are: half of all damage falls into the first 200 bytes.
+        # Readers decide by headers, so half of the changes fall into the first 200 bytes.
         at = int(rng.integers(min(200, len(out)) if rng.random() < 0.5 else len(out)))
         length = int(rng.integers(1, 17))
         kind = rng.integers(6)
@@ -110,7 +109,7 @@ def mutant(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def loader(kind: str, files: dict[str, bytes], folder: pathlib.Path) -> Callable[[bytes], object]:
-    """Hands a mutant to whatever reads such files."""
+    """Returns the function that reads a mutant of this kind."""
     if kind.startswith("picture."):
         return decode
 
@@ -134,12 +133,11 @@ def loader(kind: str, files: dict[str, bytes], folder: pathlib.Path) -> Callable
 
         return weights
     if kind == "model.json":
-        flat = tensors.read(_put(folder / "w.safetensors", files["weights.safetensors"]))
+        (folder / "weights.safetensors").write_bytes(files["weights.safetensors"])
 
         def model(data: bytes) -> object:
             path.write_bytes(data)
-            (folder / "weights.safetensors").write_bytes(files["weights.safetensors"])
-            return weights_folder.read(folder), flat
+            return weights_folder.read_weights_folder(folder)
 
         return model
 
@@ -150,13 +148,8 @@ def loader(kind: str, files: dict[str, bytes], folder: pathlib.Path) -> Callable
     return run
 
 
-def _put(path: pathlib.Path, data: bytes) -> pathlib.Path:
-    path.write_bytes(data)
-    return path
-
-
 def fuzz(kind: str, files: dict[str, bytes], folder: pathlib.Path, count: int) -> tuple[int, int]:
-    """(refused, taken) of `count` mutants; anything but the named errors is this test's failure."""
+    """Returns how many of `count` mutants were refused and read; other errors fail the test."""
     load, refused, taken = loader(kind, files, folder), 0, 0
     for number in range(count):
         data = mutant(files[kind], np.random.default_rng([zlib.crc32(kind.encode()), number]))
@@ -192,9 +185,7 @@ KINDS = [
 
 @pytest.fixture
 def little_memory():
-    """Whoever believes a length of 8 EB, or a picture of 10^9 pixels, gets a MemoryError, not the
-    machine's last byte.
-    """
+    """Limits the memory, so that a reader that believes a length of 8 EB gets a MemoryError."""
     used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, before[1]))
@@ -227,10 +218,10 @@ def test_mutants_of_torch_files(count, files, tmp_path, request):
     pytest.importorskip("torch", reason="needs the extra torch")
     model = IPT((("sr2", 2),), **MICRO)
     restorer = Restorer(
-        model, runs.random_params(model, 0), {"sr2": named.named_task("sr2", 2)}, {}
+        model, runs.random_params(model, 0), {"sr2": task_names.task_from_name("sr2", 2)}, {}
     )
-    authors.write(restorer, tmp_path / "whole.pt", "torch")
-    # Beyond what torch itself takes
+    authors.write_authors_file(restorer, tmp_path / "whole.pt", "torch")
+    # The limit is set after torch has allocated its own memory.
     request.getfixturevalue("little_memory")
     refused, taken = fuzz(
         "weights.pt", {"weights.pt": (tmp_path / "whole.pt").read_bytes()}, tmp_path, count
@@ -260,12 +251,12 @@ def test_config_files_that_are_none(tmp_path, text):
 
 
 def test_a_description_with_paths_in_it_reads_nothing_else(files, tmp_path):
-    """model.json names no files: what stands in it cannot lead a reader out of its folder."""
+    """model.json names no files, so its content cannot make a reader leave its folder."""
     told = json.loads(files["model.json"])
     (tmp_path / "weights.safetensors").write_bytes(files["weights.safetensors"])
     for key in list(told):
         (tmp_path / "model.json").write_text(json.dumps({**told, key: "../../etc/passwd"}))
         try:
-            weights_folder.read(tmp_path)
+            weights_folder.read_weights_folder(tmp_path)
         except NAMED as error:
             assert "root:" not in str(error)

@@ -1,4 +1,4 @@
-"""`ipt serve`: the page in a real browser, and what cannot be reached through it."""
+"""`ipt serve`: the page in a real browser, and files that cannot be read through it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import runs
 from PIL import Image
 
 import ipt_jax
-from ipt_jax.cli.app import main, parser
+from ipt_jax.cli.app import main, make_parser
 from ipt_jax.errors import DecodeError
 
 
@@ -27,12 +27,12 @@ def model(tmp_path_factory):
     return ipt_jax.load(str(folder))
 
 
-def test_the_page_listens_on_this_machine_only_unless_told():
-    options = parser().parse_args(["serve"])
+def test_by_default_the_page_listens_on_this_machine_only():
+    options = make_parser().parse_args(["serve"])
     assert options.host == "127.0.0.1" and options.max_megapixels == 4
 
 
-def test_without_gradio_it_says_what_to_install(monkeypatch, capsys):
+def test_without_gradio_the_message_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert (
         main(["serve", "--weights", "x"]) == 2
@@ -45,8 +45,10 @@ def test_before_and_after_are_of_one_size_and_errors_name_no_file(model, tmp_pat
 
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
     Image.fromarray(image).save(tmp_path / "in.png")
-    before, after, said = serve.restored(model, tmp_path / "in.png", "sr2", tmp_path, 10_000)
-    assert said == "30x20 to 60x40" and Image.open(before).size == Image.open(after).size == (
+    before, after, summary = serve.restore_upload(
+        model, tmp_path / "in.png", "sr2", tmp_path, 10_000
+    )
+    assert summary == "30x20 to 60x40" and Image.open(before).size == Image.open(after).size == (
         60,
         40,
     )
@@ -54,7 +56,7 @@ def test_before_and_after_are_of_one_size_and_errors_name_no_file(model, tmp_pat
     (tmp_path / "bad.png").write_bytes(b"no picture")
     for name, limit in (("in.png", 500), ("bad.png", 10_000)):
         with pytest.raises(DecodeError) as caught:
-            serve.restored(model, tmp_path / name, "sr2", tmp_path, limit)
+            serve.restore_upload(model, tmp_path / name, "sr2", tmp_path, limit)
         assert str(tmp_path) not in str(caught.value)
 
 
@@ -94,7 +96,7 @@ def test_no_file_of_the_machine_can_be_read(address, tmp_path):
     ):
         for prefix in ("/gradio_api/file=", "/file=", "/gradio_api/file/"):
             assert fetch(f"{address}{prefix}{path}")[0] in (403, 404, 405), path
-    # Named as if it had been uploaded.
+    # The request names the file as if it had been uploaded.
     given = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
     code, _ = fetch(
         f"{address}/gradio_api/queue/join?",
@@ -112,7 +114,7 @@ def test_no_file_of_the_machine_can_be_read(address, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(chromium.BROWSER is None, reason="needs Chromium")
-def test_a_picture_goes_through_the_page(address, model, tmp_path):
+def test_an_image_is_restored_through_the_page(address, model, tmp_path):
     image = np.random.default_rng(1).integers(0, 256, (40, 50, 3)).astype(np.uint8)
     Image.fromarray(image).save(tmp_path / "photo.png")
     (tmp_path / "bad.png").write_bytes(b"no picture")

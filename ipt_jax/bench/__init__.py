@@ -1,1 +1,1 @@
-"""Timings on the device at hand."""
+"""Timings of the training step, the input pipeline and restoring on the devices of this machine."""

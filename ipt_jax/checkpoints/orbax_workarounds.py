@@ -21,6 +21,7 @@ from etils import epath
 from orbax.checkpoint import path as orbax_path
 from orbax.checkpoint import v1 as ocp
 
+from ipt_jax.errors import register_hang_check
 from ipt_jax.log import logger
 
 T = TypeVar("T")
@@ -133,6 +134,10 @@ def hang() -> bool:
         for thread in threading.enumerate()
         if not thread.daemon
     )
+
+
+# Orbax's threads end after some minutes, so they do not count in a program that calls `main`.
+register_hang_check(hang, in_programs_only=True)
 
 
 def unreadable(state: epath.Path) -> str:

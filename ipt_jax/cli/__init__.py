@@ -1,4 +1,4 @@
-"""The command line: `ipt COMMAND`. A module a command, or a group of commands."""
+"""The command line, `ipt COMMAND`. Each module has one command or one group of commands."""
 
 from ipt_jax.cli.app import main
 

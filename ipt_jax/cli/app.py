@@ -1,22 +1,24 @@
-"""The command line: `ipt COMMAND`."""
+"""The program `ipt`: parses the command line, runs a command, turns errors into exit codes."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ipt_jax.cli import flags_processes
-from ipt_jax.distributed import start as distributed
+from ipt_jax import log
+from ipt_jax.errors import RunError, UserError, threads_hang
 from ipt_jax.messages import nearest
 from ipt_jax.versions import __version__
 
 PROGRAM = "ipt"
-# Each has an `add_parser(commands)`; they import what is heavy only when a command runs.
+# Each module has a function `add_parser(commands)`. The modules import jax and other slow packages
+# only when a command runs, so that help texts appear quickly.
 MODULES = (
     "ipt_jax.cli.train",
     "ipt_jax.cli.evaluate",
@@ -24,154 +26,120 @@ MODULES = (
     "ipt_jax.cli.serve",
     "ipt_jax.cli.weights",
     "ipt_jax.cli.doctor",
-    "ipt_jax.tpu.compile",
+    "ipt_jax.cli.compile",
 )
+# Groups of commands: `ipt data prepare` and so on.
 GROUPS = {
-    "data": (
-        "prepare, check and look at data",
-        ("ipt_jax.cli.data", "ipt_jax.data.prepare.inspect", "ipt_jax.data.prepare.preview"),
-    ),
-    "bench": ("measure", ("ipt_jax.bench.step", "ipt_jax.bench.data", "ipt_jax.bench.restore")),
+    "data": ("prepare, check and preview data", "ipt_jax.cli.data"),
+    "bench": ("measure speed", "ipt_jax.cli.bench"),
 }
 
 
 class Parser(argparse.ArgumentParser):
-    """One line and exit code 2 for wrong usage, with the nearest known flag or command."""
+    """A parser that answers wrong usage with one line, the nearest known name and exit code 2.
+
+    Attributes:
+      commands: the parser of each sub-command, by name.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.commands: dict[str, Parser] = {}
+
+    def add_commands(self, dest: str) -> Any:
+        """Adds sub-commands; returns the object whose `add_parser` adds one."""
+        sub_parsers = self.add_subparsers(dest=dest, required=True, metavar="COMMAND")
+        self.commands = sub_parsers.choices
+        return sub_parsers
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses arguments, and refuses unknown ones.
+
+        argparse leaves the unknown arguments of a sub-command to the top parser, which does not
+        know the sub-command's flags and could not name the nearest.
+        """
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            flags = re.findall(r"--[\w-]+", self.format_usage())
+            hint = nearest(unknown[0].split("=")[0], flags)
+            self.error(f"unknown argument {unknown[0]}{hint}")
+        return options, unknown
 
     def error(self, message: str) -> NoReturn:
-        if "invalid choice" in message and self._subparsers is not None:
+        """Prints one line and exits with code 2."""
+        if "invalid choice" in message and self.commands:
             wrong = message.split("'")[1]
-            choices = next(
-                a.choices for a in self._actions if isinstance(a, argparse._SubParsersAction)
-            )
-            message = (
-                f"unknown command {wrong!r}{nearest(wrong, choices)}; known: {', '.join(choices)}"
-            )
+            known = ", ".join(self.commands)
+            message = f"unknown command {wrong!r}{nearest(wrong, self.commands)}; known: {known}"
         self.exit(2, f"{self.prog}: {message}\n")
 
 
-def parser() -> Parser:
-    """All commands and their flags; each command's module brings its own."""
-    top = Parser(
+def make_parser() -> Parser:
+    """Returns the parser of all commands. Each command's module adds its own flags."""
+    parser = Parser(
         prog=PROGRAM,
-        description="Pre-trains and runs IPT, the Pre-Trained Image Processing Transformer.",
+        description="Trains and runs IPT, the Pre-Trained Image Processing Transformer.",
         allow_abbrev=False,
     )
-    top.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add_pretrain(commands)
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    commands = parser.add_commands("command")
     for module in MODULES:
         importlib.import_module(module).add_parser(commands)
-    for name, (about, modules) in GROUPS.items():
+    for name, (about, module) in GROUPS.items():
         group = commands.add_parser(name, allow_abbrev=False, help=about, description=about)
-        below = group.add_subparsers(dest=f"{name}_command", required=True, metavar="COMMAND")
-        for module in modules:
-            importlib.import_module(module).add_parser(below)
-    return top
-
-
-def _unknown_flag(options: argparse.Namespace, unknown: Sequence[str]) -> NoReturn:
-    """argparse reports a sub-command's unknown flags at the top, where the command's own are not
-    known.
-    """
-    sub: argparse.ArgumentParser = parser()
-    for name in (options.command, getattr(options, f"{options.command}_command", None)):
-        if name is not None:
-            sub = next(
-                a for a in sub._actions if isinstance(a, argparse._SubParsersAction)
-            ).choices[name]
-    known = [flag for action in sub._actions for flag in action.option_strings]
-    raise SystemExit(
-        sub.error(f"unknown argument {unknown[0]}{nearest(unknown[0].split('=')[0], known)}")
-    )
-
-
-def add_pretrain(commands: Any) -> None:
-    """`ipt pretrain`."""
-    command = commands.add_parser(
-        "pretrain",
-        allow_abbrev=False,
-        help="train on pictures degraded on the fly",
-        description="Trains as a config file says, in a folder of its own. The same command goes "
-        "on where it stopped.",
-        epilog="Every key of the config (ipt_jax/config.py) can be set: --config.batch_size=48 "
-        "--config.data.dir=photos",
-    )
-    command.add_argument(
-        "--config",
-        required=True,
-        metavar="FILE",
-        help="a config file, e.g. configs/demo.py; FILE:ARGUMENT hands an argument to its "
-        "get_config",
-    )
-    command.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
-    command.add_argument(
-        "--force-config", action="store_true", help="go on in a folder whose run differs, knowingly"
-    )
-    flags_processes.add_process_flags(command)
-    command.set_defaults(run=pretrain)
-
-
-def pretrain(options: argparse.Namespace) -> int:
-    """Runs `ipt pretrain`."""
-    with distributed.together(flags_processes.start_options(options)):
-        from ipt_jax.config import loading as config
-        from ipt_jax.distributed import devices
-
-        # Late: who waits for others needs no jax for it
-        from ipt_jax.train import loop as train
-
-        devices.cache_programs(os.path.join(os.path.expanduser(options.workdir), "compiled"))
-        done = train.pretrain(
-            config.load(options.config, options.overrides), options.workdir, options.force_config
-        )
-    return 0 if done.finished else int(options.stopped_code)
+        importlib.import_module(module).add_parser(group.add_commands(f"{name}_command"))
+    return parser
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(the rest, `key=value`s): takes `--config.key=value` and `--config.key value` out of the
-    arguments.
+    """Separates config overrides from the other arguments.
+
+    Args:
+      arguments: of the command line. An override is `--config.KEY=VALUE` or `--config.KEY VALUE`.
+
+    Returns:
+      The other arguments, and the overrides as `KEY=VALUE`. A last override without a value is
+      returned as `KEY`, and refused by `config.load`.
     """
-    rest, overrides, waiting = [], [], ""
+    rest: list[str] = []
+    overrides: list[str] = []
+    key = ""
     for argument in arguments:
-        if waiting:
-            overrides.append(f"{waiting}={argument}")
-            waiting = ""
+        if key:
+            overrides.append(f"{key}={argument}")
+            key = ""
         elif argument.startswith("--config."):
-            name = argument.removeprefix("--config.")
-            if "=" in name:
-                overrides.append(name)
+            override = argument.removeprefix("--config.")
+            if "=" in override:
+                overrides.append(override)
             else:
-                waiting = name
+                key = override
         else:
             rest.append(argument)
-    if waiting:
-        # Without a value: config.load says so
-        overrides.append(waiting)
-    return rest, overrides
+    return rest, overrides + [key] * bool(key)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code: 0 done, 2 wrong usage or input, 1 a fault while
-    running.
+    """Runs a command.
+
+    Args:
+      arguments: of the command line; by default those of this process.
+
+    Returns:
+      The exit code: 0 done, 1 a failure while running, 2 invalid usage or input.
     """
     rest, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
-    options, unknown = parser().parse_known_args(rest)
-    if unknown:
-        _unknown_flag(options, unknown)
+    parser = make_parser()
+    options = parser.parse_args(rest)
     if overrides and not hasattr(options, "config"):
-        parser().error(f"{options.command} takes no --config.KEY")
+        parser.error(f"{options.command} has no config, so it takes no --config.KEY")
     options.overrides = overrides
-
-    # Late: jax takes a second to import, `ipt --help` should not
-    from ipt_jax import log
-
     log.setup()
     code = 1
     try:
         code = _run(options)
     finally:
-        if _hangs(program=arguments is None):
+        if threads_hang(program=arguments is None):
             if sys.exc_info()[0] is not None:
                 traceback.print_exc()
             sys.stdout.flush()
@@ -180,31 +148,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _hangs(program: bool) -> bool:
-    """Whether threads are left that would be waited for at the end: for a dead storage, or in a
-    save that has failed.
-    """
-    workers, orbax_calls = (
-        sys.modules.get(f"ipt_jax.{name}")
-        for name in ("data.workers", "checkpoints.orbax_workarounds")
-    )
-    return bool(
-        (workers is not None and workers.hang())
-        or (program and orbax_calls is not None and orbax_calls.hang())
-    )
-
-
 def _run(options: argparse.Namespace) -> int:
-    from ipt_jax.errors import RunError, UserError
-
+    """Runs the command of parsed options, and turns its errors into one line and an exit code."""
     try:
         return int(options.run(options))
     except (RunError, OSError) as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return 1
+        message, code = str(error), 1
     except UserError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return 2
+        message, code = str(error), 2
     except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted", file=sys.stderr)
-        return 1
+        message, code = "interrupted", 1
+    print(f"{PROGRAM}: {message}", file=sys.stderr)
+    return code

@@ -1,35 +1,47 @@
-"""`ipt data prepare`: ImageNet's archives to a TFDS set, or a folder of pictures to a packed
-set.
-"""
+"""`ipt data prepare`, `ipt data check` and `ipt data preview`."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import pathlib
 import sys
 from typing import Any
 
+# Side in pixels of the largest crop: four times the paper's tile of 48.
+CROP = 192
+# Pairs of each task on a preview.
+PAIRS = 4
+
 
 def add_parser(commands: Any) -> None:
-    """`ipt data prepare imagenet2012|folder`."""
+    """Adds the commands of `ipt data`."""
+    _add_prepare(commands)
+    _add_check(commands)
+    _add_preview(commands)
+
+
+def _add_prepare(commands: Any) -> None:
     command = commands.add_parser(
         "prepare",
         allow_abbrev=False,
-        help="make a set that trains fast",
-        description="Makes a set of few large files with random access out of archives or of a "
-        "folder.",
+        help="make a data set that can be read fast",
+        description="Makes a data set of few large files with random access, from ImageNet's "
+        "archives or from a folder of images.",
     )
     kinds = command.add_subparsers(dest="kind", required=True, metavar="KIND")
 
     imagenet = kinds.add_parser(
         "imagenet2012",
         allow_abbrev=False,
-        help="ImageNet's two archives to a TFDS array_record set",
+        help="convert ImageNet's two archives to a TFDS array_record set",
         description="Builds TFDS's imagenet2012 in array_record format from "
-        "ILSVRC2012_img_train.tar and "
-        'ILSVRC2012_img_val.tar. Needs TensorFlow: pip install "ipt_jax[prepare]"; reading the set '
-        "does not.",
+        "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar. Building needs TensorFlow: pip "
+        'install "ipt_jax[prepare]". Reading the set does not.',
     )
-    imagenet.add_argument("--manual-dir", required=True, metavar="DIR", help="holds the archives")
+    imagenet.add_argument(
+        "--manual-dir", required=True, metavar="DIR", help="the folder that holds the archives"
+    )
     imagenet.add_argument(
         "--data-dir", required=True, metavar="DIR", help="where to put the set; local or gs://"
     )
@@ -37,48 +49,159 @@ def add_parser(commands: Any) -> None:
         "--split",
         choices=("train", "validation", "all"),
         default="all",
-        help="only that one (default: all, which needs both archives)",
+        help="build only that split (default: all, which needs both archives)",
     )
-    imagenet.set_defaults(run=_imagenet)
+    imagenet.set_defaults(run=prepare_imagenet)
 
     folder = kinds.add_parser(
         "folder",
         allow_abbrev=False,
-        help="any tree of pictures to a packed set",
-        description="Packs all pictures below a folder, byte for byte, into array_record files and "
-        "a JSON with their "
-        "names and checksums. Exit code 1 if pictures cannot be read: they are named and left out.",
+        help="pack any tree of images",
+        description="Packs all images below a folder, byte for byte, into array_record files and a "
+        "JSON file with their names and checksums. Images that cannot be read are named and left "
+        "out, and the exit code is then 1.",
     )
-    folder.add_argument("source", metavar="SRC", help="the folder of pictures")
+    folder.add_argument("source", metavar="SRC", help="the folder of images")
     folder.add_argument("--out", metavar="DIR", help="the folder to make (default: SRC.packed)")
     folder.add_argument(
-        "--shard-mb", type=float, default=256, metavar="MB", help="size of a file (default: 256)"
+        "--shard-mb",
+        type=float,
+        default=256,
+        metavar="MB",
+        help="size of each file (default: 256)",
     )
-    folder.add_argument(
+    _add_threads(folder)
+    folder.set_defaults(run=prepare_folder)
+
+
+def _add_check(commands: Any) -> None:
+    command = commands.add_parser(
+        "check",
+        allow_abbrev=False,
+        help="read an entire data set and report what it holds and what cannot be read",
+        description="Reads and decodes every image of a data set. The exit code is 1 if any cannot "
+        "be read.",
+    )
+    command.add_argument(
+        "set", metavar="SET", help="a folder of images, a packed set, or the name of a TFDS set"
+    )
+    command.add_argument(
+        "--data-dir", metavar="DIR", help="the folder that holds the TFDS set; local or gs://"
+    )
+    command.add_argument("--split", metavar="NAME", help="the split of a TFDS set (default: train)")
+    command.add_argument(
+        "--crop",
+        type=int,
+        default=CROP,
+        metavar="PIXELS",
+        help="count images with a side shorter than this "
+        f"(default: {CROP}, the crop of the x4 task)",
+    )
+    _add_threads(command)
+    command.add_argument("--json", metavar="FILE", help="also write the report to this file")
+    command.set_defaults(run=check)
+
+
+def _add_preview(commands: Any) -> None:
+    command = commands.add_parser(
+        "preview",
+        allow_abbrev=False,
+        help="show a batch of a config",
+        description="Writes a batch as an image with one row per task: pairs of the network's "
+        "input and its target.",
+        epilog="Every key of the config can be set: --config.data.dir=photos",
+    )
+    command.add_argument(
+        "--config", required=True, metavar="FILE", help="a config file, e.g. configs/demo.py"
+    )
+    command.add_argument(
+        "-o",
+        "--out",
+        default="preview.png",
+        metavar="FILE",
+        help="the image to write (default: preview.png)",
+    )
+    command.add_argument(
+        "--step", type=int, default=0, metavar="N", help="the step of the batch (default: 0)"
+    )
+    command.add_argument(
+        "--pairs",
+        type=int,
+        default=PAIRS,
+        metavar="N",
+        help=f"show at most N pairs of each task (default: {PAIRS})",
+    )
+    command.set_defaults(run=preview)
+
+
+def _add_threads(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
         "--threads",
         type=int,
         default=0,
         metavar="N",
-        help="that read and decode (default: all cores)",
+        help="number of threads that read and decode (default: 0, one for each core)",
     )
-    folder.set_defaults(run=_folder)
 
 
-def _folder(options: argparse.Namespace) -> int:
-    from ipt_jax.data.prepare import pack
-
-    target = options.out or options.source.rstrip("/") + ".packed"
-    outcome = pack.pack(options.source, target, int(options.shard_mb * 2**20), options.threads)
-    print("\n".join(pack.report(outcome, target)))
-    return 1 if outcome.unreadable else 0
-
-
-def _imagenet(options: argparse.Namespace) -> int:
+def prepare_imagenet(options: argparse.Namespace) -> int:
+    """Runs `ipt data prepare imagenet2012`."""
     from ipt_jax.data.prepare import imagenet
 
     splits = tuple(imagenet.ARCHIVES) if options.split == "all" else (options.split,)
     report = imagenet.prepare(options.manual_dir, options.data_dir, splits)
-    for line in report.lines:
-        print(line)
+    print("\n".join(report.lines))
     sys.stdout.flush()
     return 1 if report.unreadable else 0
+
+
+def prepare_folder(options: argparse.Namespace) -> int:
+    """Runs `ipt data prepare folder`."""
+    from ipt_jax.data.prepare import pack
+
+    target = options.out or options.source.rstrip("/") + ".packed"
+    outcome = pack.pack(options.source, target, int(options.shard_mb * 2**20), options.threads)
+    print("\n".join(pack.report_lines(outcome, target)))
+    return 1 if outcome.unreadable else 0
+
+
+def check(options: argparse.Namespace) -> int:
+    """Runs `ipt data check`."""
+    from ipt_jax.data.prepare import inspect
+
+    source = inspect.find_source(options.set, options.data_dir, options.split)
+    found = inspect.check_source(source, options.crop, options.threads)
+    print("\n".join(inspect.report_lines(options.set, found)))
+    if options.json:
+        pathlib.Path(options.json).write_text(json.dumps(found, indent=1) + "\n")
+    return 1 if found["unreadable"] else 0
+
+
+def preview(options: argparse.Namespace) -> int:
+    """Runs `ipt data preview`."""
+    from ipt_jax.config import loading
+    from ipt_jax.data import pipeline
+    from ipt_jax.data.prepare.inspect import batch_sheet
+    from ipt_jax.errors import DataError
+    from ipt_jax.images.sheet import encode_image
+    from ipt_jax.tasks import make_tasks
+    from ipt_jax.train.data import open_data
+
+    out = pathlib.Path(options.out)
+    if not out.absolute().parent.is_dir():
+        raise DataError(f"--out {out}: there is no folder {out.absolute().parent}")
+    config, source = open_data(loading.load(options.config, getattr(options, "overrides", ())))
+    batches = pipeline.make_batches(source, make_tasks(config.tasks), config)
+    item = batches(options.step)
+    for text in item.replaced:
+        print(f"replaced a picture that cannot be read: {text}")
+    try:
+        out.write_bytes(encode_image(batch_sheet(item.batch, options.pairs), out.suffix or ".png"))
+    except ValueError as error:
+        raise DataError(f"--out {out}: {error}") from error
+    rows = len(next(iter(item.batch.values()))["lq"])
+    print(
+        f"{out}: step {options.step}, {', '.join(item.batch)}; {min(rows, options.pairs)} of "
+        f"{rows} pairs of each"
+    )
+    return 0

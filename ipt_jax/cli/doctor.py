@@ -1,8 +1,6 @@
-"""`ipt doctor`: what this machine has for training, and what is wrong with it, to paste into a bug
-report.
+"""`ipt doctor`: describes this machine and what is wrong with it, for a bug report.
 
-No secrets and no environment dump: of environment variables only the few that change what jax does
-are shown.
+The report has no secrets. Of the environment, it shows only variables that change jax's behaviour.
 """
 
 from __future__ import annotations
@@ -15,8 +13,9 @@ import pathlib
 import platform
 import shutil
 import sys
-from importlib import metadata
 from typing import Any
+
+from ipt_jax.versions import versions, versions_of
 
 SHOWN = (
     "JAX_PLATFORMS",
@@ -25,7 +24,7 @@ SHOWN = (
     "TFDS_DATA_DIR",
     "CUDA_VISIBLE_DEVICES",
 )
-# Module -> (package, what it is for, the extra that installs it)
+# Module -> (package, what needs it, the extra that installs it).
 OPTIONAL = {
     "tensorflow": ("tensorflow", "ipt data prepare imagenet2012", "prepare"),
     "torch": ("torch", "the authors' .pt files", "torch"),
@@ -39,27 +38,27 @@ GB = 2**30
 
 
 def add_parser(commands: Any) -> None:
-    """`ipt doctor`."""
+    """Adds `ipt doctor`."""
     command = commands.add_parser(
         "doctor",
         allow_abbrev=False,
-        help="what this machine has, and what is wrong",
-        description="Prints versions, devices, memory, data sets and optional packages, and what "
-        "is wrong with them.",
+        help="describe this machine and what is wrong with it",
+        description="Prints versions, devices, memory, data sets and optional packages, and a list "
+        "of problems. The exit code is 1 if there are any.",
     )
     command.add_argument(
         "--data-dir",
         metavar="DIR",
-        help="TFDS's folder of data sets (default: TFDS_DATA_DIR or TFDS's own)",
+        help="the folder of TFDS data sets (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)",
     )
-    command.set_defaults(run=doctor)
+    command.set_defaults(run=run_doctor)
 
 
-def doctor(options: argparse.Namespace) -> int:
-    """Runs `ipt doctor`; exit code 1 if something is wrong."""
+def run_doctor(options: argparse.Namespace) -> int:
+    """Runs `ipt doctor`; returns 1 if something is wrong."""
     wrong: list[str] = []
     for title, rows in (
-        ("versions", versions()),
+        ("versions", {**versions(), "system": _system()}),
         ("devices", devices(wrong)),
         ("memory and disk", memory(wrong)),
         ("data sets", data_sets(options.data_dir)),
@@ -76,16 +75,16 @@ def doctor(options: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-def versions() -> dict[str, str]:
-    """Of this package, what its numbers depend on, and the system."""
-    from ipt_jax.versions import versions as found
-
-    return {**found(), "system": f"{platform.system()} {platform.release()} {platform.machine()}"}
+def _system() -> str:
+    return f"{platform.system()} {platform.release()} {platform.machine()}"
 
 
 def devices(wrong: list[str]) -> dict[str, str]:
-    """jax's devices, or why there are none; and an accelerator of the machine that jax does not
-    use.
+    """Returns a description of jax's devices.
+
+    Args:
+      wrong: the list of problems, to which this function adds: jax starts no devices, or does not
+        use an accelerator of this machine.
     """
     import jax
 
@@ -110,8 +109,10 @@ def devices(wrong: list[str]) -> dict[str, str]:
 
 
 def memory(wrong: list[str]) -> dict[str, str]:
-    """Of the host, of the folder where worker processes leave batches, and of the current folder's
-    disk.
+    """Returns the size of the memory, of the shared memory and of the current folder's disk.
+
+    Args:
+      wrong: the list of problems, to which this function adds.
     """
     rows = {}
     try:
@@ -125,9 +126,8 @@ def memory(wrong: list[str]) -> dict[str, str]:
             rows[name] = f"{usage.free / GB:.1f} of {usage.total / GB:.1f} GB free"
             if name == "/dev/shm" and usage.free < GB / 4:
                 wrong.append(
-                    f"/dev/shm has only {usage.free / 2**20:.0f} MB free: batches of worker "
-                    "processes go by the disk "
-                    "(docker run --shm-size=2g)"
+                    f"/dev/shm has only {usage.free / 2**20:.0f} MB free, so batches of worker "
+                    "processes are copied through the disk; in docker: --shm-size=2g"
                 )
             if name == "current folder" and usage.free < 2 * GB:
                 wrong.append(
@@ -140,12 +140,12 @@ def memory(wrong: list[str]) -> dict[str, str]:
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         rows["open files"] = f"at most {soft}"
         if soft < 1024:
-            wrong.append(f"a process may open only {soft} files: ulimit -n 4096")
+            wrong.append(f"a process may open only {soft} files; raise the limit: ulimit -n 4096")
     return rows
 
 
 def data_sets(data_dir: str | None) -> dict[str, str]:
-    """Prepared TFDS sets: name -> version and file format."""
+    """Returns the file format of each prepared TFDS data set, by its name and version."""
     folder = pathlib.Path(
         data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     ).expanduser()
@@ -164,24 +164,14 @@ def data_sets(data_dir: str | None) -> dict[str, str]:
 
 
 def optional() -> dict[str, str]:
-    """Optional packages: version, or how to install."""
+    """Returns the version of each optional package, or how to install it."""
     rows = {}
     for module, (package, use, extra) in OPTIONAL.items():
-        there = importlib.util.find_spec(module) is not None
-        rows[package] = (
-            (_version(package) or "installed")
-            if there
-            else f"no (for {use}: pip install 'ipt_jax[{extra}]')"
-        )
-    return rows | {
-        "ffmpeg": "found" if shutil.which("ffmpeg") else "no (for ipt restore of videos)"
-    }
-
-
-def _version(package: str) -> str:
-    for name in (package, f"{package}-cpu"):
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return ""
+        if importlib.util.find_spec(module) is None:
+            rows[package] = f"no (for {use}: pip install 'ipt_jax[{extra}]')"
+        else:
+            # TensorFlow may be installed as tensorflow-cpu.
+            found = versions_of(package, f"{package}-cpu")
+            rows[package] = next(iter(found.values()), "installed")
+    rows["ffmpeg"] = "found" if shutil.which("ffmpeg") else "no (for ipt restore of videos)"
+    return rows

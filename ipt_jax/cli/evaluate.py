@@ -1,16 +1,22 @@
-"""`ipt evaluate`: scores weights, or pictures that something else restored, on benchmark sets."""
+"""`ipt evaluate`: scores weights, or images that other software restored, on benchmark sets."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ipt_jax.restore.tiling import PROTOCOLS
+from ipt_jax.cli.flags import add_tiling_flags, add_weights_flags, load_weights, tiling_of
 
-DESCRIPTION = """Scores weights on whole pictures: PSNR and SSIM, on Y and on RGB, of the input and of the result, for
-each set and task. WEIGHTS is a run's folder (DIR@STEP for one of its checkpoints), a weights folder, a file of the
-authors', or one of the words: input (the degraded picture itself), bicubic (for super-resolution), outputs:DIR
-(pictures restored by something else, found by name)."""
+if TYPE_CHECKING:
+    from ipt_jax.evaluate.candidates import Candidate
+
+DESCRIPTION = (
+    "Scores weights on complete images: PSNR and SSIM, on Y and on RGB, of the input and of the "
+    "result, for each set and task. WEIGHTS is a run's folder (DIR@STEP for one of its "
+    "checkpoints), a weights folder, a file of the authors' weights, or one of these words: input "
+    "(the degraded image itself), bicubic (for super-resolution), outputs:DIR (images that other "
+    "software restored, found by name)."
+)
 
 
 def add_parser(commands: Any) -> None:
@@ -21,78 +27,82 @@ def add_parser(commands: Any) -> None:
         help="score weights on benchmark sets",
         description=DESCRIPTION,
     )
-    parser.add_argument("--weights", required=True, metavar="WEIGHTS", help="what to score")
+    add_weights_flags(parser, required=True, help="what is scored")
     parser.add_argument(
-        "--data", required=True, metavar="DIR", help="a folder of sets, or one set, or pictures"
+        "--data",
+        required=True,
+        metavar="DIR",
+        help="a folder of sets, one set, or a folder of images",
     )
     parser.add_argument(
-        "--sets", default="", metavar="A,B", help="sets in DIR; all of them if not given"
+        "--sets", default="", metavar="A,B", help="names of sets in DIR (default: all sets)"
     )
     parser.add_argument(
         "--tasks",
         default="",
         metavar="A,B",
-        help="tasks; TASK@SIGMA scores a denoising task at another sigma",
+        help="tasks (default: all tasks of the weights); TASK@SIGMA scores a denoising task at "
+        "another sigma",
     )
+    add_tiling_flags(parser)
     parser.add_argument(
-        "--protocol",
-        default="blend",
-        choices=PROTOCOLS,
-        help="how whole pictures are cut into tiles",
+        "--seed", type=int, default=0, help="seed of the noise and of synthetic rain (default: 0)"
     )
-    parser.add_argument(
-        "--overlap",
-        type=int,
-        default=12,
-        metavar="N",
-        help="pixels by which blend's tiles overlap at least",
-    )
-    parser.add_argument(
-        "--ensemble", action="store_true", help="mean over 8 flips and transpositions"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the noise and of made rain")
     parser.add_argument(
         "--noise-clip",
         default="on",
         choices=("on", "off"),
-        help="whether noisy inputs are clipped to 0..255",
+        help="whether noisy inputs are clipped to 0..255 (default: on)",
     )
     parser.add_argument(
-        "--batch", type=int, default=16, metavar="N", help="tiles a call, for each device"
-    )
-    parser.add_argument(
-        "--dtype", default="float32", choices=("float32", "bfloat16"), help="what is computed in"
-    )
-    parser.add_argument(
-        "--heads",
+        "--limit",
         type=int,
+        default=0,
         metavar="N",
-        help="attention heads of an authors' file; 12 if not given",
+        help="score only the first N images of each set (default: 0, all images)",
     )
+    parser.add_argument("--json", metavar="FILE", help="write all scores to this file")
     parser.add_argument(
-        "--weights-tasks",
-        metavar="A,B",
-        help="tasks of an authors' file, where its shapes do not tell",
+        "--report", metavar="FILE.html", help="write a page with scores and images to this file"
     )
-    parser.add_argument(
-        "--raw", action="store_true", help="a run's weights themselves, not their moving average"
-    )
-    parser.add_argument(
-        "--limit", type=int, default=0, metavar="N", help="only the first N pictures of each set"
-    )
-    parser.add_argument("--json", metavar="FILE", help="write all scores there")
-    parser.add_argument(
-        "--report", metavar="FILE.html", help="write a page with scores and pictures there"
-    )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=evaluate)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Runs the command; returns its exit code.
+def evaluate(options: argparse.Namespace) -> int:
+    """Runs `ipt evaluate`; returns 0.
 
     Raises:
       WeightsError, DataError, UsageError: wrong input; nothing was written.
     """
-    from ipt_jax.evaluate import benchmark
+    from ipt_jax.evaluate.benchmark import BenchmarkSettings, run_benchmark
+    from ipt_jax.evaluate.sets import find_sets
 
-    return benchmark.run(options)
+    sets = find_sets(options.data, _split(options.sets))
+    settings = BenchmarkSettings(
+        tasks=_split(options.tasks),
+        seed=options.seed,
+        clip_noise=options.noise_clip == "on",
+        limit=options.limit,
+        json=options.json,
+        report=options.report,
+    )
+    run_benchmark(_open_candidate(options), sets, settings)
+    return 0
+
+
+def _open_candidate(options: argparse.Namespace) -> Candidate:
+    """Returns the candidate that --weights names."""
+    from ipt_jax.evaluate import candidates
+
+    if options.weights in candidates.BASELINES:
+        return candidates.Baseline(options.weights)
+    if options.weights.startswith(candidates.OUTPUTS):
+        return candidates.Outputs(options.weights)
+    tiling = tiling_of(options)
+    model = load_weights(options, dtype=options.dtype)
+    return candidates.Weights(options.weights, model, tiling, options.batch)
+
+
+def _split(text: str) -> list[str]:
+    """Returns the words of a comma-separated list, without empty ones."""
+    return [word.strip() for word in text.split(",") if word.strip()]

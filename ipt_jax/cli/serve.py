@@ -5,9 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-DESCRIPTION = """Starts a page on this machine: drop a picture, choose a task, see before and after under a slider, download the
-result. One picture is restored at a time. It listens on 127.0.0.1; other machines reach it only with another --host, and there
-is no password. Needs gradio: pip install 'ipt_jax[serve]'."""
+from ipt_jax.cli.flags import add_weights_flags, load_weights
+from ipt_jax.errors import UserError
+
+DESCRIPTION = (
+    "Starts a page on this machine: drop an image, choose a task, compare the image before and "
+    "after with a slider, and download the result. One image is restored at a time. The page "
+    "listens on 127.0.0.1; other machines can only reach it with another --host, and there is no "
+    "password. This command needs gradio: pip install 'ipt_jax[serve]'."
+)
 
 
 def add_parser(commands: Any) -> None:
@@ -15,48 +21,49 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "serve", allow_abbrev=False, help="a local page to try a model on", description=DESCRIPTION
     )
+    add_weights_flags(parser)
     parser.add_argument(
-        "--weights",
-        metavar="WEIGHTS",
-        help="a run's folder, a weights folder, a file of the authors'",
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="the address to listen on (default: 127.0.0.1)",
     )
     parser.add_argument(
-        "--host", default="127.0.0.1", metavar="ADDRESS", help="listen there (default: 127.0.0.1)"
-    )
-    parser.add_argument(
-        "--port", type=int, default=7860, metavar="N", help="default: 7860; 0: a free one"
+        "--port",
+        type=int,
+        default=7860,
+        metavar="N",
+        help="the port to listen on; 0 chooses a free port (default: 7860)",
     )
     parser.add_argument(
         "--max-megapixels",
         type=float,
         default=4,
         metavar="N",
-        help="refuse larger pictures (default: 4)",
+        help="refuse larger images (default: 4)",
     )
-    parser.add_argument(
-        "--heads",
-        type=int,
-        metavar="N",
-        help="attention heads of an authors' file; 12 if not given",
-    )
-    parser.add_argument(
-        "--weights-tasks",
-        metavar="A,B",
-        help="tasks of an authors' file, where its shapes do not tell",
-    )
-    parser.add_argument(
-        "--raw", action="store_true", help="a run's weights themselves, not their moving average"
-    )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=serve)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Runs the command until Ctrl-C.
+def serve(options: argparse.Namespace) -> int:
+    """Runs `ipt serve` until Ctrl-C.
 
     Raises:
-      UserError: wrong usage, weights that are not there, or gradio is missing.
+      UserError: wrong usage, the weights do not exist, or gradio is missing.
       RunError: the address cannot be listened on.
     """
-    from ipt_jax import serve
+    try:
+        import gradio  # noqa: F401
+    except ImportError:
+        raise UserError("ipt serve needs gradio: pip install 'ipt_jax[serve]'") from None
+    from ipt_jax.serve import serve_until_interrupted
 
-    return serve.run(options)
+    if not options.max_megapixels > 0:
+        raise UserError(f"--max-megapixels {options.max_megapixels:g}: it must be above 0")
+    serve_until_interrupted(
+        load_weights(options),
+        host=options.host,
+        port=options.port,
+        max_pixels=round(options.max_megapixels * 1e6),
+    )
+    return 0

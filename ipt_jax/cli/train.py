@@ -1,87 +1,129 @@
-"""`ipt finetune`: one or several tasks from pre-trained weights."""
+"""`ipt pretrain` and `ipt finetune`: train as a config file says, in a run's folder."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
-from ipt_jax.cli import flags_processes
-from ipt_jax.distributed import start as distributed
+from ipt_jax.cli.flags_config import add_help_config
+from ipt_jax.cli.flags_processes import add_process_flags, start_options
+from ipt_jax.distributed import start
 
-DESCRIPTION = """Trains as a config file says, from pre-trained weights (--config.init_from=WEIGHTS): the body and the
-tasks that both know are loaded, other tasks of the weights are dropped, new ones get a new head, tail and embedding, and
-a table says so. The network's size is that of the weights. The same command goes on where it stopped."""
+RESUME = "To resume a run, repeat the command."
+PRETRAIN = f"Trains as a config file says, in a run's folder. {RESUME}"
+FINETUNE = f"""Trains from pre-trained weights (--config.init_from=WEIGHTS). The body is loaded, and
+every task that the weights and the config share. Other tasks of the weights are dropped; new tasks
+get a new head, tail and embedding. A table shows what was loaded. The size of the network is that
+of the weights. {RESUME}"""
 
 
 def add_parser(commands: Any) -> None:
-    """Adds the command to the sub-parsers of `ipt`."""
-    command = commands.add_parser(
+    """Adds `ipt pretrain` and `ipt finetune`."""
+    pretrain = commands.add_parser(
+        "pretrain",
+        allow_abbrev=False,
+        help="train on images that are degraded on the fly",
+        description=PRETRAIN,
+        epilog="Every key of the config (--help-config lists them) can be set: "
+        "--config.batch_size=48 --config.data.dir=photos",
+    )
+    _add_flags(pretrain, "configs/demo.py; FILE:ARGUMENT passes an argument to its get_config")
+    pretrain.set_defaults(run=run_pretrain)
+
+    finetune = commands.add_parser(
         "finetune",
         allow_abbrev=False,
-        help="train on from pre-trained weights",
-        description=DESCRIPTION,
-        epilog="Every key of the config (ipt_jax/config.py) can be set: --config.data.dir=DIV2K "
-        "--config.finetune.lora_rank=4",
+        help="train from pre-trained weights",
+        description=FINETUNE,
+        epilog="Every key of the config (--help-config lists them) can be set: "
+        "--config.data.dir=DIV2K --config.finetune.lora_rank=4",
     )
+    _add_flags(finetune, "configs/finetune_sr2.py")
+    finetune.set_defaults(run=run_finetune)
+
+
+def _add_flags(command: argparse.ArgumentParser, example: str) -> None:
+    """Adds the flags that both commands have."""
     command.add_argument(
-        "--config",
-        required=True,
-        metavar="FILE",
-        help="a config file, e.g. configs/finetune_sr2.py",
+        "--config", required=True, metavar="FILE", help=f"a config file, e.g. {example}"
     )
     command.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
     command.add_argument(
-        "--force-config", action="store_true", help="go on in a folder whose run differs, knowingly"
+        "--force-config",
+        action="store_true",
+        help="resume even if the config differs from that of the run in the folder",
     )
-    flags_processes.add_process_flags(command)
-    command.set_defaults(run=run)
+    add_help_config(command)
+    add_process_flags(command)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Runs `ipt finetune`. Raises ConfigError without `init_from`, unless the folder's run is
-    begun.
-    """
-    from ipt_jax.distributed import devices
-    from ipt_jax.train import loop as train
+def run_pretrain(options: argparse.Namespace) -> int:
+    """Runs `ipt pretrain`; returns its exit code."""
 
-    with distributed.together(flags_processes.start_options(options)):
-        devices.cache_programs(os.path.join(os.path.expanduser(options.workdir), "compiled"))
-        config = settings(options.config, options.overrides, options.workdir)
-        done = train.pretrain(config, options.workdir, options.force_config)
-    return 0 if done.finished else int(options.stopped_code)
+    def load() -> Any:
+        from ipt_jax import config
+
+        return config.load(options.config, options.overrides)
+
+    return _train(options, load)
 
 
-def settings(file: str, overrides: list[str], workdir: str) -> Any:
-    """The whole config: the network's size is the weights', so that what is asked for otherwise is
-    seen to differ.
+def run_finetune(options: argparse.Namespace) -> int:
+    """Runs `ipt finetune`; returns its exit code.
 
     Raises:
-      ConfigError: no `init_from`, or not a config.
-      WeightsError: there are no such weights.
+      ConfigError: neither `init_from` nor a run to resume.
+    """
+    return _train(
+        options, lambda: finetune_config(options.config, options.overrides, options.workdir)
+    )
+
+
+def _train(options: argparse.Namespace, load_config: Callable[[], Any]) -> int:
+    """Trains, on all processes of the run together; returns the exit code."""
+    with start.together(start_options(options)):
+        # The imports are local because a process that waits for the others needs no jax.
+        from ipt_jax.distributed import devices
+        from ipt_jax.train.loop import pretrain
+
+        devices.cache_programs(os.path.join(os.path.expanduser(options.workdir), "compiled"))
+        outcome = pretrain(load_config(), options.workdir, options.force_config)
+    return 0 if outcome.finished else int(options.stopped_code)
+
+
+def finetune_config(file: str, overrides: list[str], workdir: str) -> Any:
+    """Returns the config of a fine-tuning run. The network's size is that of the weights.
+
+    The size comes from the run in the folder, if there is one, else from `init_from`. A config
+    that asks for another size is refused.
+
+    Raises:
+      ConfigError: no `init_from`, or an invalid config.
+      WeightsError: the weights are missing or do not fit.
     """
     from etils import epath
 
-    from ipt_jax.config import loading as configs
+    from ipt_jax import config
     from ipt_jax.errors import ConfigError
     from ipt_jax.weights import load
 
-    begun = epath.Path(workdir).expanduser() / "config.json"
-    first = configs.load(file, overrides, checked=False)
-    if begun.exists():
+    record = epath.Path(workdir).expanduser() / "config.json"
+    unchecked = config.load(file, overrides, checked=False)
+    if record.exists():
         try:
-            model = json.loads(begun.read_text())["config"]["model"]
+            model = json.loads(record.read_text())["config"]["model"]
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(
-                f"{begun} is not a run's config ({error!r}); name another folder"
+                f"{record} is not a run's config ({error!r}); name another folder"
             ) from None
-    elif first.init_from:
-        model = load.geometry_of(first.init_from)
+    elif unchecked.init_from:
+        model = load.geometry_of(unchecked.init_from)
     else:
         raise ConfigError(
-            "init_from is empty: give pre-trained weights, --config.init_from=WEIGHTS; `ipt "
-            "pretrain` takes the "
-            "same configs and starts from scratch"
+            "init_from is empty: give pre-trained weights by --config.init_from=WEIGHTS; "
+            "`ipt pretrain` takes the same configs and starts from random weights"
         )
-    return configs.load(file, overrides, model=model)
+    return config.load(file, overrides, model=model)

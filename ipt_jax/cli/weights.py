@@ -1,116 +1,123 @@
-"""`ipt import` and `ipt export`: weights from and to other forms."""
+"""`ipt import` and `ipt export`: weights from and to other formats."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-FORMATS = ("torch", "safetensors", "npz", "folder", "stablehlo", "onnx")
+from ipt_jax.cli.flags import add_weights_flags, load_weights
+from ipt_jax.errors import WeightsError
+from ipt_jax.export.formats import FORMATS
+
+if TYPE_CHECKING:
+    from ipt_jax.restore.restorer import Restorer
+
+IMPORT = (
+    "Turns a file of the authors' weights into a weights folder. The geometry and the tasks are "
+    "found from names and shapes. If the file holds another architecture, all differences are "
+    "listed and nothing is written."
+)
+EXPORT = (
+    "Writes weights to a file. torch and safetensors have the authors' names and layout and load "
+    "into their code with strict=True; npz and folder (model.json + weights.safetensors) have this "
+    "project's. stablehlo and onnx are programs for one task that include the weights and take any "
+    "number of tiles. Each result is run on random patches and compared with the model before it "
+    "gets its name. A model card is written beside it, FILE.card.json and FILE.card.md."
+)
 
 
 def add_parser(commands: Any) -> None:
     """Adds both commands to the sub-parsers of `ipt`."""
-    reader = commands.add_parser(
+    _add_import(commands)
+    _add_export(commands)
+
+
+def _add_import(commands: Any) -> None:
+    parser = commands.add_parser(
         "import",
         allow_abbrev=False,
         help="the authors' .pt, .safetensors or .ckpt -> a weights folder",
-        description="Turns a file of the authors' weights into a weights folder. Size, patch, "
-        "layers, scales and tasks are "
-        "found from names and shapes; what differs from the architecture is listed, and nothing is "
-        "written.",
+        description=IMPORT,
     )
-    reader.add_argument("file", metavar="FILE", help="IPT_pretrain.pt, IPT_sr2.safetensors, ...")
-    reader.add_argument("--out", required=True, metavar="DIR", help="the weights folder to write")
-    reader.add_argument(
+    parser.add_argument("file", metavar="FILE", help="IPT_pretrain.pt, IPT_sr2.safetensors, ...")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the weights folder to write")
+    parser.add_argument(
         "--task",
         metavar="T",
-        help="tasks of the file in its order, where shapes do not tell: denoise30",
+        help="tasks of the file, in its order, where shapes do not tell them: denoise30",
     )
-    reader.add_argument(
+    parser.add_argument(
         "--heads",
         type=int,
         metavar="N",
-        help="attention heads, which shapes do not tell; 12 if not given",
+        help="number of attention heads, which shapes do not tell (default: 12)",
     )
-    reader.set_defaults(run=run_import)
+    parser.set_defaults(run=import_weights)
 
-    writer = commands.add_parser(
+
+def _add_export(commands: Any) -> None:
+    parser = commands.add_parser(
         "export",
         allow_abbrev=False,
-        help="weights -> a file for the authors' code, or our own forms",
-        description="Writes weights to a file. torch and safetensors have the authors' names and "
-        "layout and load into "
-        "their code with strict=True; npz and folder (model.json + weights.safetensors) have ours. "
-        "stablehlo and onnx are "
-        "programs for one task with the weights inside, for any number of tiles. Each is run on "
-        "random patches and compared "
-        "with the model before it gets its name; a model card goes beside it, FILE.card.json and "
-        "FILE.card.md.",
+        help="weights -> a file for the authors' code or for other software",
+        description=EXPORT,
     )
-    writer.add_argument(
-        "--weights",
-        required=True,
-        metavar="WEIGHTS",
-        help="a run's folder (DIR@STEP), weights folder or file",
+    add_weights_flags(parser, required=True)
+    parser.add_argument("--format", required=True, choices=FORMATS, help="the format to write")
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help="the file to write, or the folder for folder"
     )
-    writer.add_argument("--format", required=True, choices=FORMATS, help="what to write")
-    writer.add_argument("--out", required=True, metavar="FILE", help="where")
-    writer.add_argument(
-        "--task", metavar="T", help="only these tasks; one gives the authors' single-task form"
+    parser.add_argument(
+        "--task",
+        metavar="T",
+        help="write only these tasks; one task gives the authors' single-task form",
     )
-    writer.add_argument(
-        "--heads",
-        type=int,
-        metavar="N",
-        help="attention heads of an authors' file; 12 if not given",
-    )
-    writer.add_argument(
-        "--raw", action="store_true", help="a run's weights themselves, not their moving average"
-    )
-    writer.add_argument(
-        "--weights-tasks",
-        metavar="A,B",
-        help="tasks of an authors' file, where its shapes do not tell",
-    )
-    writer.add_argument(
+    parser.add_argument(
         "--dtype",
         default="float32",
         choices=("float32", "float16"),
-        help="what an ONNX file computes in, or a folder's tensors are kept as",
+        help="dtype in which an ONNX file computes, or of the tensors in a folder (default: "
+        "float32)",
     )
-    writer.add_argument(
+    parser.add_argument(
         "--licence",
         metavar="TEXT",
-        help="of the training data, for the card, where its name does not tell",
+        help="licence of the training data, for the card, where the name of the data does not tell",
     )
-    writer.add_argument(
+    parser.add_argument(
         "--scores", metavar="FILE", help="scores for the card, from ipt evaluate --json"
     )
-    writer.add_argument("--overwrite", action="store_true", help="replace a file that is there")
-    writer.set_defaults(run=run_export)
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    parser.set_defaults(run=export_weights)
 
 
-def run_import(options: argparse.Namespace) -> int:
-    """Runs `ipt import`. Raises WeightsError; nothing is written then."""
-    from ipt_jax.weights import folder as weights_folder
+def import_weights(options: argparse.Namespace) -> int:
+    """Runs `ipt import`; returns 0.
+
+    Raises:
+      WeightsError: the file is not valid; nothing was written.
+    """
+    from ipt_jax.weights.folder import write_weights_folder
     from ipt_jax.weights.load import read_file
 
     restorer = read_file(Path(options.file).expanduser(), task=options.task, heads=options.heads)
     out = Path(options.out).expanduser()
-    weights_folder.write(restorer, out)
+    write_weights_folder(restorer, out)
     print(f"{out}: {_summary(restorer)}")
     return 0
 
 
-def run_export(options: argparse.Namespace) -> int:
-    """Runs `ipt export`. Raises WeightsError or ExportError; nothing is written then."""
+def export_weights(options: argparse.Namespace) -> int:
+    """Runs `ipt export`; returns 0.
+
+    Raises:
+      WeightsError: wrong usage, or the weights are not valid; nothing was written.
+      ExportError: the result does not compute what the model computes; nothing was written.
+    """
     import dataclasses
 
-    from ipt_jax.errors import WeightsError
-    from ipt_jax.export import model_card as card
-    from ipt_jax.export.export import export
-    from ipt_jax.weights.load import load
+    from ipt_jax.export import export, model_card
 
     out = Path(options.out).expanduser()
     if not out.parent.is_dir():
@@ -119,23 +126,25 @@ def run_export(options: argparse.Namespace) -> int:
         raise WeightsError(f"--out {out} is a folder; name a file")
     if out.exists() and not options.overwrite:
         raise WeightsError(f"--out {out} exists; --overwrite replaces it")
-    restorer = load(
-        options.weights, task=options.weights_tasks, heads=options.heads, raw=options.raw
-    )
+    restorer = load_weights(options)
     if options.task:
-        names = [word.strip() for word in options.task.split(",")]
         try:
-            restorer = restorer.only(names)
+            restorer = restorer.only([word.strip() for word in options.task.split(",")])
         except ValueError as error:
             raise WeightsError(f"--task {options.task}: {error}") from None
     try:
-        known = card.details(options.weights, restorer, options.licence, options.scores)
+        details = model_card.collect_details(
+            options.weights, restorer, options.licence, options.scores
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(
-            f"--scores {options.scores}: not what ipt evaluate --json writes ({error!r})"
+            f"--scores {options.scores}: it is not a file of ipt evaluate --json ({error!r})"
         ) from None
-    restorer = dataclasses.replace(restorer, provenance=card.kept(restorer, known))
-    difference = export(restorer, out, options.format, dtype=options.dtype, details=known)
+    provenance = model_card.exported_provenance(restorer, details)
+    restorer = dataclasses.replace(restorer, provenance=provenance)
+    difference = export.export_weights(
+        restorer, out, options.format, dtype=options.dtype, details=details
+    )
     print(f"{out}: {_summary(restorer)}")
     print(
         f"largest difference from the model on random patches: {difference:.1e} of the largest "
@@ -144,14 +153,14 @@ def run_export(options: argparse.Namespace) -> int:
     return 0
 
 
-def _summary(restorer: Any) -> str:
+def _summary(restorer: Restorer) -> str:
+    """Returns one line with the geometry and the tasks of weights."""
     import jax
 
     count = sum(x.size for x in jax.tree.leaves(restorer.params))
     model = restorer.model
     return (
         f"{count:,} parameters; {model.features} features, patches of {model.patch}, width "
-        f"{model.width}, {model.heads} "
-        f"heads, {model.encoder_layers} + {model.decoder_layers} layers; tasks "
-        f"{', '.join(restorer.tasks)}"
+        f"{model.width}, {model.heads} heads, {model.encoder_layers} + {model.decoder_layers} "
+        f"layers; tasks {', '.join(restorer.tasks)}"
     )

@@ -1,7 +1,7 @@
-"""Configs: every key with its default, loading a config file, overrides, and checks.
+"""Configs: the table of keys, their defaults, config files, overrides and checks.
 
-`load`, `complete` and `default` can be imported from here. They are looked up when they are first
-used, so that importing this package costs nothing.
+`load`, `complete` and `default` can be imported from here. They are looked up on first use, so that
+importing this package imports none of its modules.
 """
 
 from __future__ import annotations

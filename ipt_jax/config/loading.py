@@ -1,15 +1,13 @@
-"""Configs: every key with its default, loading a config file, overrides, and checks that name what
-is wrong.
+"""Reading a config file and `key=value` overrides into a complete, checked config.
 
-A config file is an ml_collections one: `get_config()` returns a `ConfigDict` with the keys that it
-changes; `default()` below holds every key there is.
+A config file defines `get_config()`, which returns an ml_collections `ConfigDict` with the keys
+that it changes. All keys and their defaults are in `ipt_jax.config.keys`.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib.util
-import logging
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -19,35 +17,29 @@ from ml_collections import ConfigDict
 
 from ipt_jax.config.checks import check_config
 from ipt_jax.config.defaults import default
+from ipt_jax.config.keys import KEYS
 from ipt_jax.errors import ConfigError
 from ipt_jax.messages import nearest
 from ipt_jax.trees import flatten
 
-logger = logging.getLogger("ipt_jax")
-
 
 def find(path: str) -> Path:
-    """A config file: the path as given, or among those that the package ships (`configs/demo.py`).
+    """Finds a config file at a path, or by its name among the shipped ones (`configs/demo.py`).
 
     Raises:
       ConfigError: there is no such file; the message lists the shipped ones.
     """
     package = Path(str(resources.files("ipt_jax")))
-    # Beside the package in a clone, inside it in an installed wheel.
-    places = (package / "configs", package.parent / "configs")
-    shipped = [folder for folder in places if folder.is_dir()]
-    for candidate in [Path(path), *(folder / Path(path).name for folder in shipped)]:
+    # An installed wheel has the files inside the package, a clone beside it.
+    folders = [f for f in (package / "configs", package.parent / "configs") if f.is_dir()]
+    for candidate in [Path(path), *(folder / Path(path).name for folder in folders)]:
         if candidate.is_file():
             return candidate
-    known = sorted(
-        {
-            f"configs/{f.name}"
-            for folder in shipped
-            for f in folder.glob("*.py")
-            if f.name != "__init__.py"
-        }
+    files = {file.name for folder in folders for file in folder.glob("*.py")}
+    shipped = sorted(f"configs/{name}" for name in files - {"__init__.py"})
+    raise ConfigError(
+        f"no config file {path!r}{nearest(path, shipped)}; shipped: {', '.join(shipped)}"
     )
-    raise ConfigError(f"no config file {path!r}{nearest(path, known)}; shipped: {', '.join(known)}")
 
 
 def load(
@@ -57,17 +49,17 @@ def load(
     model: Mapping[str, Any] | None = None,
     checked: bool = True,
 ) -> ConfigDict:
-    """The whole, checked config of a file and `key=value` overrides; `FILE:ARGUMENT` hands its
-    get_config an argument.
+    """Loads a config file and completes it with the defaults and with overrides.
 
     Args:
-      path: the file.
-      overrides: `key=value`s.
-      model: values of `model` keys that take the place of the defaults.
-      checked: False leaves `check` out.
+      path: the file; `FILE:ARGUMENT` passes an argument to its `get_config`.
+      overrides: texts "key=value".
+      model: values of `model` keys that replace the defaults.
+      checked: whether to run `check_config`.
 
     Raises:
-      ConfigError: no such file, not a config, an unknown key or a value that does not fit.
+      ConfigError: there is no such file, it gives no config, a key is unknown, or a value is not
+        allowed.
     """
     name, colon, argument = path.partition(".py:")
     file = find(name + (".py" if colon else ""))
@@ -78,7 +70,7 @@ def load(
     try:
         spec.loader.exec_module(module)
         changes = module.get_config(*([argument] if colon else []))
-    # A config is somebody's code: whatever it raises is theirs to read
+    # A config file runs user code: show any exception that it raises.
     except (Exception, SystemExit) as error:
         raise ConfigError(
             f"{file} does not give a config: {type(error).__name__}: {error}"
@@ -98,11 +90,16 @@ def complete(
     model: Mapping[str, Any] | None = None,
     checked: bool = True,
 ) -> ConfigDict:
-    """The defaults with `changes` and then `key=value` overrides, checked. The other arguments are
-    those of `load`.
+    """Returns the defaults with changes applied: `model`, then `changes`, then `overrides`.
+
+    Args:
+      changes: nested dicts of the keys to change.
+      overrides: texts "key=value".
+      model: values of `model` keys that replace the defaults.
+      checked: whether to run `check_config`.
 
     Raises:
-      ConfigError: an unknown key or a value that does not fit.
+      ConfigError: a key is unknown, or a value is not allowed.
     """
     config = default()
     for key, value in (model or {}).items():
@@ -120,43 +117,21 @@ def complete(
 
 
 def _parse(text: str) -> Any:
+    """Returns a Python literal's value, a truth value for true and false, or the text itself."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return {"true": True, "false": False}.get(text.lower(), text)
 
 
-def _set(config: ConfigDict, key: str, value: Any) -> None:
-    known = flatten(config)
-    if key not in known:
-        inside = [k for k in known if k.startswith(f"{key}.")]
-        what = (
-            f"{key!r} is a group of keys ({', '.join(inside)})"
-            if inside
-            else f"unknown config key {key!r}"
-        )
-        raise ConfigError(what + nearest(key, known))
-    was = known[key]
-    if isinstance(was, tuple):
-        value = (
-            tuple(value.split(","))
-            if isinstance(value, str)
-            else (value,)
-            if isinstance(value, Mapping)
-            else value
-        )
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{key} must be a list, not {value!r}")
-        value = tuple(value)
-    elif isinstance(was, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    elif isinstance(was, str) and not isinstance(value, str):
-        value = str(value)
-    if type(value) is not type(was):
-        raise ConfigError(
-            f"{key} must be a {type(was).__name__} (its default is {was!r}), not {value!r}"
-        )
-    *path, last = key.split(".")
-    for part in path:
-        config = config[part]
-    config[last] = value
+def _set(config: ConfigDict, name: str, value: Any) -> None:
+    """Sets one dotted key. Raises ConfigError for an unknown key or a value of another type."""
+    if name not in KEYS:
+        inside = [key for key in KEYS if key.startswith(f"{name}.")]
+        if inside:
+            raise ConfigError(f"{name!r} is a group of keys: set one of {', '.join(inside)}")
+        raise ConfigError(f"unknown config key {name!r}{nearest(name, KEYS)}")
+    *groups, last = name.split(".")
+    for group in groups:
+        config = config[group]
+    config[last] = KEYS[name].convert(value)

@@ -1,18 +1,33 @@
-"""Random crops: from an image or a pair to (lq, hq)."""
+"""Random crops of training images: from a clean image, or from an image pair, to (lq, hq).
+
+`make_pair` cuts a region out of a clean image and degrades only that region. Its result equals the
+crop of the entire degraded image, because the region has the degradation's margin on every side.
+`cut_pair` cuts both images of a pair whose degraded image exists already.
+
+All randomness comes from the generator that is passed in, in a fixed order: row, column, flip and
+transposition, then whatever the degradation draws. Changing that order changes the batches (see
+`pipeline.DATA_VERSION`).
+"""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
+from ipt_jax.data.stages import Stage, untimed
 from ipt_jax.tasks import Task
 
-# Pixels a side, of a picture that is enlarged
+# The longest side in pixels that enlarging an image may produce.
 LONGEST = 32_768
 
 
 def empty_pair(task: Task, rows: int, tile: int) -> dict[str, np.ndarray]:
-    """Room for a task's rows of a batch."""
+    """Allocates a task's part of a batch.
+
+    Returns:
+      `{"lq": [rows, tile, tile, 3], "hq": [rows, tile * scale, tile * scale, 3]}`; hq is uint8, and
+      lq is uint8 if the degradation rounds, otherwise float32.
+    """
     side = tile * task.scale
     dtype = np.uint8 if task.degrade.rounded else np.float32
     return {
@@ -22,55 +37,69 @@ def empty_pair(task: Task, rows: int, tile: int) -> dict[str, np.ndarray]:
 
 
 def make_pair(
-    picture: np.ndarray, task: Task, tile: int, rng: np.random.Generator, flips: bool = False
+    picture: np.ndarray,
+    task: Task,
+    tile: int,
+    rng: np.random.Generator,
+    flips: bool = False,
+    stage: Stage = untimed,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A random (lq, hq) pair: what a crop of the whole degraded picture would be, without degrading
-    the whole.
+    """Cuts and degrades a random crop of a clean image.
+
+    The pair equals the crop of the entire degraded image, although only a region is degraded.
 
     Args:
-      picture: uint8 `[H, W, 3]`; one smaller than the crop is enlarged to hold it.
-      task: scale and degradation.
-      tile: side of lq; hq's is `tile * scale`.
-      rng: decides the place, the flips and the degradation.
-      flips: flip either axis and transpose, each at random.
+      picture: uint8 `[H, W, 3]`; an image that is smaller than the crop is enlarged to hold it.
+      task: gives the scale and the degradation.
+      tile: side of lq in pixels; the side of hq is `tile * scale`.
+      rng: decides on the position, the flips and the degradation.
+      flips: whether to flip either axis and to transpose, each at random.
+      stage: measures the stages "crop" and "degrade" (see `data.stages`).
+
+    Returns:
+      lq `[tile, tile, 3]`, uint8 or float32 in 0..255, and hq uint8 `[tile * scale, tile * scale,
+      3]`.
     """
     scale, margin, grid = task.scale, task.degrade.margin, getattr(task.degrade, "grid", 1)
-    picture = at_least(picture, tile * scale)
-    # Of the whole lq
-    height, width = picture.shape[0] // scale, picture.shape[1] // scale
-    spots, cuts = [], []
-    for size in (height, width):
-        start = int(rng.integers(size - tile + 1))
-        low, high = (
-            max(0, start - margin) // grid * grid,
-            min(size, -(-(start + tile + margin) // grid) * grid),
-        )
-        spots.append(slice(low * scale, high * scale))
-        cuts.append((start - low, high - low))
-    region = picture[spots[0], spots[1]]
-    turn = int(rng.integers(8)) if flips else 0
-    # The grid is that of the picture as it is stored
-    if turn and grid > 1:
+    with stage("crop"):
+        picture = at_least(picture, tile * scale)
+        # Slices of the image, and the place of the crop within the region, for either axis.
+        spots, cuts = [], []
+        for side in picture.shape[:2]:
+            # Side of the entire lq image.
+            size = side // scale
+            start = int(rng.integers(size - tile + 1))
+            low = max(0, start - margin) // grid * grid
+            high = min(size, -(-(start + tile + margin) // grid) * grid)
+            spots.append(slice(low * scale, high * scale))
+            cuts.append((start - low, high - low))
+        region = picture[spots[0], spots[1]]
+        turn = int(rng.integers(8)) if flips else 0
+        # The grid of JPEG blocks belongs to the image as it is stored: then turn after degrading.
+        late = turn if grid > 1 else 0
+        if flips and not late:
+            if turn & 1:
+                region, cuts[0] = region[::-1], (cuts[0][1] - cuts[0][0] - tile, cuts[0][1])
+            if turn & 2:
+                region, cuts[1] = region[:, ::-1], (cuts[1][1] - cuts[1][0] - tile, cuts[1][1])
+            if turn & 4:
+                region, cuts = region.transpose(1, 0, 2), cuts[::-1]
+        if flips:
+            region = np.ascontiguousarray(region)
+    with stage("degrade"):
+        lq = task.degrade(region, rng)
+    with stage("crop"):
         (top, _), (left, _) = cuts
-        lq = task.degrade(np.ascontiguousarray(region), rng)[top : top + tile, left : left + tile]
+        lq = lq[top : top + tile, left : left + tile]
         hq = region[top * scale : (top + tile) * scale, left * scale : (left + tile) * scale]
-        return turned(lq, turn), turned(hq, turn)
-    if flips:
-        if turn & 1:
-            region, cuts[0] = region[::-1], (cuts[0][1] - cuts[0][0] - tile, cuts[0][1])
-        if turn & 2:
-            region, cuts[1] = region[:, ::-1], (cuts[1][1] - cuts[1][0] - tile, cuts[1][1])
-        if turn & 4:
-            region, cuts = region.transpose(1, 0, 2), cuts[::-1]
-        region = np.ascontiguousarray(region)
-    lq = task.degrade(region, rng)
-    (top, _), (left, _) = cuts
-    hq = region[top * scale : (top + tile) * scale, left * scale : (left + tile) * scale]
-    return lq[top : top + tile, left : left + tile], hq
+        return turned(lq, late), turned(hq, late)
 
 
 def turned(image: np.ndarray, turn: int) -> np.ndarray:
-    """One of the eight flips and transpositions."""
+    """Returns one of the eight flips and transpositions of an image `[H, W, C]`.
+
+    Bit 0 of `turn` flips rows, bit 1 flips columns, and bit 2 then transposes.
+    """
     image = image[::-1] if turn & 1 else image
     image = image[:, ::-1] if turn & 2 else image
     return image.transpose(1, 0, 2) if turn & 4 else image
@@ -82,25 +111,38 @@ def cut_pair(
     tile: int,
     rng: np.random.Generator,
     flips: bool = False,
+    stage: Stage = untimed,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A random (lq, hq) crop of a pair of pictures (sources.Pairs); one smaller than the crop is
-    mirrored to hold it.
+    """Cuts the same random crop out of both images of a pair (see `sources.Pairs`).
+
+    Args:
+      pair: lq uint8 `[H, W, 3]` and hq uint8 `[H * scale, W * scale, 3]`; a pair that is smaller
+        than the crop is mirrored at its right and lower edge to hold it.
+      task: gives the scale.
+      tile: side of lq in pixels.
+      rng: decides on the position and the flips.
+      flips: whether to flip either axis and to transpose, each at random.
+      stage: measures the stage "crop" (see `data.stages`).
+
+    Returns:
+      lq uint8 `[tile, tile, 3]` and hq uint8 `[tile * scale, tile * scale, 3]`.
     """
-    lq, hq = pair
     scale = task.scale
-    if min(lq.shape[:2]) < tile:
-        missing = [max(0, tile - size) for size in lq.shape[:2]]
-        lq = np.pad(lq, [*((0, n) for n in missing), (0, 0)], mode="symmetric")
-        hq = np.pad(hq, [*((0, n * scale) for n in missing), (0, 0)], mode="symmetric")
-    top, left = (int(rng.integers(size - tile + 1)) for size in lq.shape[:2])
-    turn = int(rng.integers(8)) if flips else 0
-    lq = lq[top : top + tile, left : left + tile]
-    hq = hq[top * scale : (top + tile) * scale, left * scale : (left + tile) * scale]
-    return turned(lq, turn), turned(hq, turn)
+    with stage("crop"):
+        lq, hq = pair
+        if min(lq.shape[:2]) < tile:
+            missing = [max(0, tile - size) for size in lq.shape[:2]]
+            lq = np.pad(lq, [*((0, n) for n in missing), (0, 0)], mode="symmetric")
+            hq = np.pad(hq, [*((0, n * scale) for n in missing), (0, 0)], mode="symmetric")
+        top, left = (int(rng.integers(size - tile + 1)) for size in lq.shape[:2])
+        turn = int(rng.integers(8)) if flips else 0
+        lq = lq[top : top + tile, left : left + tile]
+        hq = hq[top * scale : (top + tile) * scale, left * scale : (left + tile) * scale]
+        return turned(lq, turn), turned(hq, turn)
 
 
 def at_least(picture: np.ndarray, side: int) -> np.ndarray:
-    """The picture, enlarged (bicubic) if either side is shorter than `side`."""
+    """Enlarges an image `[H, W, 3]` by bicubic interpolation if either side is below `side`."""
     height, width = picture.shape[:2]
     if min(height, width) >= side:
         return picture

@@ -1,5 +1,7 @@
-"""Public address of the degradations: everything here is defined in `ipt_jax.degradations` and
-`ipt_jax.images.resize`.
+"""The public address of the degradations.
+
+They are defined in `ipt_jax.degradations` and `ipt_jax.images.resize`. Importing this module loads
+neither grain nor TFDS.
 """
 
 from ipt_jax.degradations.bicubic import Bicubic

@@ -1,5 +1,7 @@
-"""Finds benchmark sets in a folder, in the layouts in which they are handed around, and reads their
-pictures.
+"""The folder layouts in which benchmark sets and image pairs are distributed.
+
+`understand` recognises a folder's layout and matches degraded with clean images by name. Its
+result is used by `ipt evaluate` (`evaluate/sets.py`) and by training on pairs (`sources/pairs.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ipt_jax.errors import DataError, DecodeError
-from ipt_jax.images.decode import SUFFIXES, decode
+from ipt_jax.images.decode import decode
+from ipt_jax.images.formats import SUFFIXES
 from ipt_jax.messages import listed
 
 # Folder names of (degraded, clean), lower case.
@@ -30,12 +33,15 @@ PAIRS = (
     ("degraded", "clean"),
 )
 
+# Names of a folder of clean images, lower case.
 CLEAN = ("hr", "gtmod12", "original", "gt", "clean", "target")
 
+# Paths of a folder of low-resolution images for a scale, lower case.
 LR = ("lr_bicubic/x{}", "lr_bicubic_x{}", "lr/x{}", "lrbicx{}", "lr_x{}", "x{}")
 
 SCALES = (2, 3, 4)
 
+# Other names of benchmark sets -> the usual name, both in lower case.
 ALSO_CALLED = {
     "bsd100": "b100",
     "bsds100": "b100",
@@ -44,23 +50,23 @@ ALSO_CALLED = {
     "kodak": "kodak24",
 }
 
+# The known layouts, for messages.
 LOOKED_FOR = (
     "pictures; HR (with LR_bicubic/X2, X3, X4); pairs of folders such as rainy + clean, input + "
-    "target, "
-    "blur + sharp; rainy/rain-x + norain-x"
+    "target, blur + sharp; rainy/rain-x + norain-x"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """What a folder of images holds.
+    """The images of a folder.
 
     Attributes:
       name: of the folder.
-      folder: where it is.
-      hq: the clean images by name, in order.
-      lq: the degraded images by scale and name; {} where they are to be made.
-      paired: whether the degraded images are the set's own, such as rain or blur.
+      folder: its path.
+      hq: name -> clean image, in order.
+      lq: scale -> name -> degraded image; empty if the degraded images have to be made.
+      paired: whether the set brings its own degradation, such as rain or blur.
       words: the layout in words.
     """
 
@@ -73,10 +79,10 @@ class Layout:
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """A picture, uint8 `[H, W, 3]`.
+    """Reads an image, uint8 `[H, W, 3]`.
 
     Raises:
-      DataError: it cannot be read; the message names the file.
+      DataError: the file cannot be read or decoded; the message names it.
     """
     try:
         return decode(path.read_bytes())
@@ -85,10 +91,12 @@ def read_picture(path: Path) -> np.ndarray:
 
 
 def canonical_name(name: str) -> str:
+    """Returns the usual name of a benchmark set in lower case, e.g. "b100" for "BSD100"."""
     return ALSO_CALLED.get(name.lower(), name.lower())
 
 
 def folders_in(folder: Path) -> dict[str, Path]:
+    """Returns the folders in a folder by their names in lower case, without hidden ones."""
     return {
         child.name.lower(): child
         for child in sorted(folder.iterdir())
@@ -97,6 +105,7 @@ def folders_in(folder: Path) -> dict[str, Path]:
 
 
 def shown_content(folder: Path) -> str:
+    """Returns the first entries of a folder for a message; names of folders end in "/"."""
     return (
         listed(
             sorted(child.name + ("/" if child.is_dir() else "") for child in folder.iterdir()), 8
@@ -105,19 +114,24 @@ def shown_content(folder: Path) -> str:
     )
 
 
-def _number(stem: str) -> list[int | str]:
+def _natural_order(stem: str) -> list[int | str]:
+    """Returns a sort key with which "x2" comes before "x10"."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", stem.lower())]
 
 
 def picture_files(folder: Path) -> dict[str, Path]:
-    """Picture files of a folder by stem, numbers in their order."""
+    """Returns a folder's image files by stem, sorted naturally ("2" before "10").
+
+    Raises:
+      DataError: two files have the same stem.
+    """
     found = [
         path
         for path in folder.iterdir()
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
     ]
     by_stem: dict[str, Path] = {}
-    for path in sorted(found, key=lambda path: (_number(path.stem), path.name)):
+    for path in sorted(found, key=lambda path: (_natural_order(path.stem), path.name)):
         if path.stem in by_stem:
             raise DataError(
                 f"{folder}: two pictures of one name: {by_stem[path.stem].name}, {path.name}"
@@ -127,10 +141,10 @@ def picture_files(folder: Path) -> dict[str, Path]:
 
 
 def understand(folder: Path) -> Layout | None:
-    """The set that a folder is, or None.
+    """Returns the layout of a folder, or None if it has none of the known ones.
 
     Raises:
-      DataError: the layout is known, but pictures of it are missing; they are named.
+      DataError: the layout is known, but some of its images are missing or do not match.
     """
     inside = folders_in(folder)
     for degraded, clean in PAIRS:
@@ -228,11 +242,18 @@ def _with_lr(folder: Path, hq: Mapping[str, Path], called: str) -> Layout:
 def match_names(
     hq: Mapping[str, Path], others: Mapping[str, Path], where: str, what: str
 ) -> dict[str, Path]:
-    """For each clean picture the other file of its name, which may add a word: `baby`, `babyx2`,
-    `baby_RCAN_x2`.
+    """Returns for each clean image the file with the same name in another folder.
+
+    That name may have an addition: `babyx2` or `baby_RCAN_x2` for `baby`.
+
+    Args:
+      hq: name -> clean image.
+      others: name -> file in the other folder.
+      where: names the other folder in messages.
+      what: names the kind of file in messages.
 
     Raises:
-      DataError: pictures without one, by name.
+      DataError: some clean images have no such file, or several; the message names them.
     """
     found: dict[str, Path] = {}
     missing = []
@@ -241,7 +262,7 @@ def match_names(
             stem for stem in others if re.fullmatch(re.escape(name) + r"(x\d+.*|[_\-. ].*)", stem)
         ]
         numbers = re.findall(r"\d+", name)
-        # Rain-001 and 001_clean: the number is the name
+        # The number is the name, as in rain-001 and 001_clean.
         if not fits and numbers:
             fits = [stem for stem in others if re.findall(r"\d+", stem)[:1] == numbers[:1]]
         if len(fits) == 1:

@@ -1,13 +1,12 @@
-"""The stream of batches: `(config, step) -> batch`, the same on any number of hosts, workers and
-threads.
+"""The stream of batches: `(config, step) -> batch`, for any number of hosts, workers and threads.
 
-A batch is `{task: {"lq", "hq"}}` and a pure function of its step, so there is no loader state to
-save: a run that goes on at step i asks for batch i.
+A batch is `{task: {"lq", "hq"}}` and a pure function of its step. There is therefore no loader
+state to save: a run that resumes at step i asks for batch i.
 
-Order. The pictures of an epoch are a permutation drawn from (seed, epoch), cut to whole groups;
-step i takes the next `batch_size / (tasks * crops)` of them. Each decoded picture gives `crops`
-crops for each task. Within a task's rows, every `loss.group` consecutive rows are different
-pictures, so that a contrastive group can be cut out of any device's share.
+Order: the images of an epoch are a permutation drawn from (seed, epoch), without the remainder of
+the last group. Step i takes the next `batch_size / (tasks * crops)` of them. Each decoded image
+gives `crops` crops for each task. Within a task's rows, every `loss.group` consecutive rows show
+different images, so that each device's share of a batch can be cut into contrastive groups.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import zlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import grain
@@ -25,23 +24,27 @@ from ipt_jax.data import workers
 from ipt_jax.data.crops import LONGEST, at_least, cut_pair, empty_pair, make_pair
 from ipt_jax.data.sources.pairs import decode_pair
 from ipt_jax.data.sources.source import Source
+from ipt_jax.data.stages import Stage, untimed
 from ipt_jax.errors import DataError, DecodeError
 from ipt_jax.images.decode import decode
 from ipt_jax.tasks import Task
 
 Batch = dict[str, dict[str, np.ndarray]]
 
-# Changes when the same (config, step) gives other bytes, so that a resumed run notices (a golden
-# hash is in the tests).
+# Raised whenever the same (config, step) gives other bytes, so that a resumed run notices. The
+# tests hold golden hashes of batches.
 DATA_VERSION = 1
 
-# Unreadable pictures in a row
+# Unreadable images in a row, after which the data set is considered broken.
 TRIES = 20
 
 
-class Item(NamedTuple):
-    """What the stream gives for a step: this host's rows, and the pictures that had to be replaced,
-    with reasons.
+class StreamItem(NamedTuple):
+    """What the stream gives for a step.
+
+    Attributes:
+      batch: this host's rows of the batch.
+      replaced: "name: reason" of each unreadable image that another one replaced.
     """
 
     batch: Batch
@@ -50,7 +53,27 @@ class Item(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """`batches(step)` is this host's share of the batch of that step. Picklable; holds no state."""
+    """Makes batches: `batches(step)` is this host's share of the batch of that step.
+
+    The object is picklable and holds no state.
+
+    Attributes:
+      source: the images.
+      tasks: the tasks of the config, in order.
+      seed: of the order of images, the crops and the degradations.
+      batch_size: samples of a step, over all tasks and hosts.
+      tile: side of lq in pixels.
+      group: consecutive rows of a task that show different images (`loss.group`).
+      crops: crops of each task from each decoded image.
+      draw: "all" for every task in every step, "one" for one randomly drawn task per step.
+      flips: whether crops are flipped and transposed at random.
+      process_index, process_count: this host among all hosts.
+      stage: runs each piece of the work, so that it can be measured (see `data.stages`).
+
+    Raises:
+      ValueError: `batch_size` is not a multiple of tasks, hosts, group and crops.
+      DataError: the source has too few images for a group.
+    """
 
     source: Source
     tasks: tuple[Task, ...]
@@ -63,30 +86,25 @@ class Batches:
     flips: bool = False
     process_index: int = 0
     process_count: int = 1
+    stage: Stage = dataclasses.field(default=untimed, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        unit = (
-            len(self.tasks if self.draw == "all" else "1")
-            * self.process_count
-            * self.group
-            * self.crops
-        )
+        tasks_per_step = len(self.tasks) if self.draw == "all" else 1
+        unit = tasks_per_step * self.process_count * self.group * self.crops
         if self.batch_size < 1 or self.batch_size % unit:
             raise ValueError(
                 f"batch_size={self.batch_size} must be a multiple of {unit}, so that each host has "
-                "whole groups "
-                "of pictures"
+                "complete groups of pictures"
             )
         if len(self.source) < self.group:
             raise DataError(
                 f"{len(self.source)} picture(s) for groups of {self.group} different ones "
-                "(loss.group): "
-                "give more pictures"
+                "(loss.group): give more pictures"
             )
 
     @functools.cached_property
     def _order(self) -> grain.MapDataset:
-        # A permutation for each epoch, random access, nothing of the size of the set in memory.
+        # A permutation for each epoch, with random access and without an index in memory.
         return grain.MapDataset.range(len(self.source)).seed(self.seed).shuffle().repeat()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -94,69 +112,86 @@ class Batches:
 
     @property
     def epoch_pictures(self) -> int:
-        """Pictures an epoch: all but the remainder of the last group, another one each epoch."""
+        """Images of an epoch: all but the remainder of the last group, which differs each epoch."""
         return epoch_pictures(len(self.source), self.group)
 
     def drawn(self, step: int) -> tuple[Task, ...]:
-        """The tasks of a step: all, or the one drawn from (seed, step)."""
+        """Returns the tasks of a step: all of them, or the one drawn from (seed, step)."""
         if self.draw == "all":
             return self.tasks
         rng = np.random.default_rng([self.seed, step, zlib.crc32(b"draw")])
         return (self.tasks[int(rng.integers(len(self.tasks)))],)
 
     def picture(self, position: int) -> int:
-        """Index in the source of the picture at a position of the endless stream of pictures."""
+        """Returns the index in the source of an image, given its position in the endless stream."""
         epoch, place = divmod(position, self.epoch_pictures)
         return int(self._order[epoch * len(self.source) + place])
 
     def _positions(self, step: int) -> range:
-        """This host's places of a step's pictures in the endless stream of pictures."""
+        """Returns the positions in the endless stream of this host's images of a step."""
         pictures = self.batch_size // len(self.drawn(step)) // self.process_count // self.crops
         first = (step * self.process_count + self.process_index) * pictures
         return range(first, first + pictures)
 
     def names(self, step: int) -> list[str]:
-        """The pictures that this host's rows of a step are cut from, before any is replaced."""
+        """Returns the names of this host's images of a step, before any is replaced."""
         return [self.source.name(self.picture(position)) for position in self._positions(step)]
 
-    def __call__(self, step: int) -> Item:
+    def __call__(self, step: int) -> StreamItem:
         tasks, positions = self.drawn(step), self._positions(step)
         rows = len(positions) * self.crops
-        batch = {task.name: empty_pair(task, rows, self.tile) for task in tasks}
+        with self.stage("batch"):
+            batch = {task.name: empty_pair(task, rows, self.tile) for task in tasks}
         replaced: list[str] = []
         for block in range(0, len(positions), self.group):
             taken = [self.picture(positions[block + member]) for member in range(self.group)]
             for member in range(self.group):
                 position = positions[block + member]
-                picture = self._read(taken, member, position, replaced)
+                picture = self._read_or_replace(taken, member, position, replaced)
+                first = block * self.crops + member
                 for task in tasks:
-                    rng = self._generator(position, task)
                     pair = batch[task.name]
-                    make = make_pair if isinstance(picture, np.ndarray) else cut_pair
-                    hq: Any = (
-                        at_least(picture, self.tile * task.scale)
-                        if isinstance(picture, np.ndarray)
-                        else picture
-                    )
-                    for crop in range(self.crops):
-                        row = block * self.crops + crop * self.group + member
-                        pair["lq"][row], pair["hq"][row] = make(
-                            hq, task, self.tile, rng, self.flips
-                        )
-        return Item(batch, replaced)
+                    for crop, (lq, hq) in enumerate(self._cut(picture, task, position)):
+                        row = first + crop * self.group
+                        with self.stage("batch"):
+                            pair["lq"][row], pair["hq"][row] = lq, hq
+        return StreamItem(batch, replaced)
+
+    def _cut(
+        self, picture: Any, task: Task, position: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields a task's crops (lq, hq) of a decoded image or pair."""
+        rng = self._generator(position, task)
+        if isinstance(picture, np.ndarray):
+            with self.stage("crop"):
+                picture = at_least(picture, self.tile * task.scale)
+        make: Callable[..., tuple[np.ndarray, np.ndarray]] = (
+            make_pair if isinstance(picture, np.ndarray) else cut_pair
+        )
+        for _ in range(self.crops):
+            yield make(picture, task, self.tile, rng, self.flips, stage=self.stage)
 
     def _generator(self, position: int, task: Task) -> np.random.Generator:
         return np.random.Generator(
             np.random.SFC64([self.seed, position, zlib.crc32(task.name.encode())])
         )
 
-    def _read(self, taken: list[int], member: int, position: int, replaced: list[str]) -> Any:
-        """The decoded picture or pair of a group's member; one that cannot be read gives way to
-        another, always the same.
+    def _read_or_replace(
+        self, taken: list[int], member: int, position: int, replaced: list[str]
+    ) -> Any:
+        """Returns the decoded image or pair of a group's member.
+
+        Another image, drawn from (seed, position), replaces an unreadable one.
+
+        Args:
+          taken: indices of the group's images; that of a replacement is written into it.
+          member: which of the group.
+          position: of the image in the endless stream.
+          replaced: "name: reason" of an unreadable image is appended to it.
 
         Raises:
-          DataError: `TRIES` in a row cannot be read, or there is no other picture left for the
-            group.
+          DataError: `TRIES` images in a row cannot be read, or the source has no other image left
+            for the group.
         """
         rng, tried = None, set()
         while True:
@@ -174,16 +209,23 @@ class Batches:
                 )
             rng = rng or np.random.default_rng([self.seed, position, zlib.crc32(b"replace")])
             drawn = int(rng.integers(others))
-            # So `drawn` counts only those that are not among them
+            # Skip the images that are taken or tried: `drawn` counts only the others.
             for one in sorted(tried | set(taken)):
                 drawn += drawn >= one
             taken[member] = drawn
 
     def _decoded(self, index: int) -> Any:
-        raw: Any = self.source[index]
-        if isinstance(raw, tuple):
-            return decode_pair(raw, self.tasks[0].scale)
-        picture = raw if isinstance(raw, np.ndarray) else decode(raw)
+        """Returns an image uint8 `[H, W, 3]`, or a pair of them.
+
+        Raises:
+          DecodeError: the image cannot be read, or is too narrow for a crop.
+        """
+        with self.stage("read"):
+            raw: Any = self.source[index]
+        with self.stage("decode"):
+            if isinstance(raw, tuple):
+                return decode_pair(raw, self.tasks[0].scale)
+            picture = raw if isinstance(raw, np.ndarray) else decode(raw)
         height, width = picture.shape[:2]
         side = self.tile * max(task.scale for task in self.tasks)
         if max(height, width) * side > LONGEST * min(height, width):
@@ -195,7 +237,7 @@ class Batches:
 
 
 def epoch_pictures(pictures: int, group: int) -> int:
-    """Pictures that an epoch takes: whole groups."""
+    """Returns how many images an epoch takes: all that fill complete groups."""
     return pictures // group * group
 
 
@@ -206,11 +248,11 @@ def make_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Batches:
-    """The batches of a config.
+    """Returns the batches of a config, after trying each task's degradation once.
 
     Raises:
-      DataError: too few pictures, or a degradation that cannot work (such as rain from a folder
-        that is not there).
+      DataError: the source has too few images, or a degradation cannot work (such as rain from a
+        folder that does not exist).
     """
     data, tile = config["data"], config["model"]["tile"]
     for task in tasks if data["source"] != "pairs" else ():
@@ -242,12 +284,17 @@ def stream(
     stop: int,
     data: Mapping[str, Any],
     given_up: Callable[[], bool] = lambda: False,
-) -> Generator[Item, None, None]:
-    """Items of the steps start..stop - 1 in order, made ahead by `data.workers` processes or
-    `data.threads` threads.
+) -> Generator[StreamItem, None, None]:
+    """Yields the items of steps start..stop - 1 in order.
 
-    Close the iterator (`.close()`) to stop the workers. `given_up` is asked while a batch is waited
-    for: True ends the items.
+    `data.workers` processes or `data.threads` threads make them ahead. Close the generator
+    (`.close()`) to stop these.
+
+    Args:
+      batches: makes the items.
+      start, stop: range of steps.
+      data: the config's `data` section: `workers`, `threads`, `prefetch`, `stalled`, `dir`.
+      given_up: asked about once a second while no batch is ready; True ends the stream.
 
     Raises:
       WorkerError: a worker process died.
@@ -256,7 +303,7 @@ def stream(
     """
     limits = {key: data[key] for key in ("stalled",) if key in data}
     what = f"data.dir={data['dir']!r}" if data.get("dir") else "the source"
-    return workers.run(
+    return workers.make_ahead(
         batches,
         range(start, stop),
         data["workers"],

@@ -1,10 +1,11 @@
-"""Items of worker processes in shared memory: written once, mapped by the receiver, gone when their
-arrays are.
+"""Passes items from worker processes to the run in shared memory.
 
-Plain files in /dev/shm (where there is none, temporary ones): the receiver maps a file and removes
-its name at once, so that the memory lives as long as the arrays in it and nothing is left at exit.
-multiprocessing's own shared memory would be reported as leaked when arrays outlive the modules that
-know how to free it, and a full /dev/shm, 64 MB in many containers, would end the process.
+The sender writes an item's arrays to a file in /dev/shm, or in the temporary folder if there is no
+room. The receiver maps that file and removes its name at once. The memory then lives as long as
+the arrays in it, and nothing is left at exit.
+
+multiprocessing's own shared memory is no alternative. It reports a leak when arrays outlive the
+modules that can free them, and a full /dev/shm (64 MB in many containers) would end the process.
 """
 
 from __future__ import annotations
@@ -19,14 +20,12 @@ import tempfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-# Bytes: what jax wants of an array that it takes without a copy
+# Alignment in bytes that lets jax use an array without a copy.
 _ALIGNED = 64
 
 
 class Room:
-    """Folders of one stream, for what is on its way: in memory, and on disk for what memory has no
-    room for.
-    """
+    """The folders of one stream for items in transit: in memory, and on disk as a fallback."""
 
     def __init__(self) -> None:
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -36,14 +35,18 @@ class Room:
         ]
 
     def remove(self) -> None:
-        """Removes both, with all that was not received."""
+        """Removes the folders and all items that were not received."""
         for folder in self.folders:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 class Parcel(NamedTuple):
-    """An item: its pickle without the arrays' bytes, and where these are, as (offset, length) in a
-    file.
+    """An item in transit.
+
+    Attributes:
+      data: the item's pickle, without the bytes of its arrays.
+      path: the file with these bytes.
+      places: offset and length in that file of one array after another.
     """
 
     data: bytes
@@ -53,7 +56,10 @@ class Parcel(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sender:
-    """`make`, whose items leave their arrays in shared memory."""
+    """Calls `make` and leaves the arrays of its items in shared memory.
+
+    Calling it raises OSError if neither folder has room for the item.
+    """
 
     make: Callable[[int], Any]
     room: Room
@@ -74,6 +80,7 @@ class Sender:
 
 
 def _write(path: str, views: list[memoryview]) -> list[int]:
+    """Writes buffers to a file, aligned; returns the places as `Parcel` holds them."""
     places, end = [], 0
     with open(path, "wb") as file:
         for view in views:
@@ -86,7 +93,7 @@ def _write(path: str, views: list[memoryview]) -> list[int]:
 
 
 def receive(parcel: Parcel) -> Any:
-    """The item; its arrays are this process's own, and can be written to."""
+    """Returns the item of a parcel, once; its arrays belong to this process and are writable."""
     if not any(parcel.places[1::2]):
         os.unlink(parcel.path)
         return pickle.loads(parcel.data, buffers=[b""] * (len(parcel.places) // 2))

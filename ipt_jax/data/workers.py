@@ -1,5 +1,7 @@
-"""Items made ahead by threads or processes (grain's), in order; what dies is reported, what is left
-is cleaned up.
+"""Makes items ahead of their use, in order, by grain's threads or processes.
+
+A worker that dies and a source that stalls become errors in the caller. Whatever way the caller
+ends, processes, threads and shared memory are cleaned up.
 """
 
 from __future__ import annotations
@@ -9,56 +11,38 @@ import contextlib
 import functools
 import logging
 import math
-import multiprocessing
-import os
 import queue
-import signal
-import sys
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import FrameType
 from typing import Any, TypeVar
 
-import cv2
 import grain
 
+from ipt_jax.data import child_processes
 from ipt_jax.data import shared_memory as shared
-from ipt_jax.errors import Stalled, WorkerError
+from ipt_jax.errors import Stalled, WorkerError, register_hang_check
 
 T = TypeVar("T")
 
 logger = logging.getLogger("ipt_jax")
 
-# Seconds without an item before a warning
+# Seconds without an item before a warning.
 PATIENCE = 60.0
 
-# And before an error, unless the caller says otherwise
+# Seconds without an item before an error, unless the caller gives another limit.
 STALLED = 1800.0
 
-# Seconds for an item that was given up
-_PARTING = 5.0
-
-# Seconds for one that is under way when nobody wants more
-_LAST = 60.0
-
-# Seconds that a worker outlives a SIGTERM
-_GRACE = 30
-
-# Of worker processes
-_ENVIRONMENT = {
-    # Their number is the parallelism
-    **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
-    # Glibc: keep a batch's memory for the next, instead of new, empty pages each time
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**32),
-}
+# At the end, seconds to wait for an item in progress: after an error or once it is given up...
+ABANDONED = 5.0
+# ... and otherwise.
+UNFINISHED = 60.0
 
 
-def run(
+def make_ahead(
     make: Callable[[int], T],
     steps: range,
     processes: int,
@@ -68,24 +52,24 @@ def run(
     what: str = "the source",
     given_up: Callable[[], bool] = lambda: False,
 ) -> Generator[T, None, None]:
-    """`make(step)` for each step, in order.
+    """Yields `make(step)` for each step, in order.
 
     Args:
-      make: a pure, picklable function; its arrays come back as arrays of this process.
-      steps: which.
-      processes: that many worker processes, each `prefetch` items ahead; 0 = threads of this
+      make: a pure, picklable function; the arrays that it returns become arrays of this process.
+      steps: the steps to make.
+      processes: number of worker processes, each `prefetch` items ahead; 0 uses threads of this
         process.
-      threads: without processes; 0 = each item is made when it is asked for.
+      threads: number of threads if there are no processes; 0 makes each item when it is asked for.
       prefetch: items made ahead.
-      stalled: seconds without an item before the error.
-      what: where items come from, for that error.
-      given_up: asked while an item is waited for; True ends the items there, and what is under way
-        at their end is not waited for long.
+      stalled: seconds without an item before `Stalled` is raised.
+      what: names the source of the items in that error.
+      given_up: asked about once a second while no item is ready; True ends the generator, which
+        then waits only briefly for the item in progress.
 
     Raises:
       WorkerError: a worker process died.
-      Stalled: nothing came for so long.
-      Exception: what `make` raised, with the worker's traceback.
+      Stalled: no item came for `stalled` seconds.
+      Exception: whatever `make` raised, with the traceback of the worker.
     """
     items = (
         _by_processes(make, steps, processes, prefetch)
@@ -98,24 +82,24 @@ def run(
 
 
 def hang() -> bool:
-    """Whether something that made items still hangs: then this process can only end by
-    `os._exit`.
-    """
+    """Tells whether a thread hangs, so that this process can end only by `os._exit`."""
     return any(thread.is_alive() for thread in _hanging)
 
+
+register_hang_check(hang)
 
 _hanging: list[threading.Thread] = []
 
 _open: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
 
 
-# Registered after multiprocessing's own, so it runs before
+# Registered after multiprocessing's own handler, so it runs before that.
 @atexit.register
 def _close_open() -> None:
-    # What is abandoned half way cannot be closed any more once the interpreter takes its modules
-    # apart.
+    # A generator that is abandoned half way cannot be closed any more once the interpreter takes
+    # its modules apart.
     for items in list(_open):
-        # Another thread is in it
+        # ValueError: another thread is executing the generator.
         with contextlib.suppress(ValueError):
             items.close()
 
@@ -127,11 +111,10 @@ def _bounded(
     given_up: Callable[[], bool],
     ahead: bool,
 ) -> Generator[T, None, None]:
-    """The same items, asked for by another thread: waiting for one can be given up, and `ahead` one
-    is always fetched.
+    """Yields the same items, which another thread fetches, so that waiting can be limited.
 
-    Fetching a worker's batch is some milliseconds of this process's CPU, which a step on a device
-    hides.
+    With `ahead`, the next item is fetched while the caller uses the last one: fetching a batch
+    from a worker takes some milliseconds of CPU time, which a step on a device hides.
     """
     asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
     answers: queue.SimpleQueue[tuple[list[T], BaseException | None]] = queue.SimpleQueue()
@@ -150,17 +133,17 @@ def _bounded(
 
     thread = threading.Thread(target=answer, name="ipt-data-next", daemon=True)
     thread.start()
-    patience = _LAST if ahead else None
+    patience = UNFINISHED if ahead else None
     try:
         asked.put(True)
         while True:
             try:
                 answered = _wait(answers, stalled, what, given_up)
             except BaseException:
-                patience = _PARTING
+                patience = ABANDONED
                 raise
             if answered is None:
-                patience = _PARTING
+                patience = ABANDONED
                 return
             item, error = answered
             if error is not None:
@@ -169,7 +152,7 @@ def _bounded(
                 return
             if ahead:
                 asked.put(True)
-            # And holds it no longer: the receiver decides when its memory is freed
+            # pop(): this frame keeps no reference, so the caller decides when to free the memory.
             yield item.pop()
             if not ahead:
                 asked.put(True)
@@ -182,7 +165,11 @@ def _bounded(
 def _wait(
     answers: queue.SimpleQueue[T], stalled: float, what: str, given_up: Callable[[], bool]
 ) -> T | None:
-    """An answer, or None once it is given up."""
+    """Returns an answer, or None once `given_up` is true.
+
+    Raises:
+      Stalled: no answer came for `stalled` seconds.
+    """
     began, patience = time.monotonic(), PATIENCE
     while True:
         waited = time.monotonic() - began
@@ -206,14 +193,16 @@ def _wait(
 
 
 def _ended(thread: threading.Thread, patience: float | None, given_up: Callable[[], bool]) -> bool:
-    """Whether it ends in time: `patience` (None: without a limit), or less once what it makes is
-    given up.
+    """Waits for a thread and tells whether it has ended.
+
+    The wait lasts up to `patience` seconds (None: without a limit), and at most `ABANDONED`
+    seconds after `given_up` becomes true.
     """
     until = math.inf if patience is None else time.monotonic() + patience
     hurried = False
     while thread.is_alive() and time.monotonic() < until:
         if not hurried and given_up():
-            until, hurried = min(until, time.monotonic() + _PARTING), True
+            until, hurried = min(until, time.monotonic() + ABANDONED), True
         thread.join(max(0.0, min(0.2, until - time.monotonic())))
     return not thread.is_alive()
 
@@ -234,9 +223,9 @@ def _by_threads(
 def _by_processes(
     make: Callable[[int], T], steps: range, processes: int, prefetch: int
 ) -> Generator[T, None, None]:
-    # One grain iterator a process, taken in turn. A single iterator over all of them would start a
-    # process that it knows nothing of until its first item is due, and could not stop it when it is
-    # closed before.
+    # One grain iterator for each process, asked in turn. A single iterator over all processes
+    # learns of a process only when its first item is due, and could not stop that process if it is
+    # closed earlier.
     _parse_flags()
     room = shared.Room()
     turns: list[grain.DatasetIterator] = []
@@ -247,7 +236,11 @@ def _by_processes(
         for i in range(min(processes, len(steps))):
             share = whole[i::processes].to_iter_dataset(unbuffered)
             turns.append(
-                iter(share.mp_prefetch(each, worker_init_fn=functools.partial(_begin_worker, room)))
+                iter(
+                    share.mp_prefetch(
+                        each, worker_init_fn=functools.partial(child_processes.begin_worker, room)
+                    )
+                )
             )
         first = _first_items(turns)
         for i in range(len(steps)):
@@ -262,16 +255,19 @@ def _by_processes(
 
 
 def _first_items(turns: list[grain.DatasetIterator]) -> deque[Future]:
-    """Starts all processes at once; what they gave, or raised, first."""
+    """Starts all processes at once and returns their first items, or what they raised."""
 
     def first(turn: grain.DatasetIterator) -> Any:
-        # Makes the iterator of the process, which is then known to close()
+        # Creates the iterator of the process, so that close() will stop the process.
         turn.get_state()
         return next(turn)
 
-    # The children are as they should be until all have started, which shows only in their first
-    # items.
-    with _plain_children(), ThreadPoolExecutor(max(1, len(turns)), "ipt-data") as pool:
+    # The environment must last until all processes have started, and only their first items show
+    # that they have.
+    with (
+        child_processes.worker_environment(),
+        ThreadPoolExecutor(max(1, len(turns)), "ipt-data") as pool,
+    ):
         return deque([pool.submit(first, turn) for turn in turns])
 
 
@@ -280,80 +276,35 @@ def _dataset(make: Callable[[int], Any], steps: range) -> grain.MapDataset:
 
 
 def _close(turns: list[grain.DatasetIterator]) -> None:
-    # All at once, since each waits for the batch that its process is at. Not by a pool of long
-    # standing: a generator that is garbage is closed after its pool's threads have left.
+    # All at once, since each close() waits for the batch that its process is making. Threads
+    # rather than a long-lived pool: a generator that is garbage-collected is closed after the
+    # threads of such a pool have ended.
     threads = [threading.Thread(target=turn.close, daemon=True) for turn in turns]
     try:
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    # The interpreter is shutting down and starts no threads
+    # The interpreter is shutting down and starts no threads any more.
     except RuntimeError:
         for turn in turns:
             turn.close()
 
 
 def _died(error: RuntimeError) -> Exception:
+    """Translates grain's error about a dead process to a WorkerError; returns others unchanged."""
     text = str(error)
     if "terminated unexpectedly" not in text:
         return error
     code = text.partition("exit code ")[2].partition(".")[0]
     memory = "killed, often for lack of memory: lower data.workers, data.prefetch or batch_size"
-    why = memory if code == "-9" else "its last words are above"
+    why = memory if code == "-9" else "its output is above"
     return WorkerError(f"a data worker died with exit code {code} ({why})")
 
 
 def _parse_flags() -> None:
-    """grain's workers read absl flags, which nobody parses outside `absl.app.run`."""
+    """Marks absl's flags as parsed: grain's workers read them, but only `absl.app.run` parses."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
-
-
-@contextlib.contextmanager
-def _plain_children() -> Iterator[None]:
-    """Processes that start meanwhile get an environment of their own, and do not run the main
-    script again.
-
-    What they run comes to them pickled by value, so they need no `__main__`; without it a script
-    needs no guard, and workers start faster, also from a notebook or from a script on stdin.
-    """
-    main: dict[str, Any] = sys.modules["__main__"].__dict__
-    environment = dict(os.environ)
-    names: dict[str, Any] = {name: main[name] for name in ("__file__", "__spec__") if name in main}
-    os.environ.update(_ENVIRONMENT)
-    main.pop("__file__", None)
-    main["__spec__"] = None
-    try:
-        yield
-    finally:
-        main |= names
-        for name in _ENVIRONMENT:
-            if name in environment:
-                os.environ[name] = environment[name]
-            else:
-                del os.environ[name]
-
-
-def _begin_worker(room: shared.Room, index: int, count: int) -> None:
-    """Runs first in each worker process."""
-    cv2.setNumThreads(0)
-    # Ctrl-C and a scheduler's SIGTERM go to the whole group of processes. The run decides when to
-    # stop, and needs its workers until then; should it never tell them, SIGTERM takes effect later.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _die_later)
-    threading.Thread(target=_die_with_parent, args=(room,), daemon=True).start()
-
-
-def _die_later(number: int, frame: FrameType | None) -> None:
-    signal.alarm(_GRACE)
-
-
-def _die_with_parent(room: shared.Room) -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        room.remove()
-        os._exit(1)

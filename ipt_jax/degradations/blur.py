@@ -1,9 +1,8 @@
-"""Blur: Gaussian, of straight motion, and by kernels from files. The interface is that of
-:mod:`ipt_jax.images.resize`.
+"""Blur: Gaussian, by straight motion, and by kernels from files.
 
-A picture is continued by reflection (`cba|abc`) and the result rounded half up to uint8, as a
-blurred photograph is stored. Sums are in float64 and a tie is rounded up whatever the order of its
-terms, so that a crop is to the bit what a crop of the whole blurred picture is.
+The image is continued by reflection (`cba|abc`), and the result is rounded half up to uint8, as a
+blurred photograph is stored. Sums are in float64. A tie is rounded up whatever the order of its
+terms, so that a crop has the same bits as the crop of the entire blurred image.
 """
 
 from __future__ import annotations
@@ -18,17 +17,24 @@ import cv2
 import numpy as np
 
 from ipt_jax.degradations.base import Range, drawn, highest, range_of
+from ipt_jax.images.formats import LOSSLESS_SUFFIXES
 
-# Pixels a side of a kernel
+# The longest side of a kernel in pixels.
 LARGEST = 201
-# Far above float64's rounding, far below what changes a pixel by chance
+# Added before rounding, so that all ties round up. It is far above float64's rounding error, and
+# too small to change other pixels but for rare cases.
 _TIE = 2.0**-20
-_PICTURES = {".png", ".bmp", ".tif", ".tiff"}
 
 
 def blurred(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """uint8 ``[H, W, 3]``, each pixel the sum over its neighbours weighted by ``kernel [odd, odd]``
-    (correlation); uint8.
+    """Correlates an image with a kernel.
+
+    Args:
+      image: uint8 ``[H, W, 3]``.
+      kernel: float64 ``[h, w]`` with odd sides.
+
+    Returns:
+      uint8 ``[H, W, 3]``, rounded half up.
     """
     out = cv2.filter2D(image.astype(np.float64), cv2.CV_64F, kernel, borderType=cv2.BORDER_REFLECT)
     return np.clip(np.floor(out + (0.5 + _TIE)), 0, 255).astype(np.uint8)
@@ -36,7 +42,7 @@ def blurred(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def gaussian_kernel(sigma: float) -> np.ndarray:
-    """``[n, n]``, sum 1, cut off at 3 sigma; sigma 0 is the identity."""
+    """Returns a Gaussian kernel ``[n, n]`` with sum 1, cut off at 3 sigma; sigma 0 is the identity."""
     if sigma <= 0:
         return np.ones((1, 1))
     line = cv2.getGaussianKernel(2 * ceil(3 * sigma) + 1, sigma, cv2.CV_64F)
@@ -44,18 +50,21 @@ def gaussian_kernel(sigma: float) -> np.ndarray:
 
 
 def motion_kernel(length: int, angle: float) -> np.ndarray:
-    """The mean of `length` points, a pixel apart on a line through the middle, each shared out
-    bilinearly: ``[n, n]``, sum 1.
+    """Returns the kernel of a straight, even motion, ``[n, n]`` with sum 1.
+
+    It is the mean of `length` points that lie one pixel apart on a line through the centre. Each
+    point is distributed bilinearly to the four pixels around it.
 
     Args:
-      length: pixels that the camera moves by during the exposure; 1 is the identity.
+      length: pixels by which the camera moves during the exposure; 1 is the identity.
       angle: degrees from the horizontal, counter-clockwise.
     """
     radius = ceil((length - 1) / 2)
     kernel = np.zeros((2 * radius + 3, 2 * radius + 3))
     for t in np.arange(length) - (length - 1) / 2:
         x, y = radius + 1 + t * cos(radians(angle)), radius + 1 - t * sin(radians(angle))
-        # What is meant to fall on a pixel does
+        # Rounding puts a point exactly on a pixel that it misses only by the error of sine and
+        # cosine.
         x, y = round(x, 9), round(y, 9)
         column, row = floor(x), floor(y)
         right, down = x - column, y - row
@@ -72,8 +81,10 @@ def motion_kernel(length: int, angle: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class GaussianBlur:
-    """Gaussian blur: uint8 ``[H, W, 3]`` -> uint8. ``sigma`` in pixels, or a range from which each
-    crop draws its own.
+    """Gaussian blur: uint8 ``[H, W, 3]`` -> uint8 of the same shape.
+
+    Attributes:
+      sigma: standard deviation in pixels, or a range from which each crop draws its own.
 
     Raises:
       ValueError: when made with a sigma that is not in 0 to 30.
@@ -98,10 +109,11 @@ class GaussianBlur:
 
 @dataclass(frozen=True)
 class MotionBlur:
-    """Blur of a straight, even motion: uint8 ``[H, W, 3]`` -> uint8.
+    """Blur by a straight, even motion: uint8 ``[H, W, 3]`` -> uint8 of the same shape.
 
-    ``length`` in pixels (rounded after drawing) and ``angle`` in degrees, each a number or a range
-    from which each crop draws its own.
+    Attributes:
+      length: pixels, or a range from which each crop draws its own (rounded).
+      angle: degrees from the horizontal, counter-clockwise, or a range.
 
     Raises:
       ValueError: when made with a length that is not in 1 to 99, or an angle that is not in -360 to
@@ -132,16 +144,17 @@ class MotionBlur:
 
 @dataclass(frozen=True)
 class KernelBlur:
-    """Blur by kernels from a file, or from the files of a folder, one of which each crop draws:
-    uint8 -> uint8.
+    """Blur by a kernel from a file: uint8 ``[H, W, 3]`` -> uint8 of the same shape.
 
-    A kernel is a .npy or .txt array or a grey picture, ``[h, w]``, not negative, with a sum above
-    0; it is divided by its sum, and an even side is filled up with zeros. It is laid on as it is
-    (correlation), not turned round.
+    A kernel is a .npy or .txt array or a grey image without lossy compression, ``[h, w]``, not
+    negative, with a sum above 0. It is divided by its sum, and an even side is padded with zeros.
+    The image is correlated with it; the kernel is not flipped.
+
+    Attributes:
+      path: a file, or a folder of files from which each crop draws one.
 
     Raises:
-      ValueError: when first used: there is no such file, or it holds no kernel; the message says
-        why.
+      ValueError: when first used, if there is no such file or it holds no kernel.
     """
 
     path: str
@@ -162,7 +175,7 @@ def _kernel_files(path: str) -> tuple[str, ...]:
     place = Path(path).expanduser()
     if place.is_file():
         return (str(place),)
-    suffixes = {".npy", ".txt", *_PICTURES}
+    suffixes = {".npy", ".txt", *LOSSLESS_SUFFIXES}
     found = (
         sorted(str(f) for f in place.iterdir() if f.suffix.lower() in suffixes)
         if place.is_dir()

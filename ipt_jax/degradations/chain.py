@@ -1,5 +1,7 @@
-"""JPEG compression, chains of and choices between degradations, and pairs that need none, as
-:mod:`ipt_jax.images.resize`.
+"""Degradations made of others: sequences (`Chain`) and random choices (`OneOf`).
+
+Both compute scale, margin and grid from their parts, so that a crop still equals the crop of the
+entire degraded image.
 """
 
 from __future__ import annotations
@@ -13,14 +15,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Chain:
-    """Degradations one after another, such as blur, down-scaling, noise, JPEG: uint8 ``[sH, sW,
-    3]`` -> ``[H, W, 3]``.
+    """Degradations one after another, e.g. blur, reduction, noise and JPEG.
 
-    Between two of them the picture is rounded to uint8, as one that is stored. The result is that
-    of the last one.
+    uint8 ``[sH, sW, 3]`` -> ``[H, W, 3]`` of the last step's dtype. Between two steps the image is
+    rounded to uint8, as if it were stored.
+
+    Attributes:
+      steps: the degradations in order.
 
     Raises:
-      ValueError: when made with no steps.
+      ValueError: when made without steps.
     """
 
     steps: tuple[Any, ...]
@@ -40,17 +44,18 @@ class Chain:
 
     @property
     def margin(self) -> int:
-        # Pixels beside the crop, of what a step gives; from the last step back to hq
+        """lq pixels that a crop needs on every side, from the last step back to hq."""
+        # Pixels beside the crop that are needed of a step's result, and then of its input.
         needed = 0
         for step in reversed(self.steps):
-            # A block is right only where all of its pixels are, so a step on a grid reaches that
-            # much further.
+            # A block is correct only if the region holds all of its pixels, so a step with a grid
+            # reaches up to `grid - 1` pixels further.
             needed = (needed + step.margin + getattr(step, "grid", 1) - 1) * step.scale
         return -(-needed // self.scale)
 
     @property
     def grid(self) -> int:
-        """Spacing in lq pixels of places from which every step's grid begins anew."""
+        """Distance in lq pixels of the positions at which the grids of all steps begin."""
         after, spacing = 1, 1
         for step in reversed(self.steps):
             grid = getattr(step, "grid", 1)
@@ -69,14 +74,18 @@ class Chain:
 
 @dataclass(frozen=True)
 class OneOf:
-    """One of several degradations, drawn for each crop: uint8 ``[sH, sW, 3]`` -> ``[H, W, 3]``.
+    """One of several degradations, which each crop draws: uint8 ``[sH, sW, 3]`` -> ``[H, W, 3]``.
 
-    ``share`` gives each one's share of the crops; all alike if it is empty. The result is uint8 if
-    all of them give uint8, else float32 in 0..255.
+    The result is uint8 if all choices give uint8, and float32 otherwise. ``margin`` is the largest
+    of the choices, ``grid`` their least common multiple.
+
+    Attributes:
+      choices: the degradations; all have the same scale.
+      share: each choice's share of the crops, with a sum of 1; empty for equal shares.
 
     Raises:
-      ValueError: when made with nothing to choose from, different scales, or shares that do not
-        fit.
+      ValueError: when made without choices, with choices of different scales, or with shares that
+        do not fit.
     """
 
     choices: tuple[Any, ...]
@@ -117,7 +126,7 @@ class OneOf:
 
     @property
     def grid(self) -> int:
-        """Spacing in lq pixels of places from which every choice's grid begins anew."""
+        """Distance in lq pixels of the positions at which the grids of all choices begin."""
         return lcm(*(getattr(choice, "grid", 1) for choice in self.choices))
 
     def __call__(self, hq: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,4 +1,9 @@
-"""White Gaussian noise."""
+"""White Gaussian noise of a fixed or random strength, for denoising.
+
+IPT's published code clips noisy images to 0..255, while the published results of CBM3D, DnCNN and
+FFDNet are for noise that is not clipped. Weights that were trained on one do worse on the other
+(`docs/evaluation.md`), so the share of clipped crops is a parameter.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +17,22 @@ from ipt_jax.degradations.base import Range, drawn, happens, range_of, share_of
 
 @dataclass(frozen=True)
 class Noise:
-    """White Gaussian noise: uint8 ``[H, W, 3]`` -> float32 of the same shape in 0..255, not
-    rounded.
+    """White Gaussian noise: uint8 ``[H, W, 3]`` -> float32 of the same shape, not rounded.
 
-    R, G and B get independent noise.
+    R, G and B get independent noise. The result is in 0..255 where it is clipped. For each crop,
+    the generator draws whether it is clean, then sigma, then whether it is clipped, then the noise;
+    certain outcomes take nothing from the generator.
 
     Attributes:
       sigma: standard deviation in grey levels (0..255), or a range from which each crop draws its
         own (blind denoising).
-      clipped: share of crops whose noisy values are clipped to 0..255. IPT's published code clips
-        (1, the default); the published numbers of CBM3D, DnCNN and FFDNet are on noise that is not
-        clipped (0).
-      clean: share of crops that get no noise at all, so that the network learns to leave clean
-        pictures alone.
+      clipped: share of the noisy crops whose values are clipped to 0..255; 1, the default, is what
+        IPT's published code does.
+      clean: share of crops that get no noise at all, so that the network learns not to change
+        clean images.
 
     Raises:
-      ValueError: when made with a sigma below 0, or a share that is not in 0 to 1.
+      ValueError: when made with a sigma below 0, or with a share that is not in 0 to 1.
     """
 
     sigma: float | Range

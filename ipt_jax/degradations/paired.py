@@ -1,4 +1,8 @@
-"""The degradation of tasks whose images come in pairs."""
+"""The stand-in degradation of tasks whose degraded images exist already.
+
+Such a task takes its (lq, hq) pairs from :class:`ipt_jax.data.sources.pairs.Pairs` or from a
+benchmark set, so nothing has to be degraded.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,10 @@ from ipt_jax.errors import DataError
 
 @dataclass(frozen=True)
 class Paired:
-    """The degradation of a task whose pictures come in pairs, such as deblurring. Scale 0 is to be
-    found from them.
+    """The degradation of a task whose images come in pairs; calling it raises DataError.
+
+    Attributes:
+      scale: side of hq divided by that of lq; 0 takes it from the pairs.
     """
 
     scale: int = 0
@@ -23,6 +29,6 @@ class Paired:
 
     def __call__(self, hq: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         raise DataError(
-            "this task has no degradation to make inputs with: it needs pairs (data.source=pairs, "
-            "a set of pairs)"
+            "this task has no degradation that could make inputs: it needs data.source=pairs, or a "
+            "benchmark set of pairs"
         )

@@ -1,10 +1,9 @@
-"""Rain streaks: bright, grey, parallel strokes that are added to a picture.
+"""Rain streaks: bright, grey, parallel strokes that are added to an image.
 
-Two sources of them: drawn by rule (:class:`Rain`; ranges fitted to the statistics of Rain100L, see
-``docs/rain.md``) and taken from a folder of streak pictures (:class:`RainFolder`). The model is the
-additive one of Yang et al., "Deep Joint Rain Detection and Removal from a Single Image", CVPR 2017:
-the same layer is added to R, G and B and the sum clipped. The interface is that of
-:mod:`ipt_jax.images.resize`.
+The streaks are either drawn (:class:`Rain`, with ranges that are fitted to the statistics of
+Rain100L, see ``docs/rain.md``) or taken from a folder of images of streaks (:class:`RainFolder`).
+The model is the additive one of Yang et al., "Deep Joint Rain Detection and Removal from a Single
+Image", CVPR 2017: the same layer is added to R, G and B, and the sum is clipped.
 """
 
 from __future__ import annotations
@@ -18,19 +17,20 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
-Range = tuple[float, float]
+from ipt_jax.degradations.base import Range
+from ipt_jax.images.formats import SUFFIXES
 
-# Standard deviation of log length and log width within a picture
+# Standard deviation of log length and log width within an image.
 _LENGTH_SPREAD = 1.1
 _WIDTH_SPREAD = 0.25
-# In median lengths
+# Limits of a streak's length, in median lengths.
 _SHORTEST, _LONGEST = 0.25, 3.0
-# An exponential variate to this power: 1 has too many very bright streaks
+# Brightness is an exponential variate to this power; 1 gives too many very bright streaks.
 _BRIGHTNESS = 0.85
+# Offsets of the five pixels across a streak.
 _ACROSS = np.arange(-2, 3, dtype=np.int32)[:, None]
-# Of a Gaussian of sigma 1
+# Full width at half maximum of a Gaussian of sigma 1.
 _FWHM = 2.3548
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 def rain_layer(
@@ -44,31 +44,32 @@ def rain_layer(
     intensity: float = 35.0,
     spread: float = 1.0,
 ) -> np.ndarray:
-    """Draws the streaks of one picture.
+    """Draws the streaks of one image.
 
-    Positions are uniform; streaks whose middle lies outside reach in, so a small layer is like a
-    crop of a large one. Lengths and widths vary by a log-normal factor within the picture,
-    brightness by a Weibull one (nearly exponential), angles normally. A streak fades towards both
-    ends, as a parabola, and is a Gaussian across.
+    Positions are uniform. Streaks with their centre outside the image reach into it, so a small
+    layer has the statistics of a crop of a large one. Within an image, lengths and widths vary by a
+    log-normal factor, brightness by a Weibull factor (nearly exponential), and angles normally.
+    Along its length, the brightness of a streak is a parabola that falls to zero at both ends;
+    across, it is a Gaussian.
 
     Args:
       shape: (H, W) in pixels.
-      rng: where all randomness comes from.
-      density: pixels of streak a 1000 pixels of picture: there are ``density / length`` streaks a
-        1000 pixels, so that coverage does not change with ``length``.
-      length: median length of a streak in pixels; none is under a quarter or over three times of
-        that.
-      width: median full width at half height across a streak in pixels; about 1 to 3.
-      angle: degrees from upright; positive leans the top to the right.
-      intensity: mean brightness of a streak's brightest point in grey levels (0..255).
-      spread: standard deviation of the single streaks' angles around ``angle``, in degrees.
+      rng: the source of all randomness.
+      density: pixels of streak length per 1000 pixels of the image. There are ``density / length``
+        streaks per 1000 pixels, so that the coverage does not depend on ``length``.
+      length: median length of a streak in pixels; lengths are limited to a quarter and to three
+        times this.
+      width: median full width at half maximum across a streak in pixels; about 1 to 3.
+      angle: degrees from the vertical; positive angles lean the top to the right.
+      intensity: mean brightness of the brightest points of streaks in grey levels (0..255).
+      spread: standard deviation of the angles of streaks around ``angle``, in degrees.
 
     Returns:
       float32 ``[H, W]``, 0 or more, not clipped at 255.
     """
     height, columns = shape
     angle = (angle + 90.0) % 180.0 - 90.0
-    # Strokes are drawn row by row, so the flat ones are drawn on their side
+    # Strokes are drawn row by row, so flat ones are drawn in a transposed layer.
     if abs(angle) > 45:
         on_side = copysign(90.0, angle) - angle
         layer = rain_layer(
@@ -97,7 +98,7 @@ def rain_layer(
     )
     sharpness = cosine * (_FWHM / width) * np.exp(-_WIDTH_SPREAD * normal[2])
 
-    # One entry for every row of the picture that a streak crosses.
+    # One entry for every row of the image that a streak crosses.
     first = np.maximum(np.ceil(middle_y - half), 0).astype(np.int64)
     last = np.minimum(np.floor(middle_y + half), height - 1).astype(np.int64)
     crossed = np.maximum(last - first + 1, 0)
@@ -107,7 +108,7 @@ def rain_layer(
     x = (middle_x[streak] - offset * slope[streak]).astype(np.float32)
     brightness = (peak[streak] * (1 - np.square(offset / half[streak]))).astype(np.float32)
 
-    # Five pixels of every row.
+    # Five pixels of each of these rows.
     nearest = np.rint(x)
     across = (_ACROSS + (nearest - x)) * sharpness[streak].astype(np.float32)
     value = brightness * np.exp(-0.5 * across * across)
@@ -131,13 +132,18 @@ def _add(hq: np.ndarray, layer: np.ndarray) -> np.ndarray:
 class Rain:
     """Drawn rain: uint8 ``[H, W, 3]`` -> float32 of the same shape, clipped to 0..255, not rounded.
 
-    Every picture draws its own density, length, width, intensity (log-uniform) and angle (uniform)
-    from the ranges given here, then its streaks with :func:`rain_layer`, which gives their units.
-    The defaults are fitted to Rain100L (``docs/rain.md``). A crop needs no margin: the layer does
-    not depend on the picture.
+    Every image draws its density, length, width and intensity (log-uniform) and its angle (uniform)
+    from these ranges, and then its streaks by :func:`rain_layer`. The defaults are fitted to
+    Rain100L (``docs/rain.md``). A crop needs no margin, because the layer does not depend on the
+    image.
+
+    Attributes:
+      density, length, width, angle, intensity: ranges (low, high); :func:`rain_layer` gives their
+        units.
 
     Raises:
-      ValueError: when made with a range that is not (low, high), or not positive where it must be.
+      ValueError: when made with a range that is not (low, high), or that is not positive (angles
+        may be negative).
     """
 
     density: Range = (60.0, 140.0)
@@ -178,16 +184,18 @@ class Rain:
 
 @dataclass(frozen=True)
 class RainFolder:
-    """Rain from a folder of streak pictures: uint8 ``[H, W, 3]`` -> float32, clipped to 0..255, not
-    rounded.
+    """Rain from a folder of images of streaks: uint8 ``[H, W, 3]`` -> float32 of the same shape.
 
-    The pictures are read as grey levels (bright streaks on black) and a random crop of a random one
-    is added to R, G and B; a picture that is too small is repeated. The result is decided by the
-    folder's pictures, in the order of their names, and the generator. A process lists the folder
-    once and keeps what it read.
+    The result is clipped to 0..255 and not rounded. The images are read as grey levels (bright
+    streaks on black), and a random crop of a random one is added to R, G and B. An image that is
+    too small is repeated. The result depends only on the folder's images, in the order of their
+    names, and on the generator. A process lists the folder once and caches the images.
+
+    Attributes:
+      directory: the folder.
 
     Raises:
-      ValueError: on a call, when the folder is missing or holds no picture, or one cannot be read.
+      ValueError: when called, if the folder is missing or empty, or an image cannot be read.
     """
 
     directory: str
@@ -212,12 +220,10 @@ def _streak_files(directory: str) -> tuple[str, ...]:
         raise ValueError(
             f"RainFolder: {directory!r} is not a folder; name one with pictures of rain streaks."
         )
-    files = tuple(
-        str(path) for path in sorted(folder.iterdir()) if path.suffix.lower() in _SUFFIXES
-    )
+    files = tuple(str(path) for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES)
     if not files:
         raise ValueError(
-            f"RainFolder: {directory!r} holds no picture ({', '.join(sorted(_SUFFIXES))})."
+            f"RainFolder: {directory!r} holds no picture ({', '.join(sorted(SUFFIXES))})."
         )
     return files
 

@@ -1,8 +1,7 @@
-"""A benchmark: what is scored, on which sets and tasks; runs it and hands out the scores."""
+"""A benchmark: scores a candidate on benchmark sets, and writes tables, JSON and the report."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 import json
@@ -12,41 +11,49 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ipt_jax.errors import UsageError
-from ipt_jax.evaluate.candidates import open_candidate
-from ipt_jax.evaluate.results import Row
+from ipt_jax.evaluate.candidates import Candidate
+from ipt_jax.evaluate.report import Report
+from ipt_jax.evaluate.results import Row, format_rows
 from ipt_jax.evaluate.scoring import unclipped
-from ipt_jax.evaluate.sets import BenchmarkSet, find_sets, kind_of
-from ipt_jax.evaluate.trials import Trial, at_levels
+from ipt_jax.evaluate.sets import BenchmarkSet, kind_of
+from ipt_jax.evaluate.trials import Trial, labels_of
+from ipt_jax.versions import __version__
 
 
-def table(rows: Sequence[Row]) -> str:
-    """A table for the terminal: a line for each set and task, input -> result."""
-    lines = [
-        f"{'set':<10} {'task':<13} {'n':>3}  {'PSNR-Y':>15}  {'PSNR-RGB':>15}  {'SSIM-Y':>15}  "
-        f"{'SSIM-RGB':>15}  {'tiles/s':>8}"
-    ]
-    for row in rows:
-        b, a = row.mean.before, row.mean.after
-        cells = [
-            f"{b[m]:6.2f} -> {a[m]:5.2f}" if m.startswith("psnr") else f"{b[m]:.4f} -> {a[m]:.4f}"
-            for m in ("psnr_y", "psnr_rgb", "ssim_y", "ssim_rgb")
-        ]
-        lines.append(
-            f"{row.set.name:<10} {row.trial.label:<13} {len(row.scores):>3}  "
-            + "  ".join(f"{c:>15}" for c in cells)
-            + (f"  {row.tiles / row.seconds:8.1f}" if row.tiles else "")
-        )
-    return "\n".join(lines)
+@dataclasses.dataclass(frozen=True)
+class BenchmarkSettings:
+    """What is scored, and where the scores are written.
+
+    Attributes:
+      tasks: labels of the tasks; empty for the usual tasks of the candidate.
+      seed: seed of the noise and of synthetic rain.
+      clip_noise: whether noisy inputs are clipped to 0..255.
+      limit: number of images per set; 0 for all.
+      json: the file for all scores; None for no file.
+      report: the file for the HTML report; None for no file.
+    """
+
+    tasks: Sequence[str] = ()
+    seed: int = 0
+    clip_noise: bool = True
+    limit: int = 0
+    json: str | None = None
+    report: str | None = None
 
 
-def choose(
+def choose_trials(
     sets: Sequence[BenchmarkSet], trials: Sequence[Trial], explicit: bool
 ) -> list[tuple[BenchmarkSet, Trial]]:
-    """Which sets are scored at which tasks: those of their usual kind, or, asked for by name, what
-    is possible.
+    """Returns the tasks at which each set is scored.
+
+    Args:
+      sets: the sets.
+      trials: the tasks.
+      explicit: whether the user named the tasks. If so, a set for which none of them is usual is
+        scored at those that are possible.
 
     Raises:
-      UsageError: nothing goes together.
+      UsageError: no set can be scored at any of the tasks.
     """
     chosen = []
     for one in sets:
@@ -61,69 +68,80 @@ def choose(
     return chosen
 
 
-def run(options: argparse.Namespace) -> int:
-    """`ipt evaluate`. Returns 0; wrong input is raised before anything is written."""
-    names = [word.strip() for word in options.sets.split(",") if word.strip()]
-    sets = find_sets(options.data, names)
-    contender = open_candidate(options)
-    wanted = [word.strip() for word in options.tasks.split(",") if word.strip()]
-    usual = [word for name in contender.usual for word in at_levels(contender.tasks[name])]
-    trials = [Trial.parse(word, contender.tasks) for word in wanted or usual]
-    if options.noise_clip == "off":
-        trials = [dataclasses.replace(trial, task=unclipped(trial.task)) for trial in trials]
-    pairs = choose(sets, trials, bool(wanted))
-    outputs = [Path(path) for path in (options.json, options.report) if path]
-    for path in outputs:
+def run_benchmark(
+    candidate: Candidate, sets: Sequence[BenchmarkSet], settings: BenchmarkSettings
+) -> list[Row]:
+    """Scores a candidate on sets; prints a table, and writes the JSON file and the report.
+
+    Raises:
+      UsageError: a task or an output file is not valid; nothing was scored.
+      DataError: an image cannot be read or scored.
+    """
+    pairs = choose_trials(sets, _trials(candidate, settings), bool(settings.tasks))
+    for path in (Path(name) for name in (settings.json, settings.report) if name):
         if not path.parent.is_dir():
             raise UsageError(f"{path}: there is no folder {path.parent}")
     for one in sets:
-        tasks = [trial.label for other, trial in pairs if other is one]
+        labels = [trial.label for other, trial in pairs if other is one]
         print(
             f"{one.describe()}; "
-            f"{', '.join(tasks) if tasks else 'none of the tasks are for it: left out'}",
+            f"{', '.join(labels) or 'skipped, because none of the tasks suits the set'}",
             flush=True,
         )
+    report = Report() if settings.report else None
+    rows = [_score_set(candidate, one, trial, settings, report) for one, trial in pairs]
+    print("\n" + format_rows(rows))
+    described = {
+        "weights": candidate.name,
+        "seed": settings.seed,
+        "noise clip": "on" if settings.clip_noise else "off",
+        "ipt_jax": __version__,
+        **candidate.settings(),
+    }
+    plain = {key: value for key, value in described.items() if not isinstance(value, dict)}
+    print("\n" + "; ".join(f"{key} {value}" for key, value in plain.items()))
+    if settings.json:
+        scores = {**described, "rows": [row.as_json() for row in rows]}
+        Path(settings.json).write_text(json.dumps(scores, indent=1) + "\n")
+        print(f"scores: {settings.json}")
+    if report is not None and settings.report:
+        Path(settings.report).write_text(report.html(rows, described))
+        print(f"report: {settings.report}")
+    return rows
 
-    page = None
-    if options.report:
-        from ipt_jax.evaluate.report import Report
 
-        page = Report()
-    rows = []
-    for one, trial in pairs:
-        row = Row(one, trial, [], 0, 0.0)
-        contender.prepare(trial)
-        began = time.perf_counter()
-        pictures = itertools.islice(one.pictures(trial.task), options.limit or None)
-        for result in contender.score(one, trial, pictures, options.seed):
-            row.scores.append(result[0])
-            row.tiles += contender.tiles(result, trial)
-            row.seconds = time.perf_counter() - began
-            if page is not None:
-                page.add(row, result)
-            if sys.stderr.isatty():
-                print(
-                    f"\r{one.name} {trial.label}: {len(row.scores)} of {len(one.hq)}",
-                    end="\033[K",
-                    file=sys.stderr,
-                )
-        if sys.stderr.isatty():
-            print("\r\033[K", end="", file=sys.stderr)
-        rows.append(row)
-    print("\n" + table(rows))
-    settings = contender.settings(options)
-    print(
-        "\n"
-        + "; ".join(
-            f"{key} {value}" for key, value in settings.items() if not isinstance(value, dict)
-        )
-    )
-    if options.json:
-        Path(options.json).write_text(
-            json.dumps({**settings, "rows": [row.as_json() for row in rows]}, indent=1) + "\n"
-        )
-        print(f"scores: {options.json}")
-    if page is not None:
-        Path(options.report).write_text(page.html(rows, settings))
-        print(f"report: {options.report}")
-    return 0
+def _trials(candidate: Candidate, settings: BenchmarkSettings) -> list[Trial]:
+    usual = [label for name in candidate.usual for label in labels_of(candidate.tasks[name])]
+    trials = [Trial.parse(label, candidate.tasks) for label in settings.tasks or usual]
+    if settings.clip_noise:
+        return trials
+    return [dataclasses.replace(trial, task=unclipped(trial.task)) for trial in trials]
+
+
+def _score_set(
+    candidate: Candidate,
+    one: BenchmarkSet,
+    trial: Trial,
+    settings: BenchmarkSettings,
+    report: Report | None,
+) -> Row:
+    """Returns the scores of a set at a task, and adds its images to the report."""
+    row = Row(one, trial, [], 0, 0.0)
+    candidate.prepare(trial)
+    began = time.perf_counter()
+    images = itertools.islice(one.pictures(trial.task), settings.limit or None)
+    for result in candidate.score(one, trial, images, settings.seed):
+        row.scores.append(result[0])
+        row.tiles += candidate.tiles(result, trial)
+        row.seconds = time.perf_counter() - began
+        if report is not None:
+            report.add(row, result)
+        _show_progress(f"{one.name} {trial.label}: {len(row.scores)} of {len(one.hq)}")
+    _show_progress("")
+    return row
+
+
+def _show_progress(text: str) -> None:
+    """Replaces the last line of a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r{text}", end="\033[K", file=sys.stderr, flush=True)

@@ -1,9 +1,8 @@
-"""What is scored: a model, a baseline, or images that something else restored."""
+"""What is scored: a model, a baseline, or images that other software restored."""
 
 from __future__ import annotations
 
 import abc
-import argparse
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,91 +12,108 @@ import numpy as np
 
 from ipt_jax.data.layouts import match_names, picture_files, read_picture
 from ipt_jax.errors import DataError, UsageError
-from ipt_jax.evaluate.scoring import Degraded, Result, baseline, scored
+from ipt_jax.evaluate.scoring import BenchmarkImage, Degraded, Result, baseline, score_images
 from ipt_jax.evaluate.sets import BenchmarkSet
 from ipt_jax.evaluate.trials import Trial
 from ipt_jax.messages import listed
 from ipt_jax.restore.images import count_tiles
 from ipt_jax.restore.restorer import Restorer
+from ipt_jax.restore.tiling import Tiling
 from ipt_jax.tasks import PAPER_TASKS, TASKS, Task
-from ipt_jax.versions import __version__
 
 RestorePairs = Callable[[Iterator[Degraded]], Iterable[np.ndarray]]
 
+# Values of --weights that name a baseline, and the start of the value that names images.
+BASELINES = ("input", "bicubic")
+OUTPUTS = "outputs:"
+
 
 class Candidate(abc.ABC):
-    """What is scored: a model, or pictures that are there already."""
+    """What is scored.
 
-    tasks: dict[str, Task] = TASKS
+    Attributes:
+      name: the value of --weights.
+      tasks: the tasks that it can restore, by name.
+    """
 
-    def __init__(self, options: argparse.Namespace):
-        self.name: str = options.weights
+    def __init__(self, name: str, tasks: dict[str, Task]):
+        self.name, self.tasks = name, tasks
 
     @property
     def usual(self) -> list[str]:
-        """The tasks that are scored if none are named: the paper's of those that it has."""
+        """The tasks that are scored if the user names none: those of the paper."""
         return [name for name in self.tasks if name in PAPER_TASKS]
 
     @abc.abstractmethod
     def restore(self, one: BenchmarkSet, trial: Trial) -> RestorePairs:
-        """How inputs become results."""
+        """Returns the function from pairs to results `[H, W, 3]`, uint8 or float in 0..255."""
 
     def prepare(self, trial: Trial) -> None:
-        """Compiles what the trial needs, so that it is not counted as its time."""
+        """Compiles the program for a trial, so that its time does not include compilation."""
         return
 
     def score(
-        self, one: BenchmarkSet, trial: Trial, pictures: Iterable[Any], seed: int
+        self, one: BenchmarkSet, trial: Trial, images: Iterable[BenchmarkImage], seed: int
     ) -> Iterator[Result]:
-        """Every picture's score, and the pictures."""
-        for result in scored(self.restore(one, trial), pictures, trial.task, seed):
+        """Yields the score of each image, with the clean, degraded and restored image."""
+        for result in score_images(self.restore(one, trial), images, trial.task, seed):
             yield dataclasses.replace(result[0], task=trial.label), *result[1:]
 
     def tiles(self, result: Result, trial: Trial) -> int:
-        """Tiles that a picture took."""
+        """Returns the number of tiles that an image took."""
         return 0
 
-    def settings(self, options: argparse.Namespace) -> dict[str, Any]:
-        """What the numbers depend on."""
-        return {
-            "weights": self.name,
-            "seed": options.seed,
-            "noise clip": options.noise_clip,
-            "ipt_jax": __version__,
-        }
+    def settings(self) -> dict[str, Any]:
+        """Returns the settings on which the scores depend."""
+        return {}
 
 
 class Baseline(Candidate):
-    """The words `input` and `bicubic`."""
+    """The degraded image ("input"), or its bicubic enlargement ("bicubic").
 
-    def __init__(self, options: argparse.Namespace):
-        super().__init__(options)
-        self.tasks = {
-            n: t for n, t in TASKS.items() if (t.scale > 1) == (options.weights == "bicubic")
-        }
+    Args:
+      name: one of `BASELINES`.
+    """
+
+    def __init__(self, name: str):
+        enlarges = name == "bicubic"
+        super().__init__(name, {n: t for n, t in TASKS.items() if (t.scale > 1) == enlarges})
 
     def restore(self, one: BenchmarkSet, trial: Trial) -> RestorePairs:
+        """Returns a function that yields the baseline of each pair."""
         return lambda pairs: (baseline(pair.lq, trial.task) for pair in pairs)
 
 
 class Outputs(Candidate):
-    """The words `outputs:DIR`: files restored by something else, in DIR, DIR/TASK, DIR/x2, or those
-    in DIR/SET.
+    """Images that other software restored, found by name.
+
+    They are in DIR, DIR/TASK or DIR/x2, or in these folders below DIR/SET.
+
+    Args:
+      name: `outputs:DIR`.
+
+    Raises:
+      UsageError: there is no such folder.
     """
 
-    def __init__(self, options: argparse.Namespace):
-        super().__init__(options)
-        self._folder = Path(options.weights.removeprefix("outputs:")).expanduser()
+    def __init__(self, name: str):
+        super().__init__(name, TASKS)
+        self._folder = Path(name.removeprefix(OUTPUTS)).expanduser()
         if not self._folder.is_dir():
-            raise UsageError(f"--weights {options.weights}: there is no folder {self._folder}")
+            raise UsageError(f"--weights {name}: there is no folder {self._folder}")
 
     def restore(self, one: BenchmarkSet, trial: Trial) -> RestorePairs:
+        """Returns a function that yields the image of each pair.
+
+        Raises:
+          DataError: there are no images for the set, an image is missing, or its size is wrong.
+        """
         inner = [trial.label, *(f"{x}{trial.task.scale}" for x in "xX" if trial.task.scale > 1), ""]
         places = [self._folder / outer / name for outer in (one.name, "") for name in inner]
         place = next((p for p in places if p.is_dir() and picture_files(p)), None)
         if place is None:
             raise DataError(
-                f"--weights {self.name}: no pictures for {one.name} {trial.label}; looked in "
+                f"--weights {self.name}: no images for {one.name} {trial.label}; looked in "
                 + listed([str(p) for p in places], len(places))
             )
         found = match_names(one.hq, picture_files(place), str(place), "restored picture")
@@ -107,8 +123,8 @@ class Outputs(Candidate):
                 output = read_picture(found[pair.name])
                 if output.shape != pair.hq.shape:
                     raise DataError(
-                        f"{found[pair.name]} is {output.shape[1]}x{output.shape[0]}; {trial.label} of "
-                        f"{pair.name} gives {pair.hq.shape[1]}x{pair.hq.shape[0]}"
+                        f"{found[pair.name]} is {output.shape[1]}x{output.shape[0]}; "
+                        f"{trial.label} of {pair.name} gives {pair.hq.shape[1]}x{pair.hq.shape[0]}"
                     )
                 yield output
 
@@ -116,72 +132,58 @@ class Outputs(Candidate):
 
 
 class Weights(Candidate):
-    """A model: compiled once a task, whatever the pictures and sets."""
+    """A model, compiled once for each task.
 
-    def __init__(self, options: argparse.Namespace):
-        super().__init__(options)
-        from ipt_jax.weights.load import load
+    Args:
+      name: the value of --weights.
+      model: the model.
+      tiling: how images are cut into tiles.
+      batch: tiles per call and device.
 
-        if options.batch < 1:
-            raise UsageError(f"--batch {options.batch}: at least 1 tile a call")
-        self.model: Restorer = load(
-            options.weights,
-            task=options.weights_tasks,
-            heads=options.heads,
-            raw=options.raw,
-            dtype=options.dtype,
-        )
-        self.tasks = dict(self.model.tasks)
-        tile = self.model.model.tile
-        if not 0 <= options.overlap < tile:
+    Raises:
+      UsageError: the overlap is not less than the model's tile.
+    """
+
+    def __init__(self, name: str, model: Restorer, tiling: Tiling, batch: int):
+        super().__init__(name, dict(model.tasks))
+        overlap, tile = tiling["overlap"], model.model.tile
+        if not 0 <= overlap < tile:
             raise UsageError(
-                f"--overlap {options.overlap}: tiles of {tile} pixels can overlap by 0 to "
-                f"{tile - 1}"
+                f"--overlap {overlap}: tiles of {tile} pixels can overlap by 0 to {tile - 1}"
             )
-        self._cut: dict[str, Any] = dict(
-            protocol=options.protocol, overlap=options.overlap, ensemble=options.ensemble
-        )
-        self._batch = options.batch
-
-    def restore(self, one: BenchmarkSet, trial: Trial) -> RestorePairs:
-        return lambda pairs: self.model.restore_all(
-            (pair.lq for pair in pairs), trial.head, batch=self._batch, **self._cut
-        )
+        self._model, self._tiling, self._batch = model, tiling, batch
 
     @property
     def usual(self) -> list[str]:
         """All tasks of the weights."""
         return list(self.tasks)
 
-    def prepare(self, trial: Trial) -> None:
-        tile = self.model.model.tile
-        np.asarray(
-            self.model.bind(trial.head)(
-                np.zeros((self._batch * self.model.devices, tile, tile, 3), np.float32)
-            )
+    def restore(self, one: BenchmarkSet, trial: Trial) -> RestorePairs:
+        """Returns a function that restores each pair."""
+        return lambda pairs: self._model.restore_all(
+            (pair.lq for pair in pairs), trial.head, batch=self._batch, **self._tiling
         )
+
+    def prepare(self, trial: Trial) -> None:
+        """Compiles the program of a task by restoring black tiles."""
+        tile = self._model.model.tile
+        black = np.zeros((self._batch * self._model.devices, tile, tile, 3), np.float32)
+        np.asarray(self._model.bind(trial.head)(black))
 
     def tiles(self, result: Result, trial: Trial) -> int:
+        """Returns the number of tiles that an image took."""
         height, width = (size // trial.task.scale for size in result[1].shape[:2])
-        return count_tiles(height, width, tile=self.model.model.tile, **self._cut)
+        return count_tiles(height, width, tile=self._model.model.tile, **self._tiling)
 
-    def settings(self, options: argparse.Namespace) -> dict[str, Any]:
-        cut = {"protocol": options.protocol} | (
-            {"overlap": options.overlap} if options.protocol == "blend" else {}
-        )
+    def settings(self) -> dict[str, Any]:
+        """Returns tiling, dtype, devices, number of programs, and provenance of the weights."""
+        protocol = self._tiling["protocol"]
         return {
-            **super().settings(options),
-            **cut,
-            "ensemble": "x8" if options.ensemble else "no",
-            "dtype": options.dtype,
-            "devices": self.model.devices,
-            "programs": self.model.programs(),
-            "provenance": dict(self.model.provenance),
+            "protocol": protocol,
+            **({"overlap": self._tiling["overlap"]} if protocol == "blend" else {}),
+            "ensemble": "x8" if self._tiling["ensemble"] else "no",
+            "dtype": str(np.dtype(self._model.model.dtype)),
+            "devices": self._model.devices,
+            "programs": self._model.programs(),
+            "provenance": dict(self._model.provenance),
         }
-
-
-def open_candidate(options: argparse.Namespace) -> Candidate:
-    """What the word after --weights names."""
-    if options.weights in ("input", "bicubic"):
-        return Baseline(options)
-    return Outputs(options) if options.weights.startswith("outputs:") else Weights(options)

@@ -1,6 +1,4 @@
-"""The report of an evaluation: one HTML file that needs no network, with scores, pictures, and
-where they are worst.
-"""
+"""The report of an evaluation: one HTML file with scores and images, which needs no network."""
 
 from __future__ import annotations
 
@@ -8,7 +6,9 @@ import base64
 import dataclasses
 import heapq
 import html
+import string
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -16,45 +16,28 @@ import numpy as np
 
 from ipt_jax.evaluate.published import published
 from ipt_jax.evaluate.scoring import Result, Score
+from ipt_jax.images.sheet import encode_image
 from ipt_jax.metrics import METRICS
 
 if TYPE_CHECKING:
     from ipt_jax.evaluate.results import Row
 
 NAMES = {"psnr_y": "PSNR-Y", "psnr_rgb": "PSNR-RGB", "ssim_y": "SSIM-Y", "ssim_rgb": "SSIM-RGB"}
-# Side of the worst place, in pixels
+# Side of the crop with the largest error, in pixels.
 ZOOM = 48
-
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8882; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; }
-h1 { font-size: 1.5em; } h2 { font-size: 1.2em; margin-top: 2.2em; border-bottom: 1px solid var(--line); }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; } td, th { padding: .15em .8em; text-align: right; }
-th { border-bottom: 1px solid var(--line); font-weight: 600; }
-td:first-child, th:first-child { text-align: left; padding-left: 0; }
-td b { font-weight: 600; } .settings { color: #888; } .scroll { overflow-x: auto; }
-.pictures { display: flex; flex-wrap: wrap; gap: 1.5em; margin: 1em 0; }
-figure { margin: 0; max-width: 100%; } figcaption { margin-bottom: .3em; }
-.pair { position: relative; display: inline-block; line-height: 0; max-width: 100%; }
-.pair img { max-width: 100%; } .pair .after { position: absolute; inset: 0; clip-path: inset(0 0 0 var(--x, 50%)); }
-.pair .bar { position: absolute; top: 0; bottom: 0; left: var(--x, 50%); width: 2px; margin-left: -1px; background: #fff;
-  box-shadow: 0 0 3px #000; pointer-events: none; }
-.pair input { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0; cursor: ew-resize; }
-.row { display: flex; flex-wrap: wrap; gap: 1em; align-items: flex-start; font-size: .85em; }
-.zoom { display: flex; gap: .5em; flex-wrap: wrap; }
-.zoom img { width: 192px; height: 192px; image-rendering: pixelated; display: block; }
-details { margin: .8em 0; } summary { cursor: pointer; }
-"""
-SCRIPT = """
-for (const range of document.querySelectorAll('.pair input'))
-  range.addEventListener('input', () => range.parentElement.style.setProperty('--x', range.value + '%'));
-"""
 
 
 @dataclasses.dataclass(order=True)
 class _Shown:
-    """A picture that the page shows; the best of those kept comes first in the heap, to be thrown
-    out first.
+    """An image that the report shows.
+
+    The heap of these has the image with the highest PSNR first, which is dropped first.
+
+    Attributes:
+      key: negative PSNR on Y of the result in dB.
+      order: negative number of the image, which decides between equal keys.
+      score: the image's score.
+      images: the clean, degraded and restored image, uint8 `[H, W, 3]`.
     """
 
     key: float
@@ -64,10 +47,10 @@ class _Shown:
 
 
 class Report:
-    """Collects results as they come, keeping only the pictures that it will show.
+    """Collects results, and keeps only the images that the report will show.
 
     Args:
-      pictures: how many of each set and task are shown: those with the lowest PSNR.
+      pictures: number of images shown for each set and task: those with the lowest PSNR.
     """
 
     def __init__(self, pictures: int = 6):
@@ -75,7 +58,7 @@ class Report:
         self._shown: dict[tuple[str, str], list[_Shown]] = {}
 
     def add(self, row: Row, result: Result) -> None:
-        """Takes a picture's score and the clean, degraded and restored picture."""
+        """Adds an image's score and its clean, degraded and restored image."""
         score, *images = result
         heap = self._shown.setdefault((row.set.name, row.trial.label), [])
         entry = _Shown(
@@ -87,8 +70,8 @@ class Report:
             heapq.heappushpop(heap, entry)
 
     def html(self, rows: Sequence[Row], settings: Mapping[str, Any]) -> str:
-        """The page."""
-        said = ", ".join(
+        """Returns the report as one HTML page."""
+        described = ", ".join(
             f"{key} {value}" for key, value in settings.items() if not isinstance(value, Mapping)
         )
         provenance = settings.get("provenance") or {}
@@ -97,23 +80,22 @@ class Report:
         )
         body = [
             f"<h1>Evaluation of {_text(settings['weights'])}</h1>",
-            f'<p class="settings">{_text(said)}</p>',
+            f'<p class="settings">{_text(described)}</p>',
         ]
         if origin:
             body.append(f'<p class="settings">Weights: {_text(origin)}</p>')
         body.append(_means(rows))
         for row in rows:
             body.append(self._section(row))
-        return (
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width"><title>Evaluation of '
-            f"{_text(settings['weights'])}</title>"
-            f"<style>{STYLE}</style></head>\n<body>\n"
-            + "\n".join(body)
-            + f"\n<script>{SCRIPT}</script>\n</body></html>\n"
+        return string.Template(_asset("report.html")).substitute(
+            title=f"Evaluation of {_text(settings['weights'])}",
+            style=_asset("report.css"),
+            script=_asset("report.js"),
+            body="\n".join(body),
         )
 
     def _section(self, row: Row) -> str:
+        """Returns the part of the page for a set at a task."""
         shown = sorted(self._shown.get((row.set.name, row.trial.label), []), reverse=True)
         pictures = "".join(_figure(entry, row.trial.label) for entry in shown)
         which = (
@@ -128,6 +110,10 @@ class Report:
             f'{_published(row)}<div class="pictures">{pictures}</div>'
             f"<details><summary>Scores of every picture</summary>{_scores(row.scores)}</details>"
         )
+
+
+def _asset(name: str) -> str:
+    return resources.files("ipt_jax.evaluate").joinpath(name).read_text("utf-8")
 
 
 def _text(value: Any) -> str:
@@ -159,8 +145,8 @@ def _head(*first: str) -> str:
 
 def _means(rows: Sequence[Row]) -> str:
     lines = "".join(
-        f"<tr><td>{_text(row.set.name)}</td><td>{_text(row.trial.label)}</td><td>{len(row.scores)}</td>"
-        f"{_cells(row.mean)}</tr>"
+        f"<tr><td>{_text(row.set.name)}</td><td>{_text(row.trial.label)}</td>"
+        f"<td>{len(row.scores)}</td>{_cells(row.mean)}</tr>"
         for row in rows
     )
     return (
@@ -169,9 +155,9 @@ def _means(rows: Sequence[Row]) -> str:
 
 
 def _published(row: Row) -> str:
-    """A line of published scores with these weights' among them; '' where none compare."""
+    """Returns a table of published scores beside these weights'; '' where none is comparable."""
     others = published(row.set.canonical, row.trial.label)
-    # Published means are over whole sets
+    # Published means are over all images of a set.
     if not others or len(row.scores) < len(row.set.hq):
         return ""
     after = row.mean.after
@@ -193,14 +179,17 @@ def _scores(scores: Sequence[Score]) -> str:
 def _figure(entry: _Shown, task: str) -> str:
     clean, before, after = entry.images
     b, a = (side["psnr_y"] for side in (entry.score.before, entry.score.after))
-    caption = f"{_text(entry.score.picture)}: {_number('psnr_y', b)} &rarr; <b>{_number('psnr_y', a)}</b> dB"
-    y, x = worst_place(clean, after)
+    name = _text(entry.score.picture)
+    caption = f"{name}: {_number('psnr_y', b)} &rarr; <b>{_number('psnr_y', a)}</b> dB"
+    y, x = largest_error(clean, after)
     cuts = [
-        (name, image[y : y + ZOOM, x : x + ZOOM])
-        for name, image in (("clean", clean), ("input", before), ("result", after))
+        (which, image[y : y + ZOOM, x : x + ZOOM])
+        for which, image in (("clean", clean), ("input", before), ("result", after))
     ]
-    zoom = "".join(f'<div><img src="{_png(cut)}" alt="{name}">{name}</div>' for name, cut in cuts)
-    label = f"{_text(entry.score.picture)}, {_text(task)}: input on the left, result on the right"
+    zoom = "".join(
+        f'<div><img src="{_png(cut)}" alt="{which}">{which}</div>' for which, cut in cuts
+    )
+    label = f"{name}, {_text(task)}: input on the left, result on the right"
     return (
         f'<figure><figcaption>{caption}</figcaption><div class="row"><div class="pair">'
         f'<img src="{_jpeg(before)}" alt="input">'
@@ -211,9 +200,12 @@ def _figure(entry: _Shown, task: str) -> str:
     )
 
 
-def worst_place(clean: np.ndarray, after: np.ndarray) -> tuple[int, int]:
-    """(row, column) of the corner of the place with the largest squared error, `ZOOM` pixels a
-    side.
+def largest_error(clean: np.ndarray, after: np.ndarray) -> tuple[int, int]:
+    """Returns the upper left corner (row, column) of the crop with the largest squared error.
+
+    Args:
+      clean: uint8 `[H, W, 3]`.
+      after: uint8 `[H, W, 3]`; the crop has `ZOOM` pixels a side, or fewer in a smaller image.
     """
     error = np.square(clean.astype(np.float32) - after).sum(axis=2)
     side = [min(ZOOM, size) for size in error.shape]
@@ -231,10 +223,9 @@ def worst_place(clean: np.ndarray, after: np.ndarray) -> tuple[int, int]:
 
 
 def _data(kind: str, image: np.ndarray, *settings: int) -> str:
-    ok, data = cv2.imencode(f".{kind}", np.ascontiguousarray(image[..., ::-1]), list(settings))
-    if not ok:
-        raise ValueError(f"cannot encode a picture of {image.shape}")
-    return f"data:image/{'jpeg' if kind == 'jpg' else kind};base64,{base64.b64encode(data.tobytes()).decode()}"
+    """Returns an image as a data URL."""
+    data = base64.b64encode(encode_image(image, f".{kind}", settings)).decode()
+    return f"data:image/{'jpeg' if kind == 'jpg' else kind};base64,{data}"
 
 
 def _jpeg(image: np.ndarray) -> str:

@@ -1,6 +1,4 @@
-"""Scores a model on whole pictures: degrade, restore by tiles, PSNR and SSIM on Y and RGB; a table
-and a picture.
-"""
+"""Scores results on complete images: degrade, restore, and measure PSNR and SSIM on Y and RGB."""
 
 from __future__ import annotations
 
@@ -22,8 +20,14 @@ from ipt_jax.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """A named clean picture, uint8 `[H, W, 3]`, and its lq where the set comes with one."""
+class BenchmarkImage:
+    """A clean image of a benchmark set.
+
+    Attributes:
+      name: name of the image.
+      hq: uint8 `[H, W, 3]`.
+      lq: the degraded image `[H / scale, W / scale, 3]`; None where the task makes it from hq.
+    """
 
     name: str
     hq: np.ndarray
@@ -32,8 +36,13 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """One picture's scores at one task: of the input (for SR, of its bicubic enlargement) and of
-    the result.
+    """The scores of one image at one task.
+
+    Attributes:
+      picture: name of the image.
+      task: name of the task.
+      before: scores of the input (for SR, of its bicubic enlargement), `{"psnr_y": dB, ...}`.
+      after: scores of the result.
     """
 
     picture: str
@@ -43,10 +52,10 @@ class Score:
 
 
 def unclipped(task: Task) -> Task:
-    """The task with noise that is not clipped to 0..255, if it is noise; else the task itself.
+    """Returns a denoising task whose noise is not clipped to 0..255; other tasks are unchanged.
 
-    The draws are the same. This is the convention of the published numbers of CBM3D, DnCNN and
-    FFDNet.
+    The noise has the same draws. The published scores of CBM3D, DnCNN and FFDNet follow this
+    convention.
     """
     if not isinstance(task.degrade, Noise):
         return task
@@ -54,39 +63,53 @@ def unclipped(task: Task) -> Task:
 
 
 def generator(seed: int, name: str) -> np.random.Generator:
-    """Noise from a seed and the picture's name, so that a score is the same on every machine."""
+    """Returns a generator that depends only on a seed and the name of an image.
+
+    So a score is the same on every machine and for every selection of images.
+    """
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
-def make_lq(picture: Picture, task: Task, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(lq, hq) of a whole picture; hq is cut to a multiple of the scale first.
+def make_lq(image: BenchmarkImage, task: Task, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (lq, hq) of an image; hq is first cut to a multiple of the scale.
+
+    Args:
+      image: the image.
+      task: the task, which degrades hq where the image has no lq.
+      seed: seed of the degradation.
 
     Raises:
-      DataError: the picture is smaller than the scale, or its lq is not of hq's size over the
+      DataError: the image is smaller than the scale, or its lq does not have hq's size over the
         scale.
     """
-    height, width = (size // task.scale for size in picture.hq.shape[:2])
+    height, width = (size // task.scale for size in image.hq.shape[:2])
     if not height or not width:
         raise DataError(
-            f"{picture.name} is {picture.hq.shape[1]}x{picture.hq.shape[0]}, too small for "
-            f"{task.name}"
+            f"{image.name} is {image.hq.shape[1]}x{image.hq.shape[0]}, too small for {task.name}"
         )
-    hq = np.ascontiguousarray(picture.hq[: height * task.scale, : width * task.scale])
-    if picture.lq is None:
-        return task.degrade(hq, generator(seed, picture.name)), hq
-    if picture.lq.shape[:2] != (height, width):
+    hq = np.ascontiguousarray(image.hq[: height * task.scale, : width * task.scale])
+    if image.lq is None:
+        return task.degrade(hq, generator(seed, image.name)), hq
+    if image.lq.shape[:2] != (height, width):
         raise DataError(
-            f"{picture.name}: the pair's sizes do not match: the degraded picture is "
-            f"{picture.lq.shape[1]}x"
-            f"{picture.lq.shape[0]}, the clean one {picture.hq.shape[1]}x{picture.hq.shape[0]}; "
-            f"{task.name} "
-            f"needs {width}x{height} for it"
+            f"{image.name}: the sizes of the pair do not match: lq is "
+            f"{image.lq.shape[1]}x{image.lq.shape[0]}, hq is "
+            f"{image.hq.shape[1]}x{image.hq.shape[0]}; {task.name} needs an lq of {width}x{height}"
         )
-    return picture.lq, hq
+    return image.lq, hq
 
 
-def score(output: np.ndarray, hq: np.ndarray, border: int) -> dict[str, float]:
-    """All metrics of a result against the clean picture, both uint8 `[H, W, 3]`."""
+def score_image(output: np.ndarray, hq: np.ndarray, border: int) -> dict[str, float]:
+    """Returns all metrics of a result against the clean image, both uint8 `[H, W, 3]`.
+
+    Args:
+      output: the result.
+      hq: the clean image.
+      border: pixels that are left out on every side.
+
+    Raises:
+      ValueError: the shapes differ, or the image is too small for a metric.
+    """
     return {
         f"{metric.__name__}_{channel}": metric(output, hq, channel=channel, border=border)
         for metric in (psnr, ssim)
@@ -95,67 +118,80 @@ def score(output: np.ndarray, hq: np.ndarray, border: int) -> dict[str, float]:
 
 
 def baseline(lq: np.ndarray, task: Task) -> np.ndarray:
-    """What there is without a network: the input itself, for SR its bicubic enlargement; uint8."""
+    """Returns the input as uint8, for SR its bicubic enlargement."""
     return bicubic_up(to_uint8(lq), task.scale) if task.scale > 1 else to_uint8(lq)
 
 
 @dataclasses.dataclass(frozen=True)
 class Degraded:
-    """A named pair: lq as the task makes it, hq uint8."""
+    """A pair to restore.
+
+    Attributes:
+      name: name of the image.
+      lq: `[H / scale, W / scale, 3]`, uint8 or float32 in 0..255.
+      hq: uint8 `[H, W, 3]`.
+    """
 
     name: str
     lq: np.ndarray
     hq: np.ndarray
 
 
+# The score, and the clean, degraded and restored image, uint8 `[H, W, 3]`.
 Result = tuple[Score, np.ndarray, np.ndarray, np.ndarray]
 
 
-def scored(
+def score_images(
     restore: Callable[[Iterator[Degraded]], Iterable[np.ndarray]],
-    pictures: Iterable[Picture],
+    images: Iterable[BenchmarkImage],
     task: Task,
     seed: int = 0,
 ) -> Iterator[Result]:
-    """Scores whatever `restore` makes of a task's inputs, in order; pictures are asked for as they
-    are needed.
+    """Scores the results of `restore` for a task, in the order of the images.
+
+    Args:
+      restore: a function from pairs to results `[H, W, 3]`, uint8 or float in 0..255.
+      images: the images, which are read when they are needed.
+      task: the task.
+      seed: seed of the degradation.
 
     Yields:
-      The score, and the clean, degraded and restored picture (uint8).
+      The score, and the clean, degraded and restored image (uint8).
 
     Raises:
-      DataError: a picture that cannot be scored, by name.
+      DataError: an image cannot be scored; the message names it.
     """
     pending: collections.deque[Degraded] = collections.deque()
 
     def inputs() -> Iterator[Degraded]:
-        for picture in pictures:
-            pending.append(Degraded(picture.name, *make_lq(picture, task, seed)))
+        for image in images:
+            pending.append(Degraded(image.name, *make_lq(image, task, seed)))
             yield pending[-1]
 
-    # Beside the main thread, which keeps the device busy; few at a time, since they hold pictures.
+    # The main thread keeps the device busy, so scores are computed in other threads. Few of them
+    # wait at a time, because each holds three images.
     with futures.ThreadPoolExecutor(2) as pool:
         running: collections.deque[futures.Future[Result]] = collections.deque()
         for output in restore(inputs()):
-            running.append(pool.submit(_measured, pending.popleft(), output, task))
+            running.append(pool.submit(_measure, pending.popleft(), output, task))
             while running and (len(running) > 4 or running[0].done()):
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
 
 
-def _measured(pair: Degraded, output: np.ndarray, task: Task) -> Result:
+def _measure(pair: Degraded, output: np.ndarray, task: Task) -> Result:
     before, after = baseline(pair.lq, task), to_uint8(output)
     try:
-        scores = [score(image, pair.hq, task.border) for image in (before, after)]
+        scores = [score_image(image, pair.hq, task.border) for image in (before, after)]
     except ValueError as error:
         raise DataError(f"{pair.name}: {error}") from None
     return Score(pair.name, task.name, *scores), pair.hq, before, after
 
 
-def evaluate(
+def score_network(
     apply_of: Callable[[Task], Apply],
-    pictures: Iterable[Picture],
+    images: Iterable[BenchmarkImage],
     task: Task,
     *,
     tile: int,
@@ -165,7 +201,15 @@ def evaluate(
     protocol: str = "blend",
     ensemble: bool = False,
 ) -> Iterator[Result]:
-    """Scores a network at a task on pictures, as `scored`; the settings are `restore_pictures`'."""
+    """Scores a network at a task; see `score_images`.
+
+    Args:
+      apply_of: a function from a task to the network for it.
+      images: the images, which are read when they are needed.
+      task: the task.
+      tile, overlap, batch, protocol, ensemble: see `restore_pictures`.
+      seed: seed of the degradation.
+    """
 
     def restore(pairs: Iterator[Degraded]) -> Iterator[np.ndarray]:
         return restore_pictures(
@@ -179,4 +223,4 @@ def evaluate(
             ensemble=ensemble,
         )
 
-    return scored(restore, pictures, task, seed)
+    return score_images(restore, images, task, seed)

@@ -1,4 +1,4 @@
-"""Benchmark sets: which there are in a folder, what they are scored at, their images."""
+"""Benchmark sets: finding them in a folder, their usual tasks, and their images."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from ipt_jax.degradations.noise import Noise
 from ipt_jax.degradations.paired import Paired
 from ipt_jax.degradations.rain import Rain, RainFolder
 from ipt_jax.errors import DataError
-from ipt_jax.evaluate.scoring import Picture
+from ipt_jax.evaluate.scoring import BenchmarkImage
 from ipt_jax.messages import nearest
 from ipt_jax.tasks import Task
 
-# What sets are measured at, by convention; others at whatever their pictures allow.
+# The kinds of task at which sets are scored by convention. Other sets are scored at every kind that
+# their images allow.
 USUAL = {
     "set5": "sr",
     "set14": "sr",
@@ -43,7 +44,7 @@ USUAL = {
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkSet:
-    """A benchmark set: a folder in a known layout, whose images are read when asked for."""
+    """A benchmark set: a folder in a known layout. Its images are read when they are needed."""
 
     layout: Layout
 
@@ -59,11 +60,11 @@ class BenchmarkSet:
 
     @property
     def canonical(self) -> str:
-        """The name, in lower case, by which tables call the set."""
+        """The set's usual name in lower case, which tables of published scores use."""
         return canonical_name(self.name)
 
     def kinds(self) -> set[str]:
-        """The kinds of task that the set is measured at by convention."""
+        """Returns the kinds of task at which the set is scored by convention."""
         return set(
             USUAL.get(
                 self.canonical, "rain pairs" if self.layout.paired else "sr noise rain"
@@ -71,34 +72,34 @@ class BenchmarkSet:
         )
 
     def suits(self, task: Task) -> bool:
-        """Whether the set can be used for the task at all."""
+        """Returns whether the set can be scored at the task."""
         if self.layout.paired:
             return task.scale in self.layout.lq and not isinstance(task.degrade, Noise)
         return kind_of(task) != "pairs"
 
-    def pictures(self, task: Task) -> Iterator[Picture]:
-        """The pictures for a task, in the order of their names.
+    def pictures(self, task: Task) -> Iterator[BenchmarkImage]:
+        """Yields the images for a task in the order of their names.
 
         Raises:
-          DataError: a file that is not a whole picture, by name.
+          DataError: a file is not an intact image; the message names it.
         """
-        # A set's own LR files are made by plain bicubic reduction: they are no inputs of another
-        # degradation.
+        # The LR files of a set are made by bicubic reduction, so they are not used for other
+        # degradations.
         own = self.layout.paired or isinstance(task.degrade, (Bicubic, Paired))
         lq = self.layout.lq.get(task.scale, {}) if own else {}
         for name, path in self.hq.items():
-            yield Picture(name, read_picture(path), read_picture(lq[name]) if lq else None)
+            yield BenchmarkImage(name, read_picture(path), read_picture(lq[name]) if lq else None)
 
     def describe(self) -> str:
-        """One line: the set, how many pictures, and the layout."""
+        """Returns one line with the set's name, number of images and layout."""
         return (
-            f"{self.name}: {len(self.hq)} picture{'s' if len(self.hq) > 1 else ''}, "
+            f"{self.name}: {len(self.hq)} image{'s' if len(self.hq) > 1 else ''}, "
             f"{self.layout.words}"
         )
 
 
 def kind_of(task: Task) -> str:
-    """ "sr", "noise", "rain", or "pairs" for what only comes in pairs."""
+    """Returns the kind of a task: "sr", "noise", "rain", or "pairs" for tasks that need pairs."""
     if task.scale > 1:
         return "sr"
     if isinstance(task.degrade, (Rain, RainFolder)):
@@ -107,12 +108,15 @@ def kind_of(task: Task) -> str:
 
 
 def find_sets(root: str | Path, names: Sequence[str] = ()) -> list[BenchmarkSet]:
-    """The sets in a folder: those named, or all that are understood, or the folder itself if it is
-    one.
+    """Returns the sets in a folder.
+
+    Args:
+      root: a folder of sets, or one set.
+      names: names of sets; empty for the folder itself if it is a set, and else for all sets in it.
 
     Raises:
-      DataError: no such folder, no such set, or nothing that is understood; what was looked for and
-        what is there.
+      DataError: there is no such folder or set, or no set has a known layout; the message lists the
+        known layouts and the content of the folder.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
@@ -128,9 +132,8 @@ def find_sets(root: str | Path, names: Sequence[str] = ()) -> list[BenchmarkSet]
     sets = [BenchmarkSet(one) for one in found if one is not None]
     if not sets:
         raise DataError(
-            f"{root}: no pictures in a layout that is known. Looked for, here and one folder down: "
-            f"{LOOKED_FOR}. "
-            f"There is: {shown_content(root)}"
+            f"{root}: no images in a known layout. Looked for, here and one folder below: "
+            f"{LOOKED_FOR}. The folder contains: {shown_content(root)}"
         )
     return sets
 
@@ -140,22 +143,20 @@ def _named(root: Path, name: str) -> BenchmarkSet:
     place = places.get(canonical_name(name))
     if place is None:
         raise DataError(
-            f"no set {name!r} in {root}{nearest(name, [p.name for p in places.values()])}; there "
-            f"is: {shown_content(root)}"
+            f"no set {name!r} in {root}{nearest(name, [p.name for p in places.values()])}; the "
+            f"folder contains: {shown_content(root)}"
         )
     found = understand(place)
     if found is None:
         raise DataError(
-            f"{place}: no pictures in a layout that is known. Looked for: {LOOKED_FOR}. There is: "
+            f"{place}: no images in a known layout. Looked for: {LOOKED_FOR}. The folder contains: "
             f"{shown_content(place)}"
         )
     return BenchmarkSet(found)
 
 
 def _places(root: Path) -> list[Path]:
-    """Folders that may be sets: the children, and those of `benchmark`, as in EDSR's data
-    folder.
-    """
+    """Returns the folders that may be sets: the children, and those of EDSR's `benchmark`."""
     children = folders_in(root)
     inner = [
         child

@@ -1,4 +1,4 @@
-"""Tasks to score, and at which strength."""
+"""Which tasks are scored, and at which strength."""
 
 from __future__ import annotations
 
@@ -11,14 +11,22 @@ from ipt_jax.errors import UsageError
 from ipt_jax.messages import nearest
 from ipt_jax.tasks import Task
 
+# The strengths at which a task is scored that draws its strength: sigma, JPEG quality.
+LEVELS = {Noise: (15, 25, 30, 50), Jpeg: (10, 20, 40)}
+
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A task to score, and the model's task that is used for it: "denoise50@70" is sigma 70 with
-    the one for 50.
+    """A task to score, and the task of the model that restores it.
 
-    A task whose strength is drawn for each crop, such as blind denoising, is scored at a fixed one:
-    "denoise@25", "jpeg@40".
+    "denoise50@70" is noise of sigma 70, restored with the model's denoise50. A task that draws its
+    strength for each crop, such as blind denoising, is scored at a fixed strength: "denoise@25",
+    "jpeg@40".
+
+    Attributes:
+      label: the name in tables.
+      head: name of the model's task.
+      task: the task, with the degradation that is scored.
     """
 
     label: str
@@ -27,62 +35,57 @@ class Trial:
 
     @classmethod
     def parse(cls, text: str, known: dict[str, Task]) -> Trial:
-        """A trial from `TASK`, `TASK@SIGMA` for noise or `TASK@QUALITY` for JPEG.
+        """Returns the trial of `TASK`, `TASK@SIGMA` for noise or `TASK@QUALITY` for JPEG.
 
         Raises:
-          UsageError: no such task, a level for something that has none, or none for a task that
-            draws it.
+          UsageError: there is no such task, the task has no strength, or the task draws its
+            strength and none is given.
         """
         head, _, level = text.partition("@")
         if head not in known:
             raise UsageError(
-                f"--tasks: there is no task {head!r}{nearest(head, known)}; there is "
+                f"--tasks: there is no task {head!r}{nearest(head, known)}; known: "
                 f"{', '.join(known)}"
             )
         task = known[head]
         if not level:
-            if isinstance(strength(task), tuple):
+            if isinstance(strength_of(task), tuple):
                 raise UsageError(
                     f"--tasks {text}: this task draws its strength; name one, such as "
-                    f"{', '.join(at_levels(task))}"
+                    f"{', '.join(labels_of(task))}"
                 )
             return cls(text, head, task)
-        kind = "standard deviation" if isinstance(task.degrade, Noise) else "JPEG quality"
-        if strength(task) is None:
+        if strength_of(task) is None:
             raise UsageError(
                 f"--tasks {text}: only a denoising or JPEG task can be scored at another strength"
             )
+        noise = isinstance(task.degrade, Noise)
         try:
-            fixed = Noise(float(level)) if isinstance(task.degrade, Noise) else Jpeg(float(level))
+            fixed = Noise(float(level)) if noise else Jpeg(float(level))
         except ValueError:
+            kind = "standard deviation" if noise else "JPEG quality"
             raise UsageError(f"--tasks {text}: {level!r} is no {kind}") from None
         return cls(text, head, Task(text, 1, fixed))
 
 
-LEVELS = {Noise: (15, 25, 30, 50), Jpeg: (10, 20, 40)}
+def strength_of(task: Task) -> Any:
+    """Returns sigma of noise or quality of JPEG; None for other degradations.
 
-
-def strength(task: Task) -> Any:
-    """Sigma of noise, quality of JPEG: a number, or the range that it is drawn from; None for other
-    degradations.
+    The result is a number, or the range from which the number is drawn.
     """
-    degrade = task.degrade
-    return (
-        degrade.sigma
-        if isinstance(degrade, Noise)
-        else degrade.quality
-        if isinstance(degrade, Jpeg)
-        else None
-    )
+    if isinstance(task.degrade, Noise):
+        return task.degrade.sigma
+    return task.degrade.quality if isinstance(task.degrade, Jpeg) else None
 
 
-def at_levels(task: Task) -> list[str]:
-    """What is scored of a task if none is asked for: itself, or "TASK@LEVEL"s where it draws its
-    strength.
+def labels_of(task: Task) -> list[str]:
+    """Returns the labels under which a task is scored if the user names none.
+
+    A task that draws its strength has a label for each of `LEVELS`.
     """
-    if not isinstance(strength(task), tuple):
+    strength = strength_of(task)
+    if not isinstance(strength, tuple):
         return [task.name]
-    low, high = strength(task)
-    return [
-        f"{task.name}@{level}" for level in LEVELS[type(task.degrade)] if low <= level <= high
-    ] or [f"{task.name}@{high:g}"]
+    low, high = strength
+    levels = [level for level in LEVELS[type(task.degrade)] if low <= level <= high]
+    return [f"{task.name}@{level}" for level in levels] or [f"{task.name}@{high:g}"]

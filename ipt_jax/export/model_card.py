@@ -1,24 +1,27 @@
-"""A model card: what weights are for, what they were trained on, how they score; as JSON and as
-Markdown.
+"""The model card: tasks, training data and scores of weights, as JSON and as Markdown.
+
+Mitchell et al., Model Cards for Model Reporting, FAT* 2019.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 from etils import epath
 
 from ipt_jax.model.ipt import GEOMETRY
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.run_folder import metrics_log
+from ipt_jax.versions import versions
+from ipt_jax.weights.tensor_files import sha256_of
 
 UNKNOWN = "not stated"
-# What is known of the sources that have a name; of a folder only its owner can say it.
+# Licences of the data sources that have a name. The licence of a folder must be given by the user.
 LICENCES = {
     "embedded": "scikit-image's photographs astronaut, chelsea, coffee and rocket: public domain "
     "(NASA) or CC0",
@@ -28,14 +31,14 @@ LICENCES = {
 
 @dataclasses.dataclass(frozen=True)
 class Details:
-    """What is known of a training run.
+    """What is known about a training run.
 
     Attributes:
-      config: the run's whole config; {} where it is not known.
-      data: its data's fingerprint and number of pictures.
-      steps: after which the weights were taken; None where it is not known.
-      scores: `{"<set>/<task>/<metric>": value}` of the last evaluation at or before that step.
-      licence: of the training data.
+      config: the run's complete config; {} where it is not known.
+      data: fingerprint and number of images of its data.
+      steps: the step of the weights; None where it is not known.
+      scores: `{"<set>/<task>/<metric>": value}` of the last evaluation at or before this step.
+      licence: licence of the training data.
     """
 
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -45,19 +48,23 @@ class Details:
     licence: str = UNKNOWN
 
 
-def details(
+def collect_details(
     weights: str, restorer: Restorer, licence: str | None = None, scores: str | None = None
 ) -> Details:
-    """What a run's folder tells of itself, or what weights that were exported before still say.
+    """Collects details from a run's folder, or from the provenance of exported weights.
 
     Args:
-      weights: what was loaded, as it was named.
-      licence: of the training data, where its name does not tell.
-      scores: a JSON file that `ipt evaluate --json` wrote.
+      weights: the value of --weights.
+      restorer: the weights.
+      licence: licence of the training data; None where the name of the data tells it.
+      scores: a JSON file that `ipt evaluate --json` wrote; None for the run's own scores.
+
+    Raises:
+      OSError, ValueError, KeyError, TypeError: the file of scores is missing or not valid.
     """
-    said = restorer.provenance
-    config, measured = said.get("training", {}), {}
-    step = said.get("step")
+    provenance = restorer.provenance
+    config, measured = provenance.get("training", {}), {}
+    step = provenance.get("step")
     name, _, _ = weights.rpartition("@")
     for folder in (epath.Path(weights), epath.Path(name or weights)):
         if (folder / "config.json").exists():
@@ -71,21 +78,19 @@ def details(
     if scores is not None:
         measured = _scores(scores)
     source = config.get("data", {}).get("source", "")
-    known = (
-        LICENCES.get(config["data"].get("name", "") if source == "tfds" else source, UNKNOWN)
-        if source
-        else UNKNOWN
-    )
+    if source == "tfds":
+        source = config["data"].get("name", "")
     return Details(
-        config,
-        said.get("data") or {},
-        step,
-        measured or said.get("scores", {}),
-        licence or said.get("licence") or known,
+        config=config,
+        data=provenance.get("data") or {},
+        steps=step,
+        scores=measured or provenance.get("scores", {}),
+        licence=licence or provenance.get("licence") or LICENCES.get(source, UNKNOWN),
     )
 
 
 def _scores(file: str) -> dict[str, float]:
+    """Returns the scores of a JSON file that `ipt evaluate --json` wrote."""
     rows = json.loads(Path(file).read_text())["rows"]
     return {
         f"{row['set']}/{row['task']}/{name}": value
@@ -94,28 +99,31 @@ def _scores(file: str) -> dict[str, float]:
     }
 
 
-def kept(restorer: Restorer, known: Details) -> dict[str, Any]:
-    """The provenance that goes with weights, so that a card can be made of them again: nothing of
-    where files were.
+def exported_provenance(restorer: Restorer, known: Details) -> dict[str, Any]:
+    """Returns the provenance of exported weights.
+
+    It has the details, so that a card can be made from the exported weights again, and no paths of
+    this machine.
     """
-    said = {k: v for k, v in restorer.provenance.items() if k != "from"} | {
+    provenance = {k: v for k, v in restorer.provenance.items() if k != "from"} | {
         "from": _source(restorer)
     }
-    return said | {
-        "training": _without_places(known.config),
+    return provenance | {
+        "training": _without_paths(known.config),
         "scores": dict(known.scores),
         "licence": known.licence,
     }
 
 
 def _source(restorer: Restorer) -> str:
+    """Returns the name of the run or file that the weights come from, without its folder."""
     return str(restorer.provenance.get("from", "")).rstrip("/").rsplit("/", 1)[-1]
 
 
-def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config without the folders of the machine it ran on."""
+def _without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a config without the paths of the machine on which the run was."""
     plain: dict[str, Any] = {
-        k: _without_places(v) if isinstance(v, Mapping) else v for k, v in config.items()
+        k: _without_paths(v) if isinstance(v, Mapping) else v for k, v in config.items()
     }
     for key in ("dir", "init_from"):
         if plain.get(key):
@@ -123,27 +131,37 @@ def _without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def make(
+def make_card(
     restorer: Restorer, out: Path, form: str, dtype: str, difference: float, known: Details
 ) -> dict[str, Any]:
-    """The card's contents."""
-    from ipt_jax.versions import versions
+    """Returns the card.
 
+    Args:
+      restorer: the weights.
+      out: the file or folder that was written.
+      form: its format.
+      dtype: its dtype.
+      difference: largest difference from the model's outputs over their largest magnitude.
+      known: details of the training.
+    """
     model = restorer.model
     data = known.config.get("data", {})
-    tasks = restorer.tasks.values()
     set_name = data.get("name", "") if data.get("source") == "tfds" else ""
     return {
         "file": out.name,
         "format": form,
         "dtype": dtype,
-        "sha256": _digest(out),
+        "sha256": sha256_of(out / "weights.safetensors" if out.is_dir() else out),
         "tasks": [
-            {"name": task.name, "scale": task.scale, "degradation": _words(task.degrade)}
-            for task in tasks
+            {
+                "name": task.name,
+                "scale": task.scale,
+                "degradation": _describe_degradation(task.degrade),
+            }
+            for task in restorer.tasks.values()
         ],
         "model": {key: getattr(model, key) for key in GEOMETRY},
-        "parameters": _count(restorer.params),
+        "parameters": sum(x.size for x in jax.tree.leaves(restorer.params)),
         "weights": {"ema": "moving average", "params": "raw"}.get(
             str(restorer.provenance.get("part")), "as they were given"
         ),
@@ -157,7 +175,7 @@ def make(
                 "fingerprint": known.data.get("fingerprint"),
             },
             "licence of the data": known.licence,
-            "config": _without_places(known.config),
+            "config": _without_paths(known.config),
         },
         "scores": {
             k: v for k, v in known.scores.items() if k.split("/")[1].split("@")[0] in restorer.tasks
@@ -167,13 +185,8 @@ def make(
     }
 
 
-def _count(params: Any) -> int:
-    import jax
-
-    return sum(x.size for x in jax.tree.leaves(params))
-
-
-def _words(degrade: Any) -> str:
+def _describe_degradation(degrade: Any) -> str:
+    """Returns the name of a degradation and its numbers."""
     if dataclasses.is_dataclass(degrade) and not isinstance(degrade, type):
         inside = ", ".join(
             f"{k} {v}"
@@ -184,14 +197,8 @@ def _words(degrade: Any) -> str:
     return type(degrade).__name__.lower()
 
 
-def _digest(out: Path) -> str:
-    file = out / "weights.safetensors" if out.is_dir() else out
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def markdown(card: Mapping[str, Any]) -> str:
-    """The card to be read."""
+def card_as_markdown(card: Mapping[str, Any]) -> str:
+    """Returns the card as Markdown."""
     training, data, model = card["training"], card["training"]["data"], card["model"]
     tasks = "\n".join(
         f"| {t['name']} | x{t['scale']} | {t['degradation']} |" for t in card["tasks"]
@@ -202,8 +209,8 @@ def markdown(card: Mapping[str, Any]) -> str:
         f"# {card['file']}",
         "",
         "IPT (Chen et al., Pre-Trained Image Processing Transformer, CVPR 2021) for image "
-        "restoration, written by ipt_jax "
-        f"{card['versions']['ipt_jax']} as {card['format']}, {card['dtype']}.",
+        f"restoration, written by ipt_jax {card['versions']['ipt_jax']} as {card['format']}, "
+        f"{card['dtype']}.",
         "",
         "## Tasks",
         "",
@@ -213,32 +220,30 @@ def markdown(card: Mapping[str, Any]) -> str:
         "",
         f"Input: tiles of {model['tile']}x{model['tile']} RGB pixels in 0..255; output in 0..255, "
         "neither clipped nor rounded.",
-        "Trained on synthetic degradations: on others (compression, blur, other noise) results may "
-        "be worse than the input.",
+        "The weights were trained on synthetic degradations. For other degradations (compression, "
+        "blur, other noise) the result may be worse than the input.",
         "",
         "## Model",
         "",
         f"{card['parameters']:,} parameters: {model['features']} features, patches of "
-        f"{model['patch']}, {model['heads']} "
-        f"heads, {model['encoder_layers']} + {model['decoder_layers']} layers. Weights: "
-        f"{card['weights']}.",
+        f"{model['patch']}, {model['heads']} heads, {model['encoder_layers']} + "
+        f"{model['decoder_layers']} layers. Weights: {card['weights']}.",
         "",
         "## Training",
         "",
         f"- steps: {training['steps'] if training['steps'] is not None else UNKNOWN}",
         f"- data: {data['source']}{' ' + data['name'] if data['name'] else ''}"
-        + (f", {data['pictures']} pictures" if data["pictures"] else ""),
+        + (f", {data['pictures']} images" if data["pictures"] else ""),
         f"- licence of the training data: {training['licence of the data']}",
         *(
             [
                 f"- learning rate {optim['learning_rate']:g}, batch "
-                f"{training['config'].get('batch_size')}, "
-                f"schedule {optim.get('schedule')}"
+                f"{training['config'].get('batch_size')}, schedule {optim.get('schedule')}"
             ]
             if optim
             else []
         ),
-        "- the whole config: in the JSON beside this",
+        "- the complete config is in the JSON file beside this card",
         "",
         "## Scores",
         "",
@@ -246,9 +251,8 @@ def markdown(card: Mapping[str, Any]) -> str:
         "",
         "## Check",
         "",
-        "Run on random patches after writing: it differs from the model by at most "
-        f"{card['difference from the model']:.1e} of "
-        "the largest value.",
+        "The written file was run on random patches. Its outputs differ from the model's by at "
+        f"most {card['difference from the model']:.1e} of the largest value.",
         f"SHA-256 `{card['sha256']}`",
         "",
     ]

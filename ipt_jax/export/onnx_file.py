@@ -1,4 +1,4 @@
-"""An ONNX file of one task, run with onnxruntime to check it."""
+"""Writes an ONNX file of one task, and runs it with onnxruntime."""
 
 from __future__ import annotations
 
@@ -13,24 +13,31 @@ from ipt_jax.restore.restorer import Restorer
 from ipt_jax.versions import __version__
 
 
-def write(restorer: Restorer, path: Path, dtype: str) -> Run:
-    """Writes the model's one task; returns the file as onnxruntime runs it.
+def write_onnx(restorer: Restorer, path: Path, dtype: str) -> Run:
+    """Writes the model's only task; returns a function that runs the file.
+
+    Args:
+      restorer: the model.
+      path: the file.
+      dtype: the dtype in which the file computes, "float32" or "float16".
 
     Raises:
-      WeightsError: onnx or onnxruntime is missing, or the weights are more than the 2 GB that a
-        file of it holds.
+      WeightsError: onnx or onnxruntime is missing, or the weights have more than 2 GB, which is the
+        limit of an ONNX file.
     """
     try:
         import onnx
-        import onnxruntime  # noqa: F401  it is asked for before anything is written
+
+        # The import shows whether the package is there before anything is written.
+        import onnxruntime  # noqa: F401
     except ImportError as error:
         raise WeightsError(
             f"--format onnx needs {error.name}: pip install 'ipt_jax[onnx]'"
         ) from None
-    from ipt_jax.export import onnx_graph as graph
+    from ipt_jax.export.onnx_graph import build_graph
 
     (task,) = restorer.tasks.values()
-    said = {
+    metadata = {
         "task": task.name,
         "scale": str(task.scale),
         "tile": str(restorer.model.tile),
@@ -42,18 +49,18 @@ def write(restorer: Restorer, path: Path, dtype: str) -> Run:
             {k: v for k, v in restorer.provenance.items() if k != "from"}, default=str
         ),
     }
-    made = graph.build(restorer.model, restorer.params, task.name, task.scale, dtype, said)
-    if made.ByteSize() >= 2**31 - 1:
+    model = build_graph(restorer.model, restorer.params, task.name, task.scale, dtype, metadata)
+    if model.ByteSize() >= 2**31 - 1:
         raise WeightsError(
-            "these weights are larger than the 2 GB that one ONNX file holds; use --dtype float16"
+            "these weights are larger than 2 GB, the limit of an ONNX file; use --dtype float16"
         )
-    onnx.checker.check_model(made, full_check=True)
-    path.write_bytes(made.SerializeToString())
-    return read(path)
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString())
+    return read_onnx(path)
 
 
-def read(path: Path) -> Run:
-    """The file as something to call, on the CPU."""
+def read_onnx(path: Path) -> Run:
+    """Returns a function that runs a file on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -1,4 +1,6 @@
-"""The network for one task as an ONNX graph, written with onnx's own helpers: the architecture is
+"""The network for one task as an ONNX graph.
+
+The graph is built with onnx's helpers rather than converted from jax, because the architecture is
 fixed and small.
 """
 
@@ -19,8 +21,12 @@ Params = Mapping[str, Any]
 
 
 class Builder:
-    """Nodes and constants of a graph; each method adds what it says and returns the name of its
-    result.
+    """The nodes and constants of a graph.
+
+    Each method adds nodes and returns the name of their result.
+
+    Args:
+      dtype: "float32" or "float16", the dtype in which the graph computes.
     """
 
     def __init__(self, dtype: str):
@@ -29,11 +35,13 @@ class Builder:
         self.constants: dict[str, Any] = {}
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Adds an operator of this kind."""
         name = f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return name
 
     def constant(self, value: Any, dtype: Any = None) -> str:
+        """Adds a constant, by default with the dtype of the graph."""
         name = f"constant_{len(self.constants)}"
         array = np.ascontiguousarray(
             np.asarray(value).astype(self.dtype if dtype is None else dtype)
@@ -42,23 +50,27 @@ class Builder:
         return name
 
     def cast(self, x: str, dtype: Any) -> str:
+        """Casts to a dtype; does nothing in a float32 graph."""
         if self.dtype == np.float32:
             return x
         return self.op("Cast", x, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
     def reshape(self, x: str, *shape: int) -> str:
-        """To a shape without its first axis, the batch."""
+        """Reshapes to `[batch, *shape]`."""
         return self.op("Reshape", x, self.constant((-1, *shape), np.int64))
 
     def transpose(self, x: str, *order: int) -> str:
+        """Reorders the axes."""
         return self.op("Transpose", x, perm=order)
 
     def product(self, x: str, params: Params) -> str:
+        """Adds a linear layer over the last axis."""
         out = self.op("MatMul", x, self.constant(params["kernel"]))
         return self.op("Add", out, self.constant(params["bias"])) if "bias" in params else out
 
     def conv(self, x: str, params: Params) -> str:
-        # [out, in, rows, columns]
+        """Adds a convolution that keeps the size of the image `[batch, channels, H, W]`."""
+        # ONNX kernels are [out, in, rows, columns].
         kernel = np.asarray(params["kernel"]).transpose(3, 2, 0, 1)
         side = kernel.shape[2]
         return self.op(
@@ -71,7 +83,7 @@ class Builder:
         )
 
     def norm(self, x: str, params: Params, eps: float) -> str:
-        """LayerNorm, in float32 whatever the rest computes in."""
+        """Adds a LayerNorm, which computes in float32."""
         scale, bias = (self.constant(params["norm"][key], np.float32) for key in ("scale", "bias"))
         wide = self.op(
             "LayerNormalization", self.cast(x, np.float32), scale, bias, axis=-1, epsilon=eps
@@ -79,10 +91,11 @@ class Builder:
         return self.cast(wide, self.dtype)
 
     def attention(self, model: IPT, params: Params, query: str, key: str, value: str) -> str:
+        """Adds a multi-head attention over tokens `[batch, tokens, width]`."""
         d, n, heads = model.width, model.tokens, model.heads
         size = d // heads
         kernel = np.asarray(params["qkv"])
-        # The factor goes into the query's kernel; in float32 rounding as good as after the product.
+        # The factor is folded into the query's kernel in float32, where it loses no accuracy.
         parts = (kernel[:, :d] * np.float32(size**-0.5), kernel[:, d : 2 * d], kernel[:, 2 * d :])
 
         def split(x: str, part: np.ndarray, *order: int) -> str:
@@ -101,11 +114,12 @@ class Builder:
         return self.product(mixed, params["out"])
 
     def feed_forward(self, x: str, params: Params) -> str:
+        """Adds the two linear layers of a transformer layer with a ReLU between them."""
         return self.product(self.op("Relu", self.product(x, params["in"])), params["out"])
 
 
 def _layer(stack: Params, i: int) -> dict[str, Any]:
-    """One layer's parameters of a stack's."""
+    """Returns the parameters of one layer of a stack."""
     return {
         key: _layer(value, i) if isinstance(value, Mapping) else np.asarray(value)[i]
         for key, value in stack.items()
@@ -113,6 +127,7 @@ def _layer(stack: Params, i: int) -> dict[str, Any]:
 
 
 def _body(b: Builder, model: IPT, params: Params, tokens: str, embedding: str) -> str:
+    """Adds the transformer, from tokens to tokens `[batch, tokens, width]`."""
     eps = model.norm_eps
     if not model.encoder_layers + model.decoder_layers:
         return b.op("Add", tokens, b.constant(params["position"]))
@@ -139,18 +154,22 @@ def _body(b: Builder, model: IPT, params: Params, tokens: str, embedding: str) -
     return b.op("Add", x, b.feed_forward(x, params["mlp"]))
 
 
-def build(
+def build_graph(
     model: IPT, params: Params, task: str, scale: int, dtype: str, metadata: Mapping[str, str]
 ) -> ModelProto:
-    """The graph: `patches` float32 `[batch, tile, tile, 3]`, RGB in 0..255 -> `restored` float32 of
-    `scale` times the side.
+    """Returns the graph of a task.
+
+    Its input `patches` is float32 `[batch, tile, tile, 3]`, RGB in 0..255. Its output `restored` is
+    float32 `[batch, tile * scale, tile * scale, 3]`.
 
     Args:
-      model, params: the network and its parameters.
-      task, scale: which of its tasks.
-      dtype: "float32" or "float16", what is computed in; LayerNorm, softmax, input and output stay
-        float32.
-      metadata: what the file says of itself.
+      model: the network.
+      params: its parameters.
+      task: name of the task.
+      scale: scale of the task.
+      dtype: "float32" or "float16", the dtype in which the graph computes. LayerNorm, softmax,
+        input and output stay float32.
+      metadata: texts that describe the file.
     """
     b = Builder(dtype)
     mine, tile, side, patch, features = (

@@ -1,4 +1,4 @@
-"""Whether a written file computes what the model does."""
+"""Compares a written file with the model on random patches."""
 
 from __future__ import annotations
 
@@ -8,16 +8,23 @@ import numpy as np
 
 from ipt_jax.restore.restorer import Restorer
 
-# (patches `[B, tile, tile, 3]` float32 in 0..255, task) -> `[B, tile * scale, tile * scale, 3]`.
+# (patches float32 `[B, tile, tile, 3]` in 0..255, task) -> `[B, tile * scale, tile * scale, 3]`.
 Run = Callable[[np.ndarray, str], np.ndarray]
 
-# Largest difference over largest magnitude
+# Bounds of the largest difference over the largest magnitude, by dtype.
 BOUNDS = {"float32": 1e-5, "float16": 5e-3}
 
 
-def patches(tile: int, count: int = 3, seed: int = 0) -> np.ndarray:
-    """Random patches, float32 `[count, tile, tile, 3]`: noise, a slope, and a flat one with an
-    edge, in turn.
+def random_patches(tile: int, count: int = 3, seed: int = 0) -> np.ndarray:
+    """Returns random patches: in turn noise, a slope, and a flat patch with an edge.
+
+    Args:
+      tile: side of a patch in pixels.
+      count: number of patches.
+      seed: seed of the random numbers.
+
+    Returns:
+      float32 `[count, tile, tile, 3]`, 0..255.
     """
     rng = np.random.default_rng(seed)
     made = rng.uniform(0, 255, (count, tile, tile, 3)).astype(np.float32)
@@ -30,16 +37,19 @@ def patches(tile: int, count: int = 3, seed: int = 0) -> np.ndarray:
 
 
 def largest_difference(restorer: Restorer, run: Run) -> float:
-    """The largest difference between what `run` gives and what the model gives, over the largest
-    magnitude of the latter.
+    """Returns the largest difference from the model's outputs over their largest magnitude.
 
-    Of all tasks the worst; infinite where a shape is wrong or a value is not finite. One patch and
-    several are tried.
+    The result is the maximum over all tasks, and over one patch and several patches. It is infinite
+    where a shape is wrong or a value is not finite.
+
+    Args:
+      restorer: the model.
+      run: a function that runs the written file.
     """
     worst = 0.0
     for name in restorer.tasks:
         for count in (3, 1):
-            given = patches(restorer.model.tile, count)
+            given = random_patches(restorer.model.tile, count)
             want = restorer.apply(given, name)
             have = np.asarray(run(given, name))
             if have.shape != want.shape or not np.isfinite(have).all():

@@ -1,5 +1,6 @@
-"""The network as a StableHLO program (`jax.export`): weights inside, any batch, for CPU, CUDA and
-TPU.
+"""The network for one task as a StableHLO program, with its weights (`jax.export`).
+
+The program takes any number of tiles and runs on CPU, CUDA and TPU.
 """
 
 from __future__ import annotations
@@ -15,20 +16,19 @@ from jax import export
 from ipt_jax.export.parity import Run
 from ipt_jax.model.ipt import GEOMETRY, RGB_MEAN
 from ipt_jax.restore.restorer import Restorer
-from ipt_jax.weights import state_dict as weights
+from ipt_jax.versions import versions
+from ipt_jax.weights.state_dict import params_from_torch, params_to_torch
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def write(restorer: Restorer, path: Path) -> Run:
-    """Writes the program of the model's one task; returns it, read back from the file."""
+def write_program(restorer: Restorer, path: Path) -> Run:
+    """Writes the program of the model's only task; returns it, read back from the file."""
     (task,) = restorer.tasks.values()
-    # Through the authors' form, in which the network computes in 0..255: nothing is left to scale
-    # outside.
+    # In the authors' form the network computes in 0..255, so that the caller does not have to scale
+    # the pixels.
     model = restorer.model.clone(input_scale=1.0, remat="none")
-    params = weights.params_from_torch(
-        weights.params_to_torch(restorer.params, restorer.model), model
-    )
+    params = params_from_torch(params_to_torch(restorer.params, restorer.model), model)
     held = jax.tree.map(jnp.asarray, params)
     tile = model.tile
 
@@ -40,19 +40,17 @@ def write(restorer: Restorer, path: Path) -> Run:
         jax.ShapeDtypeStruct((batch, tile, tile, 3), jnp.float32)
     )
     path.write_bytes(program.serialize())
-    return read(path)
+    return read_program(path)
 
 
-def read(path: Path) -> Run:
-    """The program of a file, as something to call."""
+def read_program(path: Path) -> Run:
+    """Returns a function that runs the program in a file."""
     program = export.deserialize(bytearray(path.read_bytes()))
     return lambda patches, task: np.asarray(program.call(patches))
 
 
-def describe(restorer: Restorer) -> dict[str, Any]:
-    """What stands in the JSON beside the program: all that is needed to use it."""
-    from ipt_jax.versions import versions
-
+def describe_program(restorer: Restorer) -> dict[str, Any]:
+    """Returns the content of the JSON file beside the program, which explains its use."""
     (task,) = restorer.tasks.values()
     tile = restorer.model.tile
     return {

@@ -1,6 +1,4 @@
-"""Between the pictures that people have - grey, alpha, 8 and 16 bit - and the RGB in 0..255 that
-the network takes.
-"""
+"""Conversion between users' images (grey, alpha, 8 and 16 bits) and the network's RGB in 0..255."""
 
 from __future__ import annotations
 
@@ -8,10 +6,11 @@ import numpy as np
 
 from ipt_jax.images.resize import bicubic_up
 
+# dtype -> its largest value; floats are in 0..255.
 TOPS = {"uint8": 255, "uint16": 65535}
 
 
-def check(image: np.ndarray) -> None:
+def check_image(image: np.ndarray) -> None:
     """Raises ValueError unless it is `[H, W]` or `[H, W, 1..4]` of uint8, uint16 or float."""
     channels = 1 if image.ndim == 2 else image.shape[2] if image.ndim == 3 else 0
     if (
@@ -21,14 +20,14 @@ def check(image: np.ndarray) -> None:
     ):
         raise ValueError(
             "a picture must be [H, W], [H, W, 1], [H, W, 2] (grey, alpha), [H, W, 3] or [H, W, 4] "
-            "of uint8, "
-            f"uint16 or float, not {list(image.shape)} of {image.dtype}"
+            f"of uint8, uint16 or float, not {list(image.shape)} of {image.dtype}"
         )
 
 
 def colour(image: np.ndarray) -> np.ndarray:
-    """Its `[H, W, 3]` in 0..255: uint8 stays, all else becomes float32; grey three times, without
-    alpha.
+    """Returns an image's RGB in 0..255, `[H, W, 3]`; uint8 stays, other dtypes become float32.
+
+    Grey is repeated three times, and alpha is dropped.
     """
     pixels = image if image.ndim == 3 else image[..., None]
     pixels = np.repeat(pixels[..., :1], 3, axis=2) if pixels.shape[2] < 3 else pixels[..., :3]
@@ -40,8 +39,12 @@ def colour(image: np.ndarray) -> np.ndarray:
 
 
 def like(out: np.ndarray, image: np.ndarray, alpha: np.ndarray | None = None) -> np.ndarray:
-    """The restored RGB float `[h, w, 3]` in the channels and dtype of `image`, with this alpha `[h,
-    w]` if it has one.
+    """Converts a restored image to the channels and dtype of its input.
+
+    Args:
+      out: float RGB `[h, w, 3]` in 0..255.
+      image: the input, whose channels and dtype the result has.
+      alpha: `[h, w]`, the alpha channel of the result, if the input has one.
     """
     if image.ndim == 2 or image.shape[2] < 3:
         out = out.mean(axis=2, keepdims=True)
@@ -55,12 +58,15 @@ def like(out: np.ndarray, image: np.ndarray, alpha: np.ndarray | None = None) ->
 
 
 def alpha_of(image: np.ndarray) -> np.ndarray | None:
-    """Its alpha `[H, W]`, if it has one."""
+    """Returns an image's alpha `[H, W]`, or None if it has none."""
     return image[..., -1] if image.ndim == 3 and image.shape[2] in (2, 4) else None
 
 
 def enlarged(alpha: np.ndarray, scale: int) -> np.ndarray:
-    """Alpha `[H, W]` -> `[H * scale, W * scale]` of its dtype, bicubic, within its range."""
+    """Enlarges alpha `[H, W]` to `[H * scale, W * scale]` by bicubic interpolation.
+
+    The dtype stays, and values are clipped to its range (floats: to the range of `alpha`).
+    """
     if scale == 1:
         return alpha
     if alpha.dtype == np.uint8:
@@ -73,20 +79,21 @@ def enlarged(alpha: np.ndarray, scale: int) -> np.ndarray:
 
 
 def enlarged_rows(alpha: np.ndarray, scale: int, first: int, last: int) -> np.ndarray:
-    """Rows first..last of `enlarged(alpha, scale)`, from no more of alpha than they need."""
+    """Returns rows first..last - 1 of `enlarged(alpha, scale)` from the rows of alpha they need."""
     top = max(0, first // scale - 3)
     part = enlarged(alpha[top : -(-last // scale) + 3], scale)
     return part[first - top * scale : last - top * scale]
 
 
 def _cubic(x: np.ndarray, scale: int) -> np.ndarray:
-    """`[H, W]` -> `[H * scale, W]`: Keys' cubic with a = -1/2, symmetric border, as
-    `degrade.bicubic_up` for floats.
+    """Enlarges the height of a float `[H, W]` to `[H * scale, W]` as `resize.bicubic_up` does.
+
+    The kernel is Keys' cubic with a = -1/2, and the border is symmetric.
     """
     edged = np.pad(x, ((2, 2), (0, 0)), mode="symmetric")
     out = np.empty((len(x) * scale, x.shape[1]), np.float32)
     for phase in range(scale):
-        # Where the output pixel lies, from its input pixel's centre
+        # Position of the output pixel relative to the centre of its input pixel.
         at = (phase + 0.5) / scale - 0.5
         left = int(np.floor(at))
         for tap in range(left - 1, left + 3):

@@ -1,9 +1,9 @@
-"""Encoded pictures to RGB arrays, refusing what is broken instead of guessing at it.
+"""Decodes image files to RGB arrays for training, and refuses damaged files.
 
-JPEG and PNG, the formats training sets are made of, go through OpenCV, the faster decoder. Their
-structure is checked first, since of a damaged file it may return half a picture and tell only
-stderr. WebP, BMP and TIFF go through Pillow. The format is told by the first bytes, never by the
-name.
+OpenCV decodes JPEG and PNG, the formats of training sets. Their structure is checked first: for a
+truncated or corrupt file OpenCV may return half an image and report the damage only on stderr.
+Pillow decodes WebP, BMP and TIFF. The first bytes decide on the format, never the file's name.
+`docs/decisions/0009-image-decoding.md` compares this with Pillow alone.
 """
 
 from __future__ import annotations
@@ -20,79 +20,92 @@ import numpy as np
 from PIL import BmpImagePlugin, JpegImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from ipt_jax.errors import DecodeError
+from ipt_jax.images.formats import PNG_SIGNATURE, sniff_format
+from ipt_jax.images.metadata import ORIENTATION
 from ipt_jax.messages import first_line
 
 MAX_PIXELS = 500_000_000
 
-_CV2_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+# The plugins' classes instead of Image.open, which would try every format that Pillow knows, and
+# has a limit on the number of pixels that holds for the entire process.
+_PLUGINS: dict[str | None, type] = {
+    "webp": WebPImagePlugin.WebPImageFile,
+    "bmp": BmpImagePlugin.BmpImageFile,
+    "tiff": TiffImagePlugin.TiffImageFile,
+}
 
-# The tag of TIFF and EXIF.
-_ORIENTATION = 0x0112
+_CV2_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 
 _MARKER = re.compile(rb"\xff+[^\x00\xff]", re.DOTALL)
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
 _PNG_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 
-# Of a damaged TIFF Pillow warns before it raises, or of metadata that nobody asked for.
+# Pillow warns about a damaged TIFF before it raises, and about metadata that is not read here.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
 
 class Header(NamedTuple):
-    """What is known of a JPEG or PNG before any pixel is decoded."""
+    """The header of a JPEG or PNG, read before any pixel is decoded.
+
+    Attributes:
+      height, width: as stored, before the orientation is undone.
+      channels: of a JPEG; 0 for a PNG.
+      orientation: EXIF orientation, 1..8.
+      scan: of a JPEG, the offset at which the entropy-coded data of its first scan starts.
+    """
 
     height: int
     width: int
     channels: int = 0
     orientation: int = 1
-    # JPEG: where the first scan's entropy-coded data starts
     scan: int = 0
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decodes a JPEG, PNG, WebP, BMP or TIFF.
 
-    Grey and palette pictures become RGB. EXIF orientation is applied. CMYK is converted as Pillow
-    does. 16 bits become 8 by rounding v / 257. Alpha is dropped and the stored colour kept: any
-    background to blend with would be an invention. Of several frames or pages the first is taken.
-    Colour profiles are ignored.
+    Grey and palette images become RGB. The EXIF orientation is applied. CMYK is converted by
+    Pillow's formula. 16 bits become 8 by rounding v / 257. Alpha is dropped and the stored colour
+    kept, because any background to blend with would be an invention. The first of several frames
+    or pages is taken. Colour profiles are ignored.
 
     Args:
-      data: the encoded picture.
-      max_pixels: pictures whose header announces more pixels are refused before memory is taken for
-        them.
+      data: the encoded image.
+      max_pixels: an image whose header announces more pixels is refused before memory is
+        allocated for it.
 
     Returns:
-      uint8 [H, W, 3], RGB.
+      uint8 `[H, W, 3]`, RGB.
 
     Raises:
-      DecodeError: not a picture of these formats, truncated, corrupt, too large, or of a kind that
-        does not fit into 8-bit RGB (floating point, 32-bit integers).
+      DecodeError: the data is not in one of these formats, is truncated, corrupt or too large, or
+        its pixels do not fit into 8-bit RGB (floating point, 32-bit integers).
     """
     data = bytes(data)
+    kind = sniff_format(data[:12])
     try:
-        if data.startswith(b"\xff\xd8"):
+        if kind == "jpeg":
             image = _decode_jpeg(data, max_pixels)
-        elif data.startswith(_PNG_SIGNATURE):
+        elif kind == "png":
             image = _decode_png(data, max_pixels)
+        elif kind in _PLUGINS:
+            image = _decode_by_pillow(kind, data, max_pixels)
+        elif not data:
+            raise DecodeError("the picture is empty: 0 bytes")
         else:
-            image = _decode_other(data, max_pixels)
+            raise DecodeError(
+                f"not a JPEG, PNG, WebP, BMP or TIFF: {len(data)} bytes, starting with {data[:8]!r}"
+            )
     except (DecodeError, MemoryError):
         raise
-    # Decoders raise nearly anything on crafted input.
+    # Decoders raise exceptions of nearly any type for crafted input.
     except Exception as error:
         raise DecodeError(f"cannot decode the picture: {first_line(error)}") from error
     return np.ascontiguousarray(image)
 
 
 def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray:
-    header = jpeg_header(data)
-    check_size(header.height, header.width, max_pixels)
-    # An EXIF thumbnail with an EOI of its own lies in front of the scan, and cannot be mistaken for
-    # the end.
-    if data.rfind(b"\xff\xd9", header.scan) < 0:
-        raise DecodeError("the JPEG is truncated: no end-of-image marker")
+    header = check_jpeg(data, max_pixels)
     if header.channels == 4:
         with JpegImagePlugin.JpegImageFile(io.BytesIO(data)) as picture:
             image = np.asarray(picture.convert("RGB"))
@@ -101,18 +114,33 @@ def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray:
     return orient(image, header.orientation)
 
 
-def jpeg_header(data: bytes) -> Header:
-    """Walks the segments up to the first scan."""
+def check_jpeg(data: bytes, max_pixels: int) -> Header:
+    """Reads a JPEG's header and checks that the file has its end.
+
+    Raises:
+      DecodeError: the file is truncated, its header is corrupt, or the image is too large.
+    """
+    header = _jpeg_header(data)
+    check_size(header.height, header.width, max_pixels)
+    # The search starts at the scan: an EXIF thumbnail has an end-of-image marker of its own, and
+    # lies in front of the scan.
+    if data.rfind(b"\xff\xd9", header.scan) < 0:
+        raise DecodeError("the JPEG is truncated: no end-of-image marker")
+    return header
+
+
+def _jpeg_header(data: bytes) -> Header:
+    """Reads the segments in front of the first scan (ITU-T T.81, annex B)."""
     position, orientation = 2, 1
     height = width = channels = -1
     while True:
-        # Like libjpeg, over fill bytes and stray ones.
+        # As libjpeg does, this skips fill bytes and stray bytes between segments.
         found = _MARKER.search(data, position)
         position = found.end() if found else len(data)
         if len(data) < position + 2:
             raise DecodeError("the JPEG is truncated inside its header")
         marker = data[position - 1]
-        # Markers without a length.
+        # TEM and RST0..RST7 have no length.
         if marker == 0x01 or 0xD0 <= marker <= 0xD7:
             continue
         length = int.from_bytes(data[position : position + 2], "big")
@@ -136,17 +164,27 @@ def jpeg_header(data: bytes) -> Header:
 
 
 def _decode_png(data: bytes, max_pixels: int) -> np.ndarray:
-    header = png_header(data)
-    check_size(header.height, header.width, max_pixels)
+    header = check_png(data, max_pixels)
     image = _cv2_decode(data, "PNG")
     return orient(_to_rgb8(image, 8 * image.itemsize), header.orientation)
 
 
-def png_header(data: bytes) -> Header:
-    """Walks all chunks and checks the CRC of each that matters: libpng would tell stderr, not
-    us.
+def check_png(data: bytes, max_pixels: int) -> Header:
+    """Reads a PNG's header and checks all chunks up to its end.
+
+    The checksums of critical chunks are verified here, because libpng reports a wrong one only on
+    stderr.
+
+    Raises:
+      DecodeError: the file is truncated or corrupt, or the image is too large.
     """
-    position, orientation = len(_PNG_SIGNATURE), 1
+    header = _png_header(data)
+    check_size(header.height, header.width, max_pixels)
+    return header
+
+
+def _png_header(data: bytes) -> Header:
+    position, orientation = len(PNG_SIGNATURE), 1
     height = width = -1
     while True:
         start = data[position : position + 8]
@@ -171,31 +209,23 @@ def png_header(data: bytes) -> Header:
     return Header(height, width, orientation=orientation)
 
 
-def _decode_other(data: bytes, max_pixels: int) -> np.ndarray:
-    # The plugins' classes instead of Image.open, which would try every format Pillow knows and has
-    # a limit on the number of pixels of its own, for the whole process.
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        if len(data) < int.from_bytes(data[4:8], "little") + 8:
-            raise DecodeError("the WebP is truncated")
-        plugin: type = WebPImagePlugin.WebPImageFile
-    elif data[:2] == b"BM":
-        plugin = BmpImagePlugin.BmpImageFile
-    elif data[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"):
-        plugin = TiffImagePlugin.TiffImageFile
-    elif not data:
-        raise DecodeError("the picture is empty: 0 bytes")
-    else:
-        raise DecodeError(
-            f"not a JPEG, PNG, WebP, BMP or TIFF: {len(data)} bytes from {data[:8]!r} on"
-        )
-    with plugin(io.BytesIO(data)) as picture:
+def check_webp(data: bytes) -> None:
+    """Raises DecodeError if a WebP is shorter than its RIFF header says."""
+    if len(data) < int.from_bytes(data[4:8], "little") + 8:
+        raise DecodeError("the WebP is truncated")
+
+
+def _decode_by_pillow(kind: str, data: bytes, max_pixels: int) -> np.ndarray:
+    if kind == "webp":
+        check_webp(data)
+    with _PLUGINS[kind](io.BytesIO(data)) as picture:
         check_size(picture.height, picture.width, max_pixels)
         bits = (
             picture.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))[0]
             if picture.format == "TIFF"
             else 8
         )
-        # For a TIFF this applies the orientation, too.
+        # For a TIFF, load() also applies the orientation.
         picture.load()
         if picture.format == "WEBP":
             exif = picture.info.get("exif", b"")
@@ -203,8 +233,8 @@ def _decode_other(data: bytes, max_pixels: int) -> np.ndarray:
         if picture.mode.startswith("I;16"):
             return _to_rgb8(np.asarray(picture), bits)
         if bits == 16 and picture.mode in ("RGB", "RGBA"):
-            # Pillow keeps only the high byte of 16-bit colour: let OpenCV read it (BGR, and already
-            # turned), now that the file is known to be whole.
+            # Pillow keeps only the high byte of 16-bit colour, so OpenCV decodes it (to BGR, with
+            # the orientation applied). Pillow's load() has shown that the file is intact.
             return _to_rgb8(_cv2_decode(data, "TIFF", cv2.IMREAD_UNCHANGED)[:, :, 2::-1], bits)
         if picture.mode in ("F", "I"):
             raise DecodeError(
@@ -214,6 +244,7 @@ def _decode_other(data: bytes, max_pixels: int) -> np.ndarray:
 
 
 def check_size(height: int, width: int, max_pixels: int) -> None:
+    """Raises DecodeError for an image without pixels or with more than `max_pixels`."""
     if height < 1 or width < 1:
         raise DecodeError(f"the header announces a picture of {width}x{height} pixels")
     if height * width > max_pixels:
@@ -228,7 +259,8 @@ def _cv2_decode(data: bytes, kind: str, flags: int = _CV2_FLAGS) -> np.ndarray:
 
 
 def _to_rgb8(image: np.ndarray, bits: int) -> np.ndarray:
-    """Scales integers of `bits` bits to 0..255, rounding, and grey [H, W] to [H, W, 3]."""
+    """Scales integers of `bits` bits to 0..255, rounding, and repeats grey `[H, W]` to
+    `[H, W, 3]`."""
     if image.dtype != np.uint8:
         if image.dtype.kind != "u":
             raise DecodeError(f"pixels of type {image.dtype} do not fit into 8-bit RGB")
@@ -238,7 +270,7 @@ def _to_rgb8(image: np.ndarray, bits: int) -> np.ndarray:
 
 
 def orient(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Undoes an EXIF orientation (1..8)."""
+    """Turns an image `[H, W, ...]` upright, given its EXIF orientation (1..8)."""
     if orientation >= 5:
         image = image.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
@@ -249,8 +281,9 @@ def orient(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _exif_orientation(exif: bytes) -> int:
-    """Orientation 1..8 from an EXIF block, with or without its leading "Exif"; 1 where none can be
-    read.
+    """Returns the orientation (1..8) in an EXIF block, or 1 if it has none that can be read.
+
+    The block may start with "Exif" and two zero bytes, or with its TIFF header.
     """
     tiff = exif[6:] if exif.startswith(b"Exif\x00\x00") else exif
     order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(tiff[:4])
@@ -263,11 +296,8 @@ def _exif_orientation(exif: bytes) -> int:
             tag, kind, count, value = struct.unpack_from(
                 order + "HHIH", tiff, start + 2 + 12 * entry
             )
-            if (tag, kind, count) == (_ORIENTATION, 3, 1):
+            if (tag, kind, count) == (ORIENTATION, 3, 1):
                 return value if 1 <= value <= 8 else 1
     except struct.error:
         pass
     return 1
-
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")

@@ -1,4 +1,4 @@
-"""Pillow's pictures to arrays and back."""
+"""Conversion between Pillow images and arrays, for callers who pass a Pillow image."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ PLAIN = ("L", "LA", "RGB", "RGBA")
 
 
 def is_picture(image: Any) -> bool:
+    """Tells whether this is a Pillow image."""
     return isinstance(image, Image.Image)
 
 
 def to_array(image: Image.Image) -> np.ndarray:
-    """`[H, W]` grey, `[H, W, 2]`, `[H, W, 3]` or `[H, W, 4]`, uint8, or uint16 for 16-bit grey.
+    """Converts a Pillow image to an array.
 
-    A palette becomes RGB, what is transparent gets an alpha channel, CMYK and other colours become
-    RGB as Pillow does.
+    A palette becomes RGB, transparency becomes an alpha channel, and CMYK and other colours become
+    RGB by Pillow's formula.
+
+    Returns:
+      uint8 `[H, W]` (grey), `[H, W, 2]` (grey, alpha), `[H, W, 3]` or `[H, W, 4]`; uint16 `[H, W]`
+      for 16-bit grey.
 
     Raises:
-      ValueError: floating point or 32-bit pixels, which have no range that the network could take
-        them from.
+      ValueError: the pixels are floating point or 32-bit integers, whose range is unknown.
     """
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)
@@ -39,7 +43,7 @@ def to_array(image: Image.Image) -> np.ndarray:
 
 
 def from_array(pixels: np.ndarray, like: Image.Image) -> Image.Image:
-    """The inverse of `to_array`, with the colour profile and EXIF of `like`."""
+    """Converts an array back to a Pillow image with the profile, EXIF and resolution of `like`."""
     made = Image.fromarray(pixels)
     for key in ("icc_profile", "exif", "dpi"):
         if key in like.info and not (

@@ -1,5 +1,6 @@
-"""PNG written row by row, 8 or 16 bit: only the last row and the compressor's window are held (W3C
-PNG, 2nd edition).
+"""Writes PNG files of 8 or 16 bits row by row (W3C PNG, 2nd edition).
+
+Only the last row and the compressor's window stay in memory.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ class PngWriter:
     """Writes rows from top to bottom into an open file.
 
     Args:
-      file: where to, open for writing bytes.
-      height, width, channels: of the picture; 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha.
-      depth: 8 or 16.
-      profile: a colour profile (ICC).
-      exif: from its TIFF header on.
+      file: a binary file that is open for writing.
+      height, width: of the image.
+      channels: 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha).
+      depth: bits of a channel, 8 or 16.
+      profile: an ICC colour profile, or None.
+      exif: an EXIF block from its TIFF header on, or b"".
     """
 
     def __init__(
@@ -37,7 +39,7 @@ class PngWriter:
     ):
         self._file, self._left = file, height
         self._above = np.zeros((1, width * channels * depth // 8), np.uint8)
-        # Bytes of a pixel
+        # Bytes of a pixel: the distance to the same byte of the pixel on the left.
         self._back = channels * depth // 8
         self._packer, self._packed = zlib.compressobj(6), bytearray()
         file.write(b"\x89PNG\r\n\x1a\n")
@@ -55,11 +57,11 @@ class PngWriter:
         self._file.write(struct.pack(">I", zlib.crc32(body, zlib.crc32(kind))))
 
     def write(self, rows: np.ndarray) -> None:
-        """Takes the next rows, `[rows, W, C]`, uint8 or uint16."""
+        """Writes the next rows, `[rows, W, C]`, uint8 or uint16."""
         self._left -= len(rows)
         swapped = rows.astype(">u2") if rows.dtype == np.uint16 else rows
         data = np.ascontiguousarray(swapped).view(np.uint8).reshape(len(rows), -1)
-        # Some rows at a time: a filter needs several times their size
+        # A few rows at a time: the filters need several times their size.
         for first in range(0, len(data), 16):
             part = data[first : first + 16]
             self._packed += self._packer.compress(self._filtered(part).tobytes())
@@ -68,8 +70,10 @@ class PngWriter:
                 self._flush()
 
     def _filtered(self, rows: np.ndarray) -> np.ndarray:
-        """Each row behind its filter's number: of the five, what has the smallest sum of magnitudes
-        (12.8).
+        """Filters rows, and puts the number of the filter in front of each row.
+
+        Of the five filters, each row takes the one with the smallest sum of magnitudes (section
+        12.8).
         """
         up = np.concatenate([self._above, rows[:-1]])
         left, corner = np.zeros_like(rows), np.zeros_like(rows)
@@ -90,7 +94,7 @@ class PngWriter:
         self._packed = bytearray()
 
     def close(self) -> None:
-        """Ends the file, once all rows are there."""
+        """Ends the file after its last row."""
         assert self._left == 0, f"{self._left} rows are missing"
         self._packed += self._packer.flush()
         self._flush()
@@ -98,7 +102,7 @@ class PngWriter:
 
 
 def _paeth(left: np.ndarray, up: np.ndarray, corner: np.ndarray) -> np.ndarray:
-    """Of the three neighbours the nearest to left + up - corner (9.4)."""
+    """Returns the neighbour that is nearest to left + up - corner (section 9.4)."""
     a, b, c = (x.astype(np.int16) for x in (left, up, corner))
     to_left, to_up, to_corner = np.abs(b - c), np.abs(a - c), np.abs(a + b - 2 * c)
     other = np.where(to_up <= to_corner, up, corner)

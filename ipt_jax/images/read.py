@@ -1,5 +1,6 @@
-"""A picture file to pixels, with what the file says beside them. What is broken is refused, as in
-data/decode.py.
+"""Reads an image file for restoration: pixels in their own depth, alpha, colour profile, EXIF.
+
+Damaged files are refused, as by :mod:`ipt_jax.images.decode`, which reads training images.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from PIL import (
 
 from ipt_jax.errors import DecodeError
 from ipt_jax.images import decode, metadata, pillow
+from ipt_jax.images.formats import sniff_format
 from ipt_jax.messages import first_line
 
-KINDS: dict[str, Any] = {
+# Format -> Pillow's class that reads it.
+PLUGINS: dict[str, Any] = {
     "jpeg": JpegImagePlugin.JpegImageFile,
     "png": PngImagePlugin.PngImageFile,
     "webp": WebPImagePlugin.WebPImageFile,
@@ -36,15 +39,16 @@ KINDS: dict[str, Any] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """A picture, upright.
+class ImageFile:
+    """The content of an image file, turned upright.
 
     Attributes:
       pixels: `[H, W, C]`, uint8 or uint16; C is 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB,
         alpha).
-      profile: the colour profile (ICC) that the pixels are in; None: not said.
-      exif: EXIF from its TIFF header on, without orientation, which the pixels follow; b"": none.
-      notes: what the reader should be told, such as that only the first frame was taken.
+      profile: the ICC colour profile of the pixels, or None if the file has none.
+      exif: the EXIF block from its TIFF header on, without the orientation, which has been
+        applied to the pixels; b"" if the file has none.
+      notes: remarks for the user, such as that only the first frame was read.
     """
 
     pixels: np.ndarray
@@ -54,79 +58,69 @@ class Picture:
 
 
 def kind_of(start: bytes) -> str:
-    """The kind of file by its first 12 bytes.
+    """Returns the format of a file, a key of `PLUGINS`, by its first 12 bytes.
 
     Raises:
-      DecodeError: none of `KINDS`.
+      DecodeError: the file is empty or in another format.
     """
-    if start.startswith(b"\xff\xd8"):
-        return "jpeg"
-    if start.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png"
-    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
-        return "webp"
-    if start[:2] == b"BM":
-        return "bmp"
-    if start[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"):
-        return "tiff"
-    if start[:6] in (b"GIF87a", b"GIF89a"):
-        return "gif"
+    kind = sniff_format(start)
+    if kind in PLUGINS:
+        return str(kind)
     raise DecodeError(
-        "an empty file"
-        if not start
-        else f"not a JPEG, PNG, WebP, BMP, TIFF or GIF: it starts with {start[:8]!r}"
+        f"not a JPEG, PNG, WebP, BMP, TIFF or GIF: it starts with {start[:8]!r}"
+        if start
+        else "an empty file"
     )
 
 
 def measure(path: Path) -> tuple[int, int] | None:
-    """(height, width) as stored, from the header alone; None where it cannot be read, which `read`
-    will explain.
+    """Returns (height, width) as stored, from the header alone.
+
+    Returns None for a file that cannot be read; `read_image` then raises the reason.
     """
     try:
         with path.open("rb") as file:
             kind = kind_of(file.read(12))
             file.seek(0)
-            with KINDS[kind](file) as picture:
+            with PLUGINS[kind](file) as picture:
                 return picture.height, picture.width
-    # Pillow raises nearly anything on crafted input
+    # Pillow raises exceptions of nearly any type for crafted input.
     except Exception:
         return None
 
 
-def read(path: Path, max_pixels: int = decode.MAX_PIXELS) -> Picture:
-    """Reads a JPEG, PNG, WebP, BMP, TIFF or GIF, told by its first bytes.
+def read_image(path: Path, max_pixels: int = decode.MAX_PIXELS) -> ImageFile:
+    """Reads a JPEG, PNG, WebP, BMP, TIFF or GIF. The first bytes decide on the format.
 
     Args:
       path: the file.
-      max_pixels: a picture that announces more is refused before memory is taken for it.
+      max_pixels: an image whose header announces more pixels is refused before memory is
+        allocated for it.
 
     Raises:
-      DecodeError: not such a picture, truncated, corrupt, too large, or of 32-bit pixels.
-      OSError: the file cannot be read.
+      DecodeError: the file is in another format, is truncated, corrupt or too large, or has
+        32-bit pixels.
+      OSError: the file cannot be opened or read.
     """
     data = path.read_bytes()
     kind = kind_of(data[:12])
     try:
         if kind == "jpeg":
-            header = decode.jpeg_header(data)
-            decode.check_size(header.height, header.width, max_pixels)
-            if data.rfind(b"\xff\xd9", header.scan) < 0:
-                raise DecodeError("the JPEG is truncated: no end-of-image marker")
+            decode.check_jpeg(data, max_pixels)
         elif kind == "png":
-            header = decode.png_header(data)
-            decode.check_size(header.height, header.width, max_pixels)
-        elif kind == "webp" and len(data) < int.from_bytes(data[4:8], "little") + 8:
-            raise DecodeError("the WebP is truncated")
-        with KINDS[kind](io.BytesIO(data)) as picture:
+            decode.check_png(data, max_pixels)
+        elif kind == "webp":
+            decode.check_webp(data)
+        with PLUGINS[kind](io.BytesIO(data)) as picture:
             decode.check_size(picture.height, picture.width, max_pixels)
-            return _picture(picture, kind, data)
+            return _image_file(picture, kind, data)
     except (DecodeError, MemoryError):
         raise
     except Exception as error:
         raise DecodeError(f"cannot decode the picture: {first_line(error)}") from error
 
 
-def _picture(image: Any, kind: str, data: bytes) -> Picture:
+def _image_file(image: Any, kind: str, data: bytes) -> ImageFile:
     notes = []
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
@@ -135,11 +129,11 @@ def _picture(image: Any, kind: str, data: bytes) -> Picture:
     turned = image.getexif().get(metadata.ORIENTATION, 1)
     deep = _deep(image, kind, data)
     if kind == "tiff":
-        # Pillow and OpenCV turn a TIFF on reading it
+        # Pillow and OpenCV apply a TIFF's orientation when they read it.
         turned = 1
     image.load()
-    exif, said = _exif(image)
-    notes += said
+    exif, remarks = _exif(image)
+    notes += remarks
     if deep:
         pixels = _sixteen_bits(image, kind, data)
     elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
@@ -157,21 +151,22 @@ def _picture(image: Any, kind: str, data: bytes) -> Picture:
         else:
             pixels = pillow.to_array(image)
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
-    return Picture(
+    return ImageFile(
         np.ascontiguousarray(decode.orient(pixels, turned)), profile or None, exif, tuple(notes)
     )
 
 
 def _exif(image: Image.Image) -> tuple[bytes, list[str]]:
+    """Returns (EXIF block, remarks for the user)."""
     try:
         return metadata.exif_of(image), []
-    # Damaged EXIF is no reason to refuse the picture
+    # Damaged EXIF is no reason to refuse the image.
     except Exception as error:
         return b"", [f"its EXIF cannot be read and is left out ({first_line(error)})"]
 
 
 def _deep(image: Any, kind: str, data: bytes) -> bool:
-    """Whether it has 16 bits a channel in a form of which Pillow keeps only eight."""
+    """Tells whether the image has 16-bit channels of which Pillow would keep only eight bits."""
     if kind == "png":
         return data[24] == 16 and data[25] in (2, 4, 6)
     return (
@@ -182,7 +177,7 @@ def _deep(image: Any, kind: str, data: bytes) -> bool:
 
 
 def _sixteen_bits(image: Image.Image, kind: str, data: bytes) -> np.ndarray:
-    # Pillow has decoded it, too, and so knows that the file is whole.
+    """Decodes 16-bit colour with OpenCV; Pillow has decoded the file before, so it is intact."""
     found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if found is None or found.dtype != np.uint16 or found.ndim != 3:
         raise DecodeError("a 16-bit picture of an unsupported kind")

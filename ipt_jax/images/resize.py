@@ -1,4 +1,8 @@
-"""Bicubic resizing by an integer factor, as MATLAB's `imresize`, to the bit."""
+"""Bicubic resizing by an integer factor, with the same bits as MATLAB's `imresize`.
+
+The weights are computed as fractions and applied as integers, so that no rounding depends on the
+order of a sum. The filter is applied to blocks of outputs as one matrix product each.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +14,16 @@ from math import floor, lcm
 import cv2
 import numpy as np
 
+# Outputs of a block, in units of the ratio's numerator.
 _BLOCK = 8
 
 
 def bicubic(image: np.ndarray, scale: int) -> np.ndarray:
-    """Reduces a picture as MATLAB's ``imresize(image, 1/scale)`` does, to the bit.
+    """Reduces an image with the same bits as MATLAB's ``imresize(image, 1/scale)``.
 
-    Keys' cubic with a = -1/2 ("Cubic convolution interpolation for digital image processing",
-    1981), stretched by ``scale`` against aliasing; symmetric border; height before width, rounded
-    half up to uint8 after each.
+    The kernel is Keys' cubic with a = -1/2 ("Cubic convolution interpolation for digital image
+    processing", 1981), stretched by ``scale`` against aliasing. The border is symmetric. Height is
+    reduced before width, and each result is rounded half up to uint8.
 
     Args:
       image: uint8 ``[H, W, C]`` or ``[H, W]``.
@@ -28,21 +33,24 @@ def bicubic(image: np.ndarray, scale: int) -> np.ndarray:
       uint8 ``[H / scale, W / scale, C]`` (or without C).
 
     Raises:
-      ValueError: not uint8, not a picture, a scale below 2, or H or W not a multiple of ``scale``.
+      ValueError: the image is not uint8 or not 2- or 3-dimensional, the scale is below 2, or H or
+        W is not a multiple of it.
     """
-    _check(image, scale)
+    _check_image(image, scale)
     height, width = image.shape[:2]
     if height % scale or width % scale:
         raise ValueError(
-            f"bicubic: a picture of {height}x{width} (HxW) cannot be reduced by {scale}: both must be "
-            f"multiples of it. Crop it first: image[:{height - height % scale}, "
+            f"bicubic: a picture of {height}x{width} (HxW) cannot be reduced by {scale}: both must "
+            f"be multiples of it. Crop it first: image[:{height - height % scale}, "
             f":{width - width % scale}]."
         )
     return _resize(image, Fraction(1, scale))
 
 
 def bicubic_up(image: np.ndarray, scale: int) -> np.ndarray:
-    """Enlarges a picture as MATLAB's ``imresize(image, scale)`` does; see :func:`bicubic`.
+    """Enlarges an image with the same bits as MATLAB's ``imresize(image, scale)``.
+
+    Kernel, border, order and rounding are those of :func:`bicubic`.
 
     Args:
       image: uint8 ``[H, W, C]`` or ``[H, W]``.
@@ -52,19 +60,20 @@ def bicubic_up(image: np.ndarray, scale: int) -> np.ndarray:
       uint8 ``[H * scale, W * scale, C]`` (or without C).
 
     Raises:
-      ValueError: not uint8, not a picture, or a scale below 2.
+      ValueError: the image is not uint8 or not 2- or 3-dimensional, or the scale is below 2.
     """
-    _check(image, scale)
+    _check_image(image, scale)
     return _resize(image, Fraction(scale))
 
 
-def _check_scale(scale: int) -> None:
+def check_scale(scale: int) -> None:
+    """Raises ValueError unless the scale is an integer of at least 2."""
     if isinstance(scale, bool) or not isinstance(scale, (int, np.integer)) or scale < 2:
         raise ValueError(f"bicubic: the scale must be an integer, 2 or more, not {scale!r}.")
 
 
-def _check(image: np.ndarray, scale: int) -> None:
-    _check_scale(scale)
+def _check_image(image: np.ndarray, scale: int) -> None:
+    check_scale(scale)
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         given = getattr(image, "dtype", type(image).__name__)
         raise ValueError(f"bicubic: needs a uint8 picture, not {given}.")
@@ -75,6 +84,7 @@ def _check(image: np.ndarray, scale: int) -> None:
 
 
 def _keys(x: Fraction) -> Fraction:
+    """Keys' cubic kernel with a = -1/2."""
     x = abs(x)
     if x < 1:
         return Fraction(3, 2) * x**3 - Fraction(5, 2) * x**2 + 1
@@ -85,14 +95,17 @@ def _keys(x: Fraction) -> Fraction:
 
 @dataclass(frozen=True)
 class _Filter:
-    """Weights of one block of outputs over the inputs it sees; the next block's are the same,
-    ``step`` on.
+    """The weights of one block of outputs; all blocks have the same.
+
+    Attributes:
+      weights: ``[outputs, inputs]``, integers stored as floats.
+      denominator: the true weights are ``weights / denominator``.
+      first: input position of the first column for the first block.
+      step: distance in inputs from one block to the next.
     """
 
-    # [outputs, inputs], integers held as floats
     weights: np.ndarray
     denominator: int
-    # Input position of the first column, for the block at 0
     first: int
     step: int
 
@@ -105,11 +118,10 @@ def _filter(ratio: Fraction) -> _Filter:
     first = floor(centres[0] - 2 * stretch) + 1
     last = -floor(-(centres[-1] + 2 * stretch)) - 1
     exact = [[_keys((i - c) / stretch) / stretch for i in range(first, last + 1)] for c in centres]
-    # Even: its half is exact too
+    # Twice the common denominator, so that its half is an integer too.
     denominator = 2 * lcm(*(w.denominator for row in exact for w in row))
     integers = [[int(w * denominator) for w in row] for row in exact]
-    # Integers below 2^24 are exact in float32 in whatever order they are summed; big scales need
-    # float64.
+    # Sums of integers below 2^24 are exact in float32 in any order; large scales need float64.
     largest = 255 * max(sum(abs(w) for w in row) for row in integers) + denominator
     weights = np.array(integers, np.float32 if largest < 2**24 else np.float64)
     weights.setflags(write=False)
@@ -118,7 +130,7 @@ def _filter(ratio: Fraction) -> _Filter:
 
 @lru_cache(maxsize=256)
 def _rows_needed(size: int, ratio: Fraction) -> tuple[int, int, np.ndarray]:
-    """Number of outputs, of blocks, and the place (mirrored) of every row that the blocks see."""
+    """Returns the numbers of outputs and blocks, and the (mirrored) rows that the blocks read."""
     kernel = _filter(ratio)
     outputs = int(size * ratio)
     blocks = -(-outputs // len(kernel.weights))
@@ -135,7 +147,7 @@ def _resize_height(image: np.ndarray, ratio: Fraction) -> np.ndarray:
     outputs, blocks, rows = _rows_needed(image.shape[0], ratio)
     taken = image.take(rows, axis=0).reshape(len(rows), -1).astype(kernel.weights.dtype)
     row_bytes, item_bytes = taken.strides
-    # A view in which neighbouring blocks overlap
+    # A view of the rows of each block; neighbouring blocks overlap.
     windows: np.ndarray = np.ndarray(
         (blocks, kernel.weights.shape[1], taken.shape[1]),
         taken.dtype,
@@ -143,7 +155,7 @@ def _resize_height(image: np.ndarray, ratio: Fraction) -> np.ndarray:
         strides=(kernel.step * row_bytes, row_bytes, item_bytes),
     )
     result = (kernel.weights @ windows).reshape(-1, taken.shape[1])[:outputs]
-    # The cast below cuts, so this rounds half up
+    # The cast below truncates, so adding one half rounds half up.
     result += kernel.denominator // 2
     result /= kernel.denominator
     np.clip(result, 0, 255, out=result)
@@ -156,7 +168,7 @@ def _resize(image: np.ndarray, ratio: Fraction) -> np.ndarray:
 
 
 def _transpose(image: np.ndarray) -> np.ndarray:
-    # Several times as fast as numpy here
+    # cv2.transpose is several times as fast as numpy for three channels.
     if image.ndim == 3 and image.shape[2] == 3:
         return cv2.transpose(image)
     return np.ascontiguousarray(image.swapaxes(0, 1))

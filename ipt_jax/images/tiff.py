@@ -1,5 +1,6 @@
-"""TIFF written strip by strip, 8 or 16 bit, deflated with horizontal differencing (TIFF 6.0;
-Adobe's supplement 2).
+"""Writes TIFF files of 8 or 16 bits strip by strip (TIFF 6.0; Adobe's supplement 2).
+
+The strips are deflated, with horizontal differencing.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from PIL import TiffImagePlugin
 from ipt_jax.images import metadata
 
 SHORT, LONG, UNDEFINED, ASCII = 3, 4, 7, 2
-# Offsets are 32-bit
+# Bytes of a file: offsets have 32 bits.
 LARGEST = 2**32 - 2**20
 _PACK = {SHORT: "H", LONG: "I"}
 
 
 class TiffWriter:
-    """Writes rows from top to bottom into an open file; the arguments are `PngWriter`'s."""
+    """Writes rows from top to bottom into an open file, with the arguments of `PngWriter`."""
 
     def __init__(
         self,
@@ -49,15 +50,15 @@ class TiffWriter:
             317: (SHORT, (2,)),
         }
         if channels in (2, 4):
-            # Alpha, not multiplied in
+            # Alpha that is not multiplied into the colours.
             self._tags[338] = (SHORT, (2,))
         file.write(b"II*\0\0\0\0\0")
 
     def write(self, rows: np.ndarray) -> None:
-        """Takes the next rows, `[rows, W, C]`, uint8 or uint16."""
+        """Writes the next rows, `[rows, W, C]`, uint8 or uint16."""
         self._left -= len(rows)
         if rows.shape[2] != self._waiting.shape[2]:
-            # Grey and alpha, where the file is to have RGB and alpha
+            # Rows of grey and alpha for a file of RGB and alpha (see `Form.fitted`).
             rows = rows[..., [0, 0, 0, 1]]
         rows = np.concatenate([self._waiting, rows])
         whole = len(rows) - len(rows) % self._rows_per_strip if self._left else len(rows)
@@ -75,7 +76,7 @@ class TiffWriter:
         self._file.write(data)
 
     def close(self) -> None:
-        """Ends the file, once all rows are there."""
+        """Ends the file after its last row."""
         assert self._left == 0, f"{self._left} rows are missing"
         entries = {
             tag: (kind, len(values), struct.pack(f"<{len(values)}{_PACK[kind]}", *values))
@@ -105,14 +106,14 @@ class TiffWriter:
         self._file.write(struct.pack("<I", where))
 
     def _place(self, data: bytes) -> int:
-        """Writes at the next even offset, and returns it."""
+        """Writes data at the next even offset and returns that offset."""
         self._file.write(b"\0" * (self._file.tell() % 2))
         at = self._file.tell()
         self._file.write(data)
         return at
 
     def _texts(self) -> list[tuple[int, bytes]]:
-        """What EXIF's first directory says in words: maker, model, date, artist, copyright, ..."""
+        """Returns the text tags of EXIF's first directory: maker, model, date, artist and more."""
         found = metadata.parsed(self._exif).items() if self._exif else ()
         return [
             (tag, value.encode("ascii", "replace") + b"\0")

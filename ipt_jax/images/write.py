@@ -1,4 +1,7 @@
-"""Pixels to a picture file, strip by strip, and never half a file under the picture's name."""
+"""Writes restored images strip by strip.
+
+A file appears under its name only when it is complete.
+"""
 
 from __future__ import annotations
 
@@ -16,39 +19,34 @@ from ipt_jax.images import metadata
 from ipt_jax.images.png import PngWriter
 from ipt_jax.images.tiff import TiffWriter
 
+# Format -> the suffix of its files.
 FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif", "bmp": ".bmp"}
 QUALITY = {"jpeg": 95, "webp": 90}
-_SUFFIXES = {
-    ".png": "png",
-    ".jpg": "jpeg",
-    ".jpeg": "jpeg",
-    ".webp": "webp",
-    ".tif": "tiff",
-    ".tiff": "tiff",
-    ".bmp": "bmp",
-}
+# Format -> the longest side in pixels.
 _SIDES = {"jpeg": 65535, "webp": 16383, "bmp": 2**31 - 1, "png": 2**31 - 1, "tiff": 2**31 - 1}
 
 
 class Writer(Protocol):
+    """Writes an image file from top to bottom."""
+
     def write(self, rows: np.ndarray) -> None:
-        """Takes the next rows `[rows, W, C]`."""
+        """Writes the next rows, `[rows, W, C]`, uint8 or uint16."""
 
     def close(self) -> None:
-        """Ends the file, once all rows are there."""
+        """Ends the file after its last row."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """What a picture file is to hold.
+    """The form of an image file to write.
 
     Attributes:
       format: one of `FORMATS`.
-      height, width, channels: of the picture.
-      depth: 8 or 16 bits.
-      profile: colour profile (ICC).
-      exif: from its TIFF header on; its size of the picture is set right.
-      quality: 1..100, for jpeg and webp (there 100 is lossless); None: `QUALITY`.
+      height, width, channels: of the image.
+      depth: bits of a channel, 8 or 16.
+      profile: the ICC colour profile, or None.
+      exif: the EXIF block from its TIFF header on; `writing` updates the image size in it.
+      quality: 1..100 for JPEG and WebP (100 is lossless for WebP), or None for `QUALITY`.
     """
 
     format: str
@@ -61,17 +59,16 @@ class Form:
     quality: int | None = None
 
     def fitted(self) -> tuple[Form, list[str]]:
-        """What the format can hold of it, and what it cannot, in words.
+        """Returns the form that the format can hold, and notes on what it cannot hold.
 
         Raises:
-          ValueError: a picture that is too large for the format.
+          ValueError: the image is too large for the format.
         """
         side = _SIDES[self.format]
         if max(self.height, self.width) > side:
             raise ValueError(
                 f"{self.width}x{self.height} is too large for {self.format}, whose sides end at "
-                f"{side}; "
-                "use --format png"
+                f"{side}; use --format png"
             )
         lost: list[str] = []
         depth, channels = self.depth, self.channels
@@ -82,23 +79,24 @@ class Form:
             lost.append("alpha")
             channels -= 1
         if (self.format, self.channels, self.depth) == ("tiff", 2, 16):
-            # Many readers, Pillow among them, know no 16-bit grey with alpha
+            # Pillow and many other readers cannot read 16-bit grey with alpha.
             channels = 4
         if self.format == "bmp" and (self.profile or self.exif):
             lost.append("colour profile and EXIF")
-        said = [f"{self.format} cannot hold {' and '.join(lost)}: left out"] if lost else []
-        return dataclasses.replace(self, depth=depth, channels=channels), said
-
-
-def format_of(path: Path) -> str | None:
-    """The format that a file's name asks for."""
-    return _SUFFIXES.get(path.suffix.lower())
+        notes = [f"{self.format} cannot hold {' and '.join(lost)}: left out"] if lost else []
+        return dataclasses.replace(self, depth=depth, channels=channels), notes
 
 
 @contextlib.contextmanager
 def writing(path: Path, form: Form) -> Iterator[Writer]:
-    """A writer of `form` (which must be `fitted`); the file is at `path` when all is done, and only
-    then.
+    """Opens a writer of an image file.
+
+    The rows go to a temporary file beside `path`, which takes that name when the context ends
+    without an exception.
+
+    Args:
+      path: of the finished file.
+      form: what to write, as returned by `Form.fitted`.
 
     Raises:
       OSError: the file cannot be written.
@@ -119,12 +117,12 @@ def writing(path: Path, form: Form) -> Iterator[Writer]:
 
 
 class _PillowWriter:
-    """For what Pillow writes at once: the picture is held whole, four bytes a pixel."""
+    """Collects the entire image, four bytes per pixel, for formats that Pillow writes at once."""
 
     def __init__(self, file: BinaryIO, form: Form, exif: bytes):
         self._mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[form.channels]
         if form.channels == 2:
-            # WebP has no grey with alpha
+            # WebP has no grey with alpha.
             self._mode = "RGBA"
         self._file, self._form, self._exif, self._row = file, form, exif, 0
         self._image = Image.new(self._mode, (form.width, form.height))
@@ -153,9 +151,9 @@ class _PillowWriter:
             if kind == "webp":
                 settings |= dict(lossless=quality == 100, exact=True, method=4)
             elif quality > 90:
-                # Colours at full size
+                # 4:4:4: colours keep the full resolution.
                 settings |= dict(subsampling=0)
-        # Pillow seeks back and forth
+        # Pillow seeks in the file that it writes, so it writes to memory first.
         stream = io.BytesIO()
         self._image.save(stream, kind, **settings)
         self._file.write(stream.getbuffer())

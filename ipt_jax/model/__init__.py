@@ -1,7 +1,7 @@
-"""The network: its layers, its starts, its presets, and what of it is trained.
+"""The network: layers, initialisation, presets, and which parameters are trained.
 
-`IPT`, `build` and `preset` can be imported from here. They are looked up when they are first used,
-so that `preset` alone does not import jax.
+`IPT`, `build` and `preset` can be imported from this package. They are loaded on first use, so that
+`preset` alone does not import jax.
 """
 
 from __future__ import annotations

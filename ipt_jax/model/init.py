@@ -1,7 +1,7 @@
-"""How parameters start: torch-style, as the authors' code does, or as the identity.
+"""Initialisation: PyTorch's defaults, as in the authors' code, or a network that is the identity.
 
-A start is a set of initialisers, one for each role a parameter plays. The architecture is the same
-for both, so the weights stay exchangeable.
+A start is a set of initialisers, one for each role of a parameter in the network. Both starts have
+the same parameters, so weights can be exchanged between them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 
 Initializer = Callable[..., jax.Array]
 
-# Features that carry R, G, B through the network in the identity start
+# The number of features that carry R, G and B through the network in the identity start.
 COLOURS = 3
 
 
 def uniform(bound: float) -> Initializer:
-    """Uniform in [-bound, bound]."""
+    """Returns an initialiser that is uniform in [-bound, bound]."""
 
     def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
@@ -30,7 +30,7 @@ def uniform(bound: float) -> Initializer:
 
 
 def changed(base: Initializer, change: Callable[[jax.Array], jax.Array]) -> Initializer:
-    """`base`, then `change`."""
+    """Returns an initialiser that applies `change` to the values of `base`."""
 
     def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         return change(base(key, shape, dtype))
@@ -39,8 +39,10 @@ def changed(base: Initializer, change: Callable[[jax.Array], jax.Array]) -> Init
 
 
 def linear_weights(scale: int) -> np.ndarray:
-    """Three taps of linear interpolation for each sub-pixel of an enlargement, `[scale, 3]`, pixel
-    centres aligned.
+    """Returns the weights of linear interpolation, float `[scale, 3]`.
+
+    Row i has the weights of the pixels before, at and after a position, for sub-pixel i of that
+    position. Pixel centres are aligned.
     """
     offsets = (np.arange(scale) + 0.5) / scale - 0.5
     return np.maximum(0, 1 - np.abs(offsets[:, None] - np.arange(-1, 2)[None, :]))
@@ -48,11 +50,13 @@ def linear_weights(scale: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class TorchStart:
-    """PyTorch's defaults as the authors' code leaves them: uniform +-1/sqrt(fan_in), embeddings
-    N(0, 1).
+    """PyTorch's defaults: uniform in +-1 / sqrt(fan_in), embeddings N(0, 1).
+
+    Attributes:
+      same_layers: all layers of a stack start with the same values. The authors' code deep-copies
+        one layer.
     """
 
-    # The authors deep-copy one layer, so a stack's layers start equal
     same_layers: bool = True
 
     def kernel(self, fan_in: int) -> Initializer:
@@ -61,12 +65,12 @@ class TorchStart:
     bias = kernel
 
     def attention_in(self, width: int, decoder: bool) -> Initializer:
-        # Kaiming uniform with a = sqrt 5 in the encoder, Xavier uniform over [3 width, width] in
-        # the decoder.
+        # The authors' code has Kaiming uniform with a = sqrt(5) in the encoder, and Xavier uniform
+        # over [3 width, width] in the decoder.
         return uniform((6 / (4 * width)) ** 0.5 if decoder else width**-0.5)
 
     def residual(self, fan_in: int, depth: int) -> Initializer:
-        """The last product of a residual branch in the body."""
+        """Returns the initialiser of the last matrix of a residual branch in the body."""
         del depth
         return self.kernel(fan_in)
 
@@ -112,18 +116,20 @@ class TorchStart:
 
 @dataclasses.dataclass(frozen=True)
 class IdentityStart(TorchStart):
-    """A network that returns its input, bilinearly enlarged for SR, from the first step on.
+    """A network that at first returns its input, bilinearly enlarged for SR.
 
-    Features 0, 1, 2 carry R, G, B: the first convolution copies them, residual branches leave them
-      alone or add
-    little, the body returns about what it got (so that body + global residual is twice the
-    features), the up-sampling interpolates them and the last convolution takes half of each. Every
-    other feature starts as in PyTorch, and what starts small is not zero, so that each parameter
-    gets a gradient.
+    Features 0, 1 and 2 carry R, G and B. The first convolution copies them. Residual branches of a
+    head leave them unchanged; those of the body add little, so body + global residual is about
+    twice the features. The up-sampling interpolates them, and the last convolution takes half of
+    each. Other features start as in PyTorch. Small initial values are not zero, so that every
+    parameter gets a gradient.
+
+    Attributes:
+      same_layers: all layers of a stack start with the same values.
+      small: the size of the residual branches' last matrices, relative to PyTorch's.
     """
 
     same_layers: bool = False
-    # Share of the usual size with which the branches that must not disturb the copy start
     small: float = 0.02
 
     def _zero_colours(self, base: Initializer) -> Initializer:
@@ -141,14 +147,14 @@ class IdentityStart(TorchStart):
     linear_encoding_bias = linear_encoding
 
     def position(self) -> Initializer:
-        # It stays in the tokens, hence in the copy
+        # Positions are added to the tokens, so they disturb the copy of the input.
         return jax.nn.initializers.normal(self.small / 8)
 
     def embedding(self) -> Initializer:
         return jax.nn.initializers.normal(self.small)
 
-    # [3, 3, 3, features]
     def head_in(self, fan_in: int) -> Initializer:
+        # The kernel is [3, 3, 3, features].
         copy = self._zero_colours(self.kernel(fan_in))
         return changed(copy, lambda x: x.at[1, 1, :, :COLOURS].set(jnp.eye(COLOURS)))
 
@@ -161,8 +167,8 @@ class IdentityStart(TorchStart):
     def head_residual_bias(self, fan_in: int) -> Initializer:
         return self._zero_colours(uniform(0.1 * fan_in**-0.5))
 
-    # [3, 3, features, features * scale^2]
     def upsample(self, fan_in: int, scale: int) -> Initializer:
+        # The kernel is [3, 3, features, features * scale^2].
         taps = linear_weights(scale)
 
         def interpolate(kernel: jax.Array) -> jax.Array:
@@ -180,8 +186,8 @@ class IdentityStart(TorchStart):
     def upsample_bias(self, fan_in: int, scale: int) -> Initializer:
         return changed(self.bias(fan_in), lambda x: x.at[: COLOURS * scale**2].set(0))
 
-    # [3, 3, features, 3]
     def tail_out(self, fan_in: int) -> Initializer:
+        # The kernel is [3, 3, features, 3].
         def halve(kernel: jax.Array) -> jax.Array:
             return kernel.at[:, :, :COLOURS].set(0).at[1, 1, :COLOURS].set(0.5 * jnp.eye(COLOURS))
 

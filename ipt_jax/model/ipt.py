@@ -1,6 +1,4 @@
-"""IPT: a head, a tail and an embedding for each task around one shared body (Chen et al., CVPR
-2021).
-"""
+"""IPT (Chen et al., CVPR 2021): head, tail and embedding for each task, and a shared body."""
 
 from __future__ import annotations
 
@@ -17,12 +15,12 @@ from ipt_jax.tasks import Task
 
 Array = jax.Array
 
-# Of DIV2K, subtracted before and added after
+# The mean of DIV2K. The network subtracts it from its input and adds it to its output.
 RGB_MEAN = (0.4488 * 255, 0.4371 * 255, 0.4040 * 255)
 
 
 class TaskEnds(nn.Module):
-    """What a task has of its own: head, tail, embedding `[N, D]`."""
+    """The parameters of one task: head, tail and embedding `[N, D]`."""
 
     features: int
     tokens: int
@@ -40,25 +38,28 @@ class TaskEnds(nn.Module):
 
 
 class IPT(nn.Module):
-    """The network for a fixed tile.
+    """The network for tiles of one size.
+
+    Its parameters are `{"body": ..., "task_<name>": {"head", "tail", "embedding"}}`.
 
     Attributes:
-      scales: (task name, scale) pairs, in order.
-      features, patch, heads, encoder_layers, decoder_layers, hidden: geometry; D = features *
-      patch^2.
-      tile: side of the input; a tile gives (tile / patch)^2 tokens.
-      input_scale: the network computes in (x - mean) / input_scale.
-      start: "torch" or "identity" (see start.py).
-      dtype: what is computed in; parameters, LayerNorm and softmax are float32.
+      scales: (task name, scale) pairs, in the order of the tasks.
+      features: channels C of a head's output.
+      patch: side of a patch, in pixels; the token width is D = features * patch^2.
+      heads: attention heads.
+      encoder_layers, decoder_layers: the number of layers.
+      hidden: hidden width of the feed-forward layers.
+      tile: side of the input, in pixels; a tile has N = (tile / patch)^2 tokens.
+      input_scale: the network computes with (x - mean) / input_scale.
+      start: the initialisation, "torch" or "identity" (see init.py).
+      dtype: of the computation. Parameters, LayerNorm and softmax are float32.
       remat: "none", "elementwise", "dots" or "layer" (see layers.REMATERIALISATION).
-      out_bias: attention output projections have a bias, as some published files do.
-      norm_eps: of LayerNorm: 1e-5 in PyTorch, 1e-7 in the published MindSpore code.
-      memory_norm: LayerNorm on what the decoder's cross-attention reads, as the paper writes and
-        the authors' code does not.
-      gather: makes a layer's parameters, kept in pieces on several devices, whole
-        (partition.gather), or None.
-
-    Parameters: `{"body": ..., "task_<name>": {"head", "tail", "embedding"}}`.
+      out_bias: attention's output projections have a bias, as in some published files.
+      norm_eps: epsilon of LayerNorm: 1e-5 in PyTorch, 1e-7 in the published MindSpore code.
+      memory_norm: LayerNorm on the input of the decoder's cross-attention. The paper has it, the
+        authors' code does not.
+      gather: a function that collects a layer's parameters from the devices among which they are
+        split (distributed.sharding.gather), or None.
     """
 
     scales: tuple[tuple[str, int], ...]
@@ -80,17 +81,17 @@ class IPT(nn.Module):
 
     @property
     def width(self) -> int:
-        """Token width D."""
+        """The token width D."""
         return self.features * self.patch**2
 
     @property
     def tokens(self) -> int:
-        """Tokens of a tile N."""
+        """The number N of tokens of a tile."""
         return (self.tile // self.patch) ** 2
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The model's tasks, in order."""
+        """The names of the tasks, in order."""
         return tuple(name for name, _ in self.scales)
 
     def setup(self) -> None:
@@ -120,40 +121,40 @@ class IPT(nn.Module):
         """Restores a batch of tiles of any of the model's tasks.
 
         Args:
-          lq: `{task: [B, tile, tile, 3]}`, uint8 or float, 0..255; the same B for each task.
-          shards: devices over which the batch axis is split. Tasks are joined within a shard, so
-            that nothing but gradients ever moves between devices.
+          lq: `{task: [B, tile, tile, 3]}`, uint8 or float, 0..255, with the same B for each task.
+          shards: the number of devices among which the batch axis is split. Tasks are concatenated
+            within a shard, so that only gradients move between devices.
 
         Returns:
-          `{task: [B, tile * scale, tile * scale, 3]}` float32, 0..255, neither clipped nor rounded,
-          and `{task: [B, N, D]}`, the body's output before the global residual: what the
-          contrastive loss sees.
+          `{task: [B, tile * scale, tile * scale, 3]}`, float32, 0..255, neither clipped nor
+          rounded; and `{task: [B, N, D]}`, the body's output before the global residual, which is
+          the input of the contrastive loss.
 
         Raises:
-          ValueError: a task the model lacks, or shapes that do not fit.
+          ValueError: the model does not have a task, or shapes do not fit.
         """
         names = [name for name in self.names if name in lq]
         if set(names) != set(lq):
             raise ValueError(
                 f"the model has no task {sorted(set(lq) - set(names))}; it has {list(self.names)}"
             )
-        rows = {x.shape for x in lq.values()}
+        shapes = {name: x.shape for name, x in lq.items()}
+        first = next(iter(shapes.values()), ())
         if (
-            len(rows) != 1
-            or next(iter(rows))[1:] != (self.tile, self.tile, 3)
-            or next(iter(rows))[0] % shards
+            len(set(shapes.values())) != 1
+            or first[1:] != (self.tile, self.tile, 3)
+            or first[0] % shards
         ):
             raise ValueError(
-                f"every task needs [B, {self.tile}, {self.tile}, 3] with one B that {shards} "
-                "divides, "
-                f"not { {name: x.shape for name, x in lq.items()} }"
+                f"every task needs [B, {self.tile}, {self.tile}, 3], with the same B for each task "
+                f"and B divisible by {shards}, not {shapes}"
             )
         mean = jnp.asarray(RGB_MEAN, jnp.float32)
         heads = [
             self.task[name].head((lq[name].astype(jnp.float32) - mean) / self.input_scale)
             for name in names
         ]
-        # [S, T, B / S, tile, tile, C]
+        # [shards, tasks, B / shards, tile, tile, C]
         x = jnp.stack([h.reshape(shards, -1, *h.shape[1:]) for h in heads], axis=1)
         embedding = jnp.stack([self.task[name].embedding for name in names])[:, None]
         tokens = self.body(tokens_of(x, self.patch), embedding)
@@ -166,7 +167,7 @@ class IPT(nn.Module):
         return outputs, token_dict
 
     def init_params(self, seed: int) -> dict[str, Any]:
-        """Parameters of all tasks, float32, from a seed."""
+        """Returns the initial parameters of all tasks, float32, drawn from a seed."""
         tile = jax.ShapeDtypeStruct((1, self.tile, self.tile, 3), jnp.float32)
 
         def init() -> dict[str, Any]:
@@ -176,7 +177,7 @@ class IPT(nn.Module):
         return jax.jit(init)()
 
 
-# What a file of weights must say beside its tensors: what the network computes with them.
+# The fields that a file of weights needs beside its tensors, to define what the network computes.
 GEOMETRY = (
     "features",
     "patch",
@@ -193,7 +194,7 @@ GEOMETRY = (
 
 
 def build(model: Mapping[str, Any], tasks: Iterable[Task]) -> IPT:
-    """The network that a config's `model` part and tasks describe."""
+    """Returns the network of a config's `model` part and tasks."""
     fields = dict(model)
     fields["dtype"] = jnp.dtype(fields["dtype"])
     return IPT(scales=tuple((task.name, task.scale) for task in tasks), **fields)

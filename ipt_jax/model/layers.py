@@ -1,8 +1,7 @@
-"""The parts of the network: attention, encoder and decoder layers, head, body, tail (paper, section
-3.1).
+"""Layers of the network (section 3.1 of the paper): head, body with encoder and decoder, tail.
 
-Shapes: B pictures, N tokens, D = features * patch^2 token width. Parameters are float32; `dtype` is
-what is computed in. LayerNorm and softmax are float32 whatever `dtype` is.
+Shapes: B images, C features, N tokens of width D = C * patch^2. Parameters, LayerNorm and softmax
+are float32; everything else is computed in `dtype`.
 """
 
 from __future__ import annotations
@@ -23,13 +22,17 @@ Dtype = Any
 
 
 def precision(dtype: Dtype) -> str | None:
-    """float32 means float32, on TPUs and GPUs too; bfloat16 takes the device's native product."""
+    """Returns the precision of matrix products.
+
+    float32 products are exact on TPUs and GPUs too, where the default is a lower precision.
+    """
     return "highest" if jnp.dtype(dtype) == jnp.float32 else None
 
 
 def tokens_of(features: Array, patch: int) -> Array:
-    """`[..., H, W, C]` -> `[..., N, C * patch^2]`: patches row by row, each in (channel, row,
-    column) order.
+    """Returns the patches of an image: `[..., H, W, C]` -> `[..., N, C * patch^2]`.
+
+    Patches are in row order. The values of a patch are in (channel, row, column) order.
     """
     *lead, height, width, channels = features.shape
     rows, columns = height // patch, width // patch
@@ -50,8 +53,9 @@ def features_of(tokens: Array, patch: int, height: int, width: int) -> Array:
 
 
 def pixel_shuffle(features: Array, scale: int) -> Array:
-    """`[B, H, W, C * scale^2]` -> `[B, H * scale, W * scale, C]`, channels ordered as in PyTorch's
-    PixelShuffle.
+    """Enlarges features: `[B, H, W, C * scale^2]` -> `[B, H * scale, W * scale, C]`.
+
+    Channels have the order of PyTorch's PixelShuffle.
     """
     batch, height, width, channels = features.shape
     cut = features.reshape(batch, height, width, channels // scale**2, scale, scale)
@@ -61,7 +65,7 @@ def pixel_shuffle(features: Array, scale: int) -> Array:
 def conv(
     out: int, side: int, kernel_init: Any, bias_init: Any, dtype: Dtype, name: str | None = None
 ) -> nn.Conv:
-    """A convolution that keeps height and width (zeros around)."""
+    """Returns a convolution that keeps height and width by zero padding."""
     return nn.Conv(
         out,
         (side, side),
@@ -75,9 +79,11 @@ def conv(
 
 
 def by_rows(layer: Callable[[Array], Array], x: Array) -> Array:
-    """A layer of the last axis, on the others as one. XLA makes the gradients of products of more
-    than two axes by transposing whole arrays on a CPU, which costs as much as the product
-    itself."""
+    """Applies a layer of the last axis to `x`, with all other axes reshaped into one.
+
+    On a CPU, XLA computes the gradients of products of more than two axes by transposing the
+    arrays, which costs as much as the product.
+    """
     y = layer(x.reshape(-1, x.shape[-1]))
     return y.reshape(*x.shape[:-1], y.shape[-1])
 
@@ -85,6 +91,7 @@ def by_rows(layer: Callable[[Array], Array], x: Array) -> Array:
 def dense(
     out: int, kernel_init: Any, bias_init: Any, dtype: Dtype, name: str, use_bias: bool = True
 ) -> Callable[[Array], Array]:
+    """Returns a linear layer of the last axis."""
     layer = nn.Dense(
         out,
         use_bias=use_bias,
@@ -98,7 +105,7 @@ def dense(
 
 
 class LayerNorm(nn.Module):
-    """LayerNorm over the last axis in float32; returns `dtype`."""
+    """LayerNorm over the last axis, computed in float32 and returned in `dtype`."""
 
     dtype: Dtype
     eps: float = 1e-5
@@ -108,17 +115,17 @@ class LayerNorm(nn.Module):
         norm = nn.LayerNorm(
             epsilon=self.eps, dtype=jnp.float32, use_fast_variance=False, name="norm"
         )
-        # The barrier keeps XLA on a CPU from computing the norm anew inside each product that reads
-        # it, and its gradients.
+        # Without the barrier, XLA on a CPU recomputes the norm inside each product that reads it,
+        # and its gradients too.
         return jax.lax.optimization_barrier(by_rows(norm, x).astype(self.dtype))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def attention_weights(logits: Array, dtype: Dtype) -> Array:
-    """Softmax over the last axis in float32, returned in `dtype`.
+    """Returns the softmax over the last axis, computed in float32 and returned in `dtype`.
 
-    For the backward pass only the result is kept; automatic differentiation would keep a float32
-    array beside it, which with bfloat16 is three times the memory of all that attention keeps.
+    Only the result is kept for the backward pass. Automatic differentiation would also keep a
+    float32 array, which with bfloat16 triples the memory that attention keeps.
     """
     return jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(dtype)
 
@@ -137,11 +144,11 @@ attention_weights.defvjp(_weights_forward, _weights_backward)
 
 
 class Attention(nn.Module):
-    """Multi-head attention without biases on the projections.
+    """Multi-head attention without biases of the projections.
 
-    Query, key and value projections are one matrix `[D, 3 D]`; inputs that are the same array share
-    a product. `out_bias` exists because some published files hold one (PyTorch 1.5 to 1.8 made it
-    whatever was asked).
+    The projections of query, key and value are one matrix `[D, 3 D]`. Inputs that are the same
+    array share a product. `out_bias` adds a bias to the output projection, which some published
+    files have because PyTorch 1.5 to 1.8 always created it.
     """
 
     heads: int
@@ -153,7 +160,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, query: Array, key: Array, value: Array) -> Array:
-        """`[..., N, D]` each -> `[..., N, D]`."""
+        """Returns `[..., N, D]` from query, key and value, `[..., N, D]` each."""
         width = query.shape[-1]
         kernel = self.param(
             "qkv", self.start.attention_in(width, self.decoder), (width, 3 * width), jnp.float32
@@ -179,8 +186,8 @@ class Attention(nn.Module):
             )
         lead, tokens, size = query.shape[:-2], query.shape[-2], width // self.heads
 
-        # [B, heads, N, size]: a head's matrices in one piece, 12 % faster on a CPU
         def split(x: Array) -> Array:
+            # [B, heads, N, size], with each head's matrix contiguous: 12 % faster on a CPU.
             return x.reshape(-1, tokens, self.heads, size).transpose(0, 2, 1, 3)
 
         q, k, v = split(q * size**-0.5), split(k), split(v)
@@ -200,7 +207,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """`D -> hidden -> D` with ReLU."""
+    """Two linear layers, `D -> hidden -> D`, with ReLU between them."""
 
     hidden: int
     start: TorchStart
@@ -222,9 +229,7 @@ class FeedForward(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Pre-LN self-attention and feed-forward. Written as a scan body: `(carry, _) -> (carry,
-    None)`.
-    """
+    """Pre-LN self-attention and feed-forward, as the body of a scan."""
 
     heads: int
     hidden: int
@@ -253,11 +258,11 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention and cross-attention with the task embedding on queries (and self-keys), and
-    feed-forward.
+    """Pre-LN self-attention, cross-attention and feed-forward, as the body of a scan.
 
-    The memory, the encoder's output, goes in raw, as in the authors' code; `memory_norm` is the LN
-    that the paper writes.
+    The task embedding is added to the queries, and to the keys of the self-attention. The memory is
+    the encoder's output. As in the authors' code, it has no LayerNorm; `memory_norm` adds the one
+    of the paper.
     """
 
     heads: int
@@ -295,9 +300,9 @@ class DecoderLayer(nn.Module):
         )(y), None
 
 
-# What the backward pass computes again instead of keeping, a layer at a time. From the most memory
-# to the least: nothing; what is element-wise (LayerNorm, ReLU, scaling, casts); attention too;
-# everything but the layer's input.
+# What the backward pass recomputes in each layer, from the most memory to the least: nothing;
+# element-wise operations (LayerNorm, ReLU, scaling, casts); also attention; all but the layer's
+# input.
 _policies = jax.checkpoint_policies
 REMATERIALISATION: dict[str, Any] = {
     "none": None,
@@ -310,9 +315,10 @@ REMATERIALISATION: dict[str, Any] = {
 
 
 class Body(nn.Module):
-    """The shared transformer on tokens: linear embedding, encoder, decoder, MLP.
+    """The shared transformer on tokens: linear embedding, positions, encoder, decoder and MLP.
 
-    Studies leave parts out: a stack of no layers; of a body without any, the positions are left.
+    A stack may have no layers, which ablation studies use. A body without any layer only adds the
+    positions.
     """
 
     patch: int
@@ -329,7 +335,8 @@ class Body(nn.Module):
     memory_norm: bool = False
 
     def _stack(self, layer: Any, length: int, name: str, **options: Any) -> Any:
-        # Inside the rematerialised layer: what is gathered is not kept for the backward pass
+        # Inside the rematerialised layer, so that the backward pass gathers again and keeps
+        # nothing.
         if self.gather is not None:
             layer = nn.map_variables(layer, "params", self.gather)
         if REMATERIALISATION[self.remat] is not None:
@@ -356,7 +363,10 @@ class Body(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Array, embedding: Array) -> Array:
-        """`tokens [S, T, B, N, D]` of T tasks, `embedding [T, 1, N, D]` -> `[S, T, B, N, D]`."""
+        """Returns `[S, T, B, N, D]` from tokens `[S, T, B, N, D]` and embeddings `[T, 1, N, D]`.
+
+        S is the number of shards, T the number of tasks.
+        """
         width, start = tokens.shape[-1], self.start
         position = self.param("position", start.position(), tokens.shape[-2:], jnp.float32).astype(
             self.dtype
@@ -383,7 +393,7 @@ class Body(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 5x5 convolutions, ReLU between, no norm."""
+    """Two 5x5 convolutions with ReLU between them, and the residual connection."""
 
     start: TorchStart
     dtype: Dtype
@@ -405,7 +415,7 @@ class ResidualBlock(nn.Module):
 
 
 class Head(nn.Module):
-    """One task's way in: `[B, H, W, 3]` normalised -> features `[B, H, W, C]`."""
+    """A task's head: normalised image `[B, H, W, 3]` -> features `[B, H, W, C]`."""
 
     features: int
     start: TorchStart
@@ -420,13 +430,17 @@ class Head(nn.Module):
 
 
 def upsampling_steps(scale: int) -> tuple[int, ...]:
-    """x4 is twice x2, as in the authors' code; any other scale is one step."""
+    """Returns the scales of a tail's up-sampling layers.
+
+    x4 is twice x2, as in the authors' code; any other scale is one step.
+    """
     return (2, 2) if scale == 4 else (scale,) if scale > 1 else ()
 
 
 class Tail(nn.Module):
-    """One task's way out: features `[B, H, W, C]` -> `[B, H * scale, W * scale, 3]` float32, still
-    normalised.
+    """A task's tail: features `[B, H, W, C]` -> normalised image `[B, H * scale, W * scale, 3]`.
+
+    The image is float32.
     """
 
     scale: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# Geometry and start of the presets; `heads` divides features * patch^2.
+# Geometry and initialisation. `heads` divides features * patch^2.
 PRESETS: dict[str, dict[str, Any]] = {
     "ipt": dict(
         features=64,
@@ -17,8 +17,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         start="torch",
         input_scale=1.0,
     ),
-    # 0.99 B parameters in few wide layers: features fill a matrix unit's 128 lanes, and up to 2048
-    # chips divide the width.
+    # 0.99 B parameters in few, wide layers: the features fill the 128 lanes of a matrix unit, and
+    # the width can be divided among up to 2048 chips.
     "ipt_1b": dict(
         features=128,
         patch=4,
@@ -41,8 +41,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         start="torch",
         input_scale=1.0,
     ),
-    # What the package ships. Heads of 48 as in the paper's model; their number does not show in the
-    # weights' shapes.
+    # The size of the weights that the package ships. The size of an attention head is 48, as in the
+    # paper's model.
     "ipt_small": dict(
         features=16,
         patch=3,
@@ -69,10 +69,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The `model` part of a config: a preset's geometry, with float32 and no rematerialisation.
+    """Returns the `model` part of a config with a preset's geometry.
+
+    The dtype is float32, without rematerialisation.
 
     Raises:
-      ValueError: no such preset.
+      ValueError: the preset is unknown.
     """
     if name not in PRESETS:
         raise ValueError(f"unknown model preset {name!r}; known: {', '.join(PRESETS)}")

@@ -1,14 +1,8 @@
-"""What a run trains: all parameters, those that no pattern freezes, or low-rank adapters beside a
-frozen body.
+"""Which parameters a run trains: all, those that no pattern freezes, or low-rank adapters.
 
-Parameters are nested dicts; here a parameter is named by its path,
-`body/encoder/self_attention/qkv`. What is trained is a part of the tree, with the frozen leaves
-left out; moments and moving average are kept for that part alone.
-
-LoRA (Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021) is a group of its own,
-"lora": for each target `W [..., in, out]` of the body, `a [..., in, rank]` and `b [..., rank,
-out]`. The network computes with `W + alpha / rank * a @ b`; b starts at zero, so that nothing is
-changed at first.
+A parameter is named by its path in the nested dict, `body/encoder/self_attention/qkv`. The trained
+part of the parameters is the same nested dict without the frozen leaves. The optimiser's moments
+and the EMA exist for the trained part only.
 """
 
 from __future__ import annotations
@@ -17,84 +11,84 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ipt_jax.errors import UserError
-from ipt_jax.model.lora import BODY, merged, targets
-from ipt_jax.trees import matches, nested, paths
-
-Tree = dict[str, Any]
-
-
-def frozen(config: Mapping[str, Any]) -> Callable[[str], bool]:
-    """Whether a parameter stays as it is, by its path.
-
-    So does what `finetune.freeze` matches, and with LoRA the body; but not what `finetune.unfreeze`
-    matches.
-    """
-    patterns = tuple(config["finetune"]["freeze"]) + (
-        (BODY,) if config["finetune"]["lora_rank"] else ()
-    )
-    exceptions = tuple(config["finetune"]["unfreeze"])
-    return lambda path: matches(path, patterns) and not matches(path, exceptions)
+from ipt_jax.model.lora import BODY, adapter_targets, merge_adapters
+from ipt_jax.trees import Tree, matches, nested, paths
 
 
 def is_partial(config: Mapping[str, Any]) -> bool:
-    """Whether a run trains less than all of its parameters."""
+    """Returns whether a run trains less than all of its parameters."""
     return bool(config["finetune"]["freeze"] or config["finetune"]["lora_rank"])
 
 
-def trained(params: Mapping[str, Any], config: Mapping[str, Any]) -> Tree:
-    """The part of the parameters that is trained."""
+def freeze_rule(config: Mapping[str, Any]) -> Callable[[str], bool]:
+    """Returns a function that tells from a parameter's path whether the parameter is frozen.
+
+    A parameter is frozen if `finetune.freeze` matches it, or if it belongs to the body and there
+    are adapters, and if `finetune.unfreeze` does not match it.
+    """
+    settings = config["finetune"]
+    frozen = (*settings["freeze"], *([BODY] if settings["lora_rank"] else []))
+    unfrozen = tuple(settings["unfreeze"])
+    return lambda path: matches(path, frozen) and not matches(path, unfrozen)
+
+
+def trained_part(params: Mapping[str, Any], config: Mapping[str, Any]) -> Tree:
+    """Returns the part of the parameters that is trained."""
     if not is_partial(config):
         return dict(params)
-    is_frozen = frozen(config)
+    is_frozen = freeze_rule(config)
     return nested({path: leaf for path, leaf in paths(params) if not is_frozen(path)})
 
 
 def overlay(params: Mapping[str, Any], part: Mapping[str, Any]) -> Tree:
-    """The parameters with those of a part in their places."""
+    """Returns the parameters, with the leaves of `part` in place of their own."""
     new = dict(params)
     for key, value in part.items():
         new[key] = overlay(new[key], value) if isinstance(value, Mapping) else value
     return new
 
 
-def check(params: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Whether patterns and targets mean something.
+def weights_for_use(
+    params: Mapping[str, Any], ema: Mapping[str, Any] | None, config: Mapping[str, Any]
+) -> Tree:
+    """Returns the weights for evaluation and export.
+
+    These are the EMA where there is one, and the raw values of parameters that have none, with the
+    adapters merged into the body.
+    """
+    return merge_adapters(overlay(params, ema) if ema is not None else params, config)
+
+
+def check_trainable(params: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Checks the patterns of `finetune` against the parameters.
 
     Raises:
-      UserError: a pattern that matches nothing, nothing left to train, nothing to unfreeze, or a
-        target that is no matrix of the body.
+      UserError: a pattern matches no parameter, every parameter is frozen, `finetune.unfreeze` is
+        set although nothing is frozen, or an adapter's target is no matrix of the body.
     """
+    settings = config["finetune"]
     known = [path for path, _ in paths(params)]
-    for setting in ("freeze", "unfreeze"):
-        for pattern in config["finetune"][setting]:
+    for key in ("freeze", "unfreeze"):
+        for pattern in settings[key]:
             if not any(matches(path, [pattern]) for path in known):
                 raise UserError(
-                    f"finetune.{setting}: {pattern!r} matches no parameter; there are "
-                    f"{_examples(known)}"
+                    f"finetune.{key}: {pattern!r} matches no parameter; known: {_examples(known)}"
                 )
-    if config["finetune"]["unfreeze"] and not is_partial(config):
+    if settings["unfreeze"] and not is_partial(config):
         raise UserError(
-            "finetune.unfreeze: nothing is frozen; it is for what finetune.freeze or "
-            "finetune.lora_rank freezes"
+            "finetune.unfreeze: nothing is frozen; it makes exceptions from finetune.freeze and "
+            "finetune.lora_rank"
         )
-    if config["finetune"]["lora_rank"]:
-        targets(params, config)
-    elif all(map(frozen(config), known)):
+    if settings["lora_rank"]:
+        adapter_targets(params, config)
+    elif all(map(freeze_rule(config), known)):
         raise UserError(
-            f"finetune.freeze={list(config['finetune']['freeze'])} freezes every parameter: "
-            "nothing is left to train"
+            f"finetune.freeze={list(settings['freeze'])} freezes every parameter, so nothing is "
+            "left to train"
         )
 
 
 def _examples(known: Sequence[str]) -> str:
-    tops = sorted({"/".join(path.split("/")[:2]) for path in known})
-    return ", ".join(tops[:12]) + (", ..." if len(tops) > 12 else "")
-
-
-def weights(
-    params: Mapping[str, Any], ema: Mapping[str, Any] | None, config: Mapping[str, Any]
-) -> Tree:
-    """What is evaluated and handed on: the moving average where there is one, with what it is not
-    kept of; merged.
-    """
-    return merged(overlay(params, ema) if ema is not None else params, config)
+    """Returns the first two parts of the paths, as examples of patterns."""
+    starts = sorted({"/".join(path.split("/")[:2]) for path in known})
+    return ", ".join(starts[:12]) + (", ..." if len(starts) > 12 else "")

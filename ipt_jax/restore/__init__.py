@@ -1,1 +1,1 @@
-"""Restoring images of any size by a network that takes tiles of one size."""
+"""Restoring images of any size with a network that takes tiles of one size."""

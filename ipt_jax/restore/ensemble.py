@@ -1,21 +1,21 @@
-"""The eight flips and transpositions."""
+"""The eight flips and transpositions of the self-ensemble (x8, Lim et al., EDSR, CVPRW 2017)."""
 
 from __future__ import annotations
 
 import numpy as np
 
+# (flipped upside down, mirrored, transposed), applied in this order.
 Transform = tuple[bool, bool, bool]
 
 PLAIN: tuple[Transform, ...] = ((False, False, False),)
 
-# The x8 self-ensemble: upside down, mirrored, transposed, in all combinations.
 EIGHT: tuple[Transform, ...] = tuple(
     (f, m, t) for f in (False, True) for m in (False, True) for t in (False, True)
 )
 
 
 def transformed(image: np.ndarray, how: Transform) -> np.ndarray:
-    """A picture `[H, W, C]` upside down, mirrored, transposed, as asked, in this order."""
+    """Returns a view of an image `[H, W, C]`: `[H, W, C]`, or `[W, H, C]` where transposed."""
     upside_down, mirrored, transposed = how
     image = image[::-1] if upside_down else image
     image = image[:, ::-1] if mirrored else image
@@ -23,7 +23,7 @@ def transformed(image: np.ndarray, how: Transform) -> np.ndarray:
 
 
 def undone(image: np.ndarray, how: Transform) -> np.ndarray:
-    """The inverse of `transformed`."""
+    """Returns the inverse of `transformed`, as a view."""
     upside_down, mirrored, transposed = how
     image = image.swapaxes(0, 1) if transposed else image
     return transformed(image, (upside_down, mirrored, False))

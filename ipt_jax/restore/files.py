@@ -1,137 +1,151 @@
-"""The work of `ipt restore`: from the words on the command line to files."""
+"""Restores image and video files, and collects the errors of those that cannot be restored."""
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import math
 import os
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from ipt_jax import errors
-from ipt_jax.errors import DataError, UserError
+from ipt_jax.errors import DataError, UserError, VideoError
 from ipt_jax.images import channels
-from ipt_jax.images.read import Picture, measure, read
+from ipt_jax.images.read import ImageFile, measure, read_image
 from ipt_jax.images.write import Form, writing
-from ipt_jax.messages import listed
-from ipt_jax.restore import before_after as compare
-from ipt_jax.restore import video
-from ipt_jax.restore.plan import Item, plan
-from ipt_jax.restore.restorer import Restorer
-from ipt_jax.tasks import Task
-from ipt_jax.weights.default import default_weights
-from ipt_jax.weights.load import load
+from ipt_jax.restore import before_after
+from ipt_jax.restore.plan import Job, plan_jobs
+from ipt_jax.restore.restorer import BATCH, Restorer
+from ipt_jax.restore.tiling import OVERLAP, Tiling
+from ipt_jax.restore.video import measure_video, restore_video
 
-# Beyond this protocols that hold the whole picture (all but "blend") are refused: bytes of float32.
-WHOLE = 4 << 30
+# Protocols other than "blend" hold the complete image as float32. Images that would need more bytes
+# than this are refused.
+WHOLE_IMAGE_BYTES = 4 << 30
+# Rows that are converted at a time, because the conversion makes several copies of them.
+ROWS_AT_A_TIME = 64
 
 
-def run(options: argparse.Namespace) -> int:
-    """Restores all inputs; 0 if all were, 1 if some could not be or were left alone.
+@dataclasses.dataclass(frozen=True)
+class FileSettings:
+    """How files are restored.
+
+    Attributes:
+      tasks: tasks that are applied one after the other; empty for the only task of the weights.
+      out: the output file or folder; None for the default folder.
+      format: format of the results; None for the suffix of `out`, or PNG.
+      quality: 1..100 for JPEG, WebP and video; None for the default of the format.
+      overwrite: whether existing results are replaced.
+      compare: whether a sheet with crops before and after is written.
+      tiling: how images are cut into tiles.
+      batch: tiles per call and device.
+      max_megapixels: larger inputs are refused.
+    """
+
+    tasks: Sequence[str] = ()
+    out: str | None = None
+    format: str | None = None
+    quality: int | None = None
+    overwrite: bool = False
+    compare: bool = False
+    tiling: Tiling = dataclasses.field(
+        default_factory=lambda: Tiling(protocol="blend", overlap=OVERLAP, ensemble=False)
+    )
+    batch: int = BATCH
+    max_megapixels: float = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What `restore_files` did.
+
+    Attributes:
+      jobs: all files.
+      existing: jobs that were skipped because their results exist.
+      failed: files that could not be restored, with the reasons.
+    """
+
+    jobs: list[Job]
+    existing: list[Job]
+    failed: list[tuple[Path, str]]
+
+    @property
+    def restored(self) -> int:
+        """Number of results that were written."""
+        return len(self.jobs) - len(self.existing) - len(self.failed)
+
+    @property
+    def place(self) -> Path:
+        """The only result, or the folder that contains all results."""
+        return self.jobs[0].out if len(self.jobs) == 1 else _common_folder(self.jobs)
+
+
+def restore_files(
+    inputs: Sequence[str], load: Callable[[], Restorer], settings: FileSettings
+) -> Outcome:
+    """Restores files.
+
+    A file that cannot be restored does not stop the others.
+
+    Args:
+      inputs: files, folders and globs.
+      load: gives the model; it is called only when there is something to restore.
+      settings: how the files are restored.
 
     Raises:
       UserError: wrong usage or input; nothing was written.
     """
-    _check(options)
-    items = plan(options.inputs, options.out, options.format)
-    sheet = _sheet(options, items)
-    left = [item for item in items if item.out.exists() and not options.overwrite]
-    todo = [item for item in items if item not in left]
-    if sheet is not None and sheet.exists() and not options.overwrite:
+    jobs = plan_jobs(inputs, settings.out, settings.format)
+    sheet = _sheet_path(jobs) if settings.compare else None
+    existing = [job for job in jobs if job.out.exists() and not settings.overwrite]
+    todo = [job for job in jobs if job not in existing]
+    if sheet is not None and sheet.exists() and not settings.overwrite:
         raise UserError(f"--compare: {sheet} exists; --overwrite replaces it")
-    names = [word.strip() for word in options.task.split(",")] if options.task else []
     failed: list[tuple[Path, str]] = []
     if todo:
-        weights = options.weights or default_weights(_named(names))
-        model = load(
-            weights,
-            task=options.weights_tasks,
-            heads=options.heads,
-            raw=options.raw,
-            dtype=options.dtype,
-        )
+        failed = _FileRestorer(load(), settings).restore(todo, sheet)
+    return Outcome(jobs, existing, failed)
+
+
+def _sheet_path(jobs: list[Job]) -> Path:
+    first = jobs[0].out
+    if len(jobs) == 1:
+        return first.with_name(f"{first.stem}_compare.png")
+    return _common_folder(jobs) / "compare.png"
+
+
+def _common_folder(jobs: list[Job]) -> Path:
+    """Returns the innermost folder that contains all results."""
+    return Path(os.path.commonpath([job.out.parent for job in jobs]))
+
+
+class _FileRestorer:
+    """The model, its tasks and the settings, which are the same for all files."""
+
+    def __init__(self, model: Restorer, settings: FileSettings):
         try:
-            work = _Work(options, model, model.chain(names or None))
+            tasks = model.chain(settings.tasks or None)
         except ValueError as error:
             raise UserError(f"--task: {error}") from None
-        failed = work.run(todo, sheet)
-    done = len(todo) - len(failed)
-    print(
-        f"{done} restored"
-        + (f" into {items[0].out if len(items) == 1 else _common(items)}" if done else "")
-    )
-    if left:
-        print(
-            f"{len(left)} exist already and were left alone; --overwrite replaces them: "
-            f"{listed(str(i.out) for i in left)}"
-        )
-    if failed:
-        print(f"{len(failed)} could not be restored:", file=sys.stderr)
-        for path, reason in failed:
-            print(f"  {path}: {reason}", file=sys.stderr)
-    return 1 if failed or left else 0
-
-
-def _check(options: argparse.Namespace) -> None:
-    if options.quality is not None and not 1 <= options.quality <= 100:
-        raise UserError(f"--quality {options.quality}: must be in 1..100")
-    if options.batch < 1:
-        raise UserError(f"--batch {options.batch}: must be 1 or more")
-    if not options.max_megapixels > 0:
-        raise UserError(f"--max-megapixels {options.max_megapixels:g}: must be above 0")
-
-
-def _named(names: list[str]) -> list[str]:
-    if not names:
-        raise UserError(
-            "name a task: --task sr2, --task denoise50, ... (or weights for one task, with "
-            "--weights)"
-        )
-    return names
-
-
-def _sheet(options: argparse.Namespace, items: list[Item]) -> Path | None:
-    if not options.compare:
-        return None
-    first = items[0].out
-    return (
-        first.with_name(f"{first.stem}_compare.png")
-        if len(items) == 1
-        else _common(items) / "compare.png"
-    )
-
-
-def _common(items: list[Item]) -> Path:
-    """The folder that all results are in."""
-    return Path(os.path.commonpath([item.out.parent for item in items]))
-
-
-class _Work:
-    """What all files have in common: the model, its tasks, how they are used, the progress bar."""
-
-    def __init__(self, options: argparse.Namespace, model: Restorer, tasks: list[Task]):
-        self._options, self._model, self._tasks = options, model, [task.name for task in tasks]
+        self._settings, self._model = settings, model
+        self._tasks = [task.name for task in tasks]
         self._scale = math.prod(task.scale for task in tasks)
-        self._cut: dict[str, Any] = dict(
-            protocol=options.protocol, overlap=options.overlap, ensemble=options.ensemble
-        )
-        # Raises where protocol and overlap do not go together
-        model.tiles(1, 1, self._tasks, **self._cut)
-        self._max_pixels = round(options.max_megapixels * 1e6)
-        self._crops: list[compare.Crop] = []
+        try:
+            model.tiles(1, 1, self._tasks, **settings.tiling)
+        except ValueError as error:
+            raise UserError(f"--overlap: {error}") from None
+        self._max_pixels = round(settings.max_megapixels * 1e6)
+        self._crops: list[before_after.Crop] = []
 
-    def run(self, items: list[Item], sheet: Path | None) -> list[tuple[Path, str]]:
-        """Restores all; returns what could not be, and why."""
+    def restore(self, jobs: list[Job], sheet: Path | None) -> list[tuple[Path, str]]:
+        """Restores all files; returns those that could not be restored, with the reasons."""
         failed = []
-        for folder in dict.fromkeys(item.out.parent for item in items):
-            _writable(folder)
-        sizes = [
-            video.measure(item.source) if item.video else measure(item.source) for item in items
-        ]
-        tiles = [self._tiles(size) for size in sizes]
+        for folder in dict.fromkeys(job.out.parent for job in jobs):
+            _make_folder(folder)
+        tiles = [self._count_tiles(job) for job in jobs]
         with tqdm(
             total=sum(tiles),
             unit=" tiles",
@@ -140,77 +154,78 @@ class _Work:
             mininterval=0.1 if sys.stderr.isatty() else 10,
             smoothing=0.1,
         ) as bar:
-            for item, count in zip(items, tiles, strict=True):
+            for job, count in zip(jobs, tiles, strict=True):
                 before = bar.n
                 try:
-                    if item.video:
-                        video.restore(
-                            self._model,
-                            item,
-                            self._tasks,
-                            self._cut,
-                            self._options.batch,
-                            self._options.quality,
-                            bar.update,
-                        )
+                    if job.video:
+                        self._restore_video(job, bar)
                     else:
-                        self._picture(item, sheet is not None, bar)
-                except (ValueError, OSError, MemoryError, errors.VideoError) as error:
-                    failed.append(
-                        (
-                            item.source,
-                            "too little memory" if isinstance(error, MemoryError) else _said(error),
-                        )
-                    )
-                    bar.write(f"{item.source}: failed", file=sys.stderr)
+                        self._restore_image(job, sheet is not None, bar)
+                except (ValueError, OSError, MemoryError, VideoError) as error:
+                    failed.append((job.source, _reason(error)))
+                    bar.write(f"{job.source}: failed", file=sys.stderr)
                     bar.update(before + count - bar.n)
         if sheet is not None and self._crops:
-            compare.write(self._crops, ",".join(self._tasks), sheet)
+            before_after.write_sheet(self._crops, ",".join(self._tasks), sheet)
         return failed
 
-    def _tiles(self, size: tuple[int, ...] | None) -> int:
+    def _count_tiles(self, job: Job) -> int:
+        """Returns the tiles that a file takes; 0 where its size is unknown or too large."""
+        size: tuple[int, ...] | None = (
+            measure_video(job.source) if job.video else measure(job.source)
+        )
         if size is None or 0 in size or size[0] * size[1] > self._max_pixels:
             return 0
         frames = size[2] if len(size) > 2 else 1
-        return frames * self._model.tiles(size[0], size[1], self._tasks, **self._cut)
+        return frames * self._model.tiles(size[0], size[1], self._tasks, **self._settings.tiling)
 
-    def _picture(self, item: Item, wanted: bool, bar: Any) -> None:
+    def _restore_video(self, job: Job, bar: Any) -> None:
+        restore_video(
+            self._model,
+            job,
+            self._tasks,
+            tiling=self._settings.tiling,
+            batch=self._settings.batch,
+            quality=self._settings.quality,
+            done=bar.update,
+        )
+
+    def _restore_image(self, job: Job, on_sheet: bool, bar: Any) -> None:
         try:
-            picture = read(item.source, self._max_pixels)
+            picture = read_image(job.source, self._max_pixels)
         except DataError as error:
             hint = "; --max-megapixels raises it" if "limit" in str(error) else ""
             raise DataError(f"{error}{hint}") from None
         pixels, scale = picture.pixels, self._scale
         height, width, count = pixels.shape
-        self._fits(height, width)
+        self._check_memory(height, width)
         form, lost = Form(
-            item.format,
+            job.format,
             height * scale,
             width * scale,
             count,
             8 * pixels.itemsize,
             picture.profile,
             picture.exif,
-            self._options.quality,
+            self._settings.quality,
         ).fitted()
         for note in (*picture.notes, *lost):
-            bar.write(f"{item.source}: {note}", file=sys.stderr)
-        crop = (
-            compare.choose(item.source.name, pixels, scale)
-            if wanted and len(self._crops) < compare.ROWS
-            else None
-        )
+            bar.write(f"{job.source}: {note}", file=sys.stderr)
+        crop = None
+        if on_sheet and len(self._crops) < before_after.ROWS:
+            crop = before_after.choose_crop(job.source.name, pixels, scale)
         row = 0
-        with writing(item.out, form) as writer:
+        with writing(job.out, form) as writer:
             for strip in self._strips(picture, bar):
                 writer.write(strip)
                 if crop is not None:
-                    crop.take(row, strip)
+                    crop.add_strip(row, strip)
                 row += len(strip)
         if crop is not None:
             self._crops.append(crop)
 
-    def _strips(self, picture: Picture, bar: Any) -> Any:
+    def _strips(self, picture: ImageFile, bar: Any) -> Iterator[Any]:
+        """Yields the result `[rows, W, C]` from top to bottom, with the dtype of the image."""
         pixels, scale, row = picture.pixels, self._scale, 0
         alpha = channels.alpha_of(pixels)
         for strip in self._model.restore_strips(
@@ -218,47 +233,42 @@ class _Work:
             pixels.shape[0],
             pixels.shape[1],
             self._tasks,
-            batch=self._options.batch,
+            batch=self._settings.batch,
             done=bar.update,
-            **self._cut,
+            **self._settings.tiling,
         ):
-            for first in range(
-                0,
-                len(strip),
-                64,
-                # A few rows at a time: turning them into what is written takes several copies
-            ):
-                part = strip[first : first + 64]
-                big = (
-                    None
-                    if alpha is None
-                    else channels.enlarged_rows(alpha, scale, row, row + len(part))
-                )
-                yield channels.like(part, pixels, big)
+            for first in range(0, len(strip), ROWS_AT_A_TIME):
+                part = strip[first : first + ROWS_AT_A_TIME]
+                enlarged = None
+                if alpha is not None:
+                    enlarged = channels.enlarged_rows(alpha, scale, row, row + len(part))
+                yield channels.like(part, pixels, enlarged)
                 row += len(part)
 
-    def _fits(self, height: int, width: int) -> None:
-        """Raises ValueError where the picture would have to be held whole and is too large for
-        that.
-        """
-        need = height * width * self._scale**2 * 12 * (4 if not self._options.ensemble else 12)
-        if self._options.protocol != "blend" and need > WHOLE:
+    def _check_memory(self, height: int, width: int) -> None:
+        """Raises ValueError where the protocol would hold more than `WHOLE_IMAGE_BYTES`."""
+        protocol, ensemble = (self._settings.tiling[key] for key in ("protocol", "ensemble"))
+        need = height * width * self._scale**2 * 12 * (12 if ensemble else 4)
+        if protocol != "blend" and need > WHOLE_IMAGE_BYTES:
             raise ValueError(
-                f"protocol {self._options.protocol} holds the whole picture, {need / 2**30:.0f} GB "
-                "here; use blend"
+                f"protocol {protocol} holds the complete image in memory, here "
+                f"{need / 2**30:.0f} GB; use --protocol blend"
             )
 
 
-def _writable(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
+    """Makes an output folder; raises UserError if nothing can be written into it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"-o {folder}: cannot be made: {error.strerror}") from None
+        raise UserError(f"-o {folder}: the folder cannot be made: {error.strerror}") from None
     if not os.access(folder, os.W_OK):
-        raise UserError(f"-o {folder}: cannot be written to")
+        raise UserError(f"-o {folder}: there is no permission to write into this folder")
 
 
-def _said(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__

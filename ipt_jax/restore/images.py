@@ -1,48 +1,55 @@
-"""Pictures of any size through a network for a fixed tile: cut, batch, put together."""
+"""Restores images of any size with a network for a fixed tile: cut, batch and stitch."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
+from ipt_jax.restore.batches import Tile, run_batches
 from ipt_jax.restore.ensemble import EIGHT, PLAIN, Transform, transformed, undone
 from ipt_jax.restore.network import Apply
-from ipt_jax.restore.tiling import Stitcher, stitcher
+from ipt_jax.restore.tiling import OVERLAP, Stitcher, make_stitcher
 
 
 @dataclasses.dataclass
-class _Job:
-    """A picture under restoration: a canvas for each transform of it, and how many tiles are still
-    to come.
+class _Restoration:
+    """An image under restoration.
+
+    Attributes:
+      size: height and width of the result in pixels.
+      transforms: the transforms of the image that are restored.
+      stitchers: one stitcher per transform.
+      missing: number of tiles whose outputs have not been added yet.
     """
 
     size: tuple[int, int]
     transforms: tuple[Transform, ...]
-    canvases: list[Stitcher]
-    left: int
+    stitchers: list[Stitcher]
+    missing: int
 
     def result(self) -> np.ndarray:
-        total = undone(self.canvases[0].picture(), self.transforms[0])
-        for how, done in zip(self.transforms[1:], self.canvases[1:], strict=True):
-            total = total + undone(done.picture(), how)
-        whole = total if len(self.canvases) == 1 else total / np.float32(len(self.canvases))
-        return np.ascontiguousarray(whole[: self.size[0], : self.size[1]])
+        """Returns the mean over the transforms, float32 `[*size, 3]`."""
+        total = undone(self.stitchers[0].stitched(), self.transforms[0])
+        for how, stitcher in zip(self.transforms[1:], self.stitchers[1:], strict=True):
+            total = total + undone(stitcher.stitched(), how)
+        mean = total if len(self.stitchers) == 1 else total / np.float32(len(self.stitchers))
+        return np.ascontiguousarray(mean[: self.size[0], : self.size[1]])
 
 
-@dataclasses.dataclass(frozen=True)
-class _Tile:
-    job: _Job
+class _Place(NamedTuple):
+    """Where the output of a tile belongs: tile `k` of a stitcher of an image."""
+
+    restoration: _Restoration
     stitcher: Stitcher
     k: int
-    pixels: np.ndarray
 
 
 def padded(image: np.ndarray, tile: int) -> np.ndarray:
-    """The picture, mirrored beyond its lower and right edges where it is smaller than a tile."""
+    """Returns the image `[H, W, C]`, mirrored at its lower and right edges up to a tile's size."""
     height, width = image.shape[:2]
     short = ((0, max(0, tile - height)), (0, max(0, tile - width)), (0, 0))
     return np.pad(image, short, mode="symmetric") if height < tile or width < tile else image
@@ -54,83 +61,63 @@ def restore_pictures(
     *,
     scale: int,
     tile: int = 48,
-    overlap: int = 12,
+    overlap: int = OVERLAP,
     batch: int = 16,
     protocol: str = "blend",
     ensemble: bool = False,
 ) -> Iterator[np.ndarray]:
-    """Restores pictures of any sizes, also smaller than a tile, tile by tile.
+    """Restores images of any size, including images smaller than a tile.
 
-    Tiles of several pictures share a call, so that each call but the last is full and one program
-    serves all. A call is made before the one before it is read, so that device and host work at the
-    same time.
+    Tiles of several images share a call, so that every call but the last is full.
 
     Args:
       apply: `float32 [batch, tile, tile, 3] -> [batch, tile * scale, tile * scale, 3]`, 0..255.
-      pictures: `[H, W, 3]` each, uint8 or float, 0..255.
-      scale: of the task.
-      tile: side of the network's input.
-      overlap: of "blend": least number of lq pixels that neighbours share; must be less than
-        `tile`.
-      batch: tiles a call.
-      protocol: how a picture is cut and put together: see `protocols`.
+      pictures: images `[H, W, 3]`, uint8 or float, 0..255.
+      scale: scale of the task.
+      tile: side of the network's input in pixels.
+      overlap: for "blend", the minimum number of lq pixels that neighbouring tiles share; less
+        than `tile`.
+      batch: tiles per call.
+      protocol: how an image is cut and stitched, one of `tiling.PROTOCOLS`.
       ensemble: whether the mean over the 8 flips and transpositions is taken.
 
     Yields:
-      float32 `[H * scale, W * scale, 3]` for each picture, in order, neither clipped nor rounded.
+      float32 `[H * scale, W * scale, 3]` for each image, in order, neither clipped nor rounded.
 
     Raises:
-      ValueError: something that is not `[H, W, 3]`, an unknown protocol or an impossible overlap.
+      ValueError: an image is not `[H, W, 3]`, the protocol is unknown, or the overlap is not in
+        0..tile - 1.
     """
-    jobs: collections.deque[_Job] = collections.deque()
-    waiting: list[_Tile] = []
-    running: tuple[list[_Tile], Any] | None = None
+    restorations: collections.deque[_Restoration] = collections.deque()
+    transforms = EIGHT if ensemble else PLAIN
 
-    def collect() -> None:
-        nonlocal running
-        if running is not None:
-            tiles, outs = running
-            outs = np.asarray(outs, np.float32)
-            for slot, cut in enumerate(tiles):
-                cut.stitcher.add(cut.k, outs[slot])
-                cut.job.left -= 1
-            running = None
+    def cut() -> Iterator[Tile[_Place]]:
+        for image in pictures:
+            if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+                raise ValueError(f"an image must be [H, W, 3], not {list(image.shape)}")
+            whole = padded(image, tile)
+            views = [transformed(whole, how) for how in transforms]
+            stitchers = [
+                make_stitcher(protocol, *view.shape[:2], tile=tile, scale=scale, overlap=overlap)
+                for view in views
+            ]
+            restoration = _Restoration(
+                size=(image.shape[0] * scale, image.shape[1] * scale),
+                transforms=transforms,
+                stitchers=stitchers,
+                missing=sum(len(stitcher.corners) for stitcher in stitchers),
+            )
+            restorations.append(restoration)
+            for view, stitcher in zip(views, stitchers, strict=True):
+                for k, (y, x) in enumerate(stitcher.corners):
+                    yield Tile(view[y : y + tile, x : x + tile], _Place(restoration, stitcher, k))
 
-    def flush() -> None:
-        nonlocal running
-        pixels = np.zeros((batch, tile, tile, 3), np.float32)
-        for slot, cut in enumerate(waiting):
-            pixels[slot] = cut.pixels
-        started = (waiting.copy(), apply(pixels))
-        waiting.clear()
-        collect()
-        running = started
-
-    for image in pictures:
-        if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise ValueError(f"a picture must be [H, W, 3], not {list(image.shape)}")
-        transforms = EIGHT if ensemble else PLAIN
-        job = _Job((image.shape[0] * scale, image.shape[1] * scale), transforms, [], 0)
-        whole = padded(image, tile)
-        for how in transforms:
-            view = transformed(whole, how)
-            made = stitcher(protocol, *view.shape[:2], tile=tile, scale=scale, overlap=overlap)
-            job.canvases.append(made)
-            job.left += len(made.corners)
-        jobs.append(job)
-        for how, made in zip(transforms, job.canvases, strict=True):
-            view = transformed(whole, how)
-            for k, (y, x) in enumerate(made.corners):
-                waiting.append(_Tile(job, made, k, view[y : y + tile, x : x + tile]))
-                if len(waiting) == batch:
-                    flush()
-        while jobs and jobs[0].left == 0:
-            yield jobs.popleft().result()
-    if waiting:
-        flush()
-    collect()
-    for job in jobs:
-        yield job.result()
+    for outputs in run_batches(apply, cut(), batch=batch, tile=tile):
+        for (restoration, stitcher, k), out in outputs:
+            stitcher.add(k, out)
+            restoration.missing -= 1
+        while restorations and restorations[0].missing == 0:
+            yield restorations.popleft().result()
 
 
 def count_tiles(
@@ -139,25 +126,25 @@ def count_tiles(
     *,
     tile: int,
     protocol: str = "blend",
-    overlap: int = 12,
+    overlap: int = OVERLAP,
     ensemble: bool = False,
 ) -> int:
-    """Tiles that a picture of this size takes."""
-    one = len(
-        stitcher(
+    """Returns the number of tiles that an image of this size takes."""
+
+    def count(height: int, width: int) -> int:
+        stitcher = make_stitcher(
             protocol, max(height, tile), max(width, tile), tile=tile, scale=1, overlap=overlap
-        ).corners
-    )
+        )
+        return len(stitcher.corners)
+
     if not ensemble:
-        return one
-    turned = len(
-        stitcher(
-            protocol, max(width, tile), max(height, tile), tile=tile, scale=1, overlap=overlap
-        ).corners
-    )
-    return 4 * (one + turned)
+        return count(height, width)
+    # Four of the eight transforms are transposed.
+    return 4 * (count(height, width) + count(width, height))
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """0..255 float -> uint8, rounded half up and clipped."""
+    """Returns an image in 0..255 as uint8, rounded half up and clipped; uint8 is returned as is."""
+    if image.dtype == np.uint8:
+        return image
     return np.clip(np.floor(image + 0.5), 0, 255).astype(np.uint8)

@@ -1,5 +1,7 @@
-"""What `ipt restore` is asked to do: files, folders and globs to pairs of input and output, before
-anything is done.
+"""Which files `ipt restore` reads and writes.
+
+Files, folders and globs become pairs of input and output. The plan is complete and
+checked before the first file is written.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ipt_jax.errors import UserError
-from ipt_jax.images.decode import SUFFIXES
-from ipt_jax.images.write import FORMATS, format_of
+from ipt_jax.images.formats import SUFFIXES, format_of
+from ipt_jax.images.write import FORMATS
 from ipt_jax.messages import listed, nearest
 
 PICTURES = (*SUFFIXES, ".gif")
@@ -22,9 +24,13 @@ DEFAULT_OUT = "restored"
 
 
 @dataclasses.dataclass(frozen=True)
-class Item:
-    """A file to restore, where the result goes, and in which format: one of `FORMATS`, or
-    "video".
+class Job:
+    """A file to restore.
+
+    Attributes:
+      source: the file to read.
+      out: the file to write.
+      format: the format of the result, one of `FORMATS` or "video".
     """
 
     source: Path
@@ -33,89 +39,100 @@ class Item:
 
     @property
     def video(self) -> bool:
+        """Whether the file is a video."""
         return self.format == "video"
 
 
 def is_video(path: Path) -> bool:
+    """Returns whether the suffix is a video's."""
     return path.suffix.lower() in VIDEOS
 
 
-def plan(inputs: Sequence[str], out: str | None, form: str | None) -> list[Item]:
-    """The work, in the order of the inputs, each folder's files sorted.
+def plan_jobs(inputs: Sequence[str], out: str | None, form: str | None) -> list[Job]:
+    """Returns the jobs in the order of the inputs, with the files of each folder sorted.
 
-    Folders keep their structure under `out`; files and what a glob finds go straight into it. `out`
-    is a file where it has a picture's or a video's suffix and there is one input file. Two results
-    of one name keep their inputs' suffixes, `a.jpg.png`.
+    A folder keeps its structure below `out`. Files, and files that a glob finds, go directly into
+    `out`. With one input file, `out` may name the result itself, by a suffix of an image or of a
+    video. Where two results would have the same name, both keep the suffix of their input:
+    `a.jpg.png`.
+
+    Args:
+      inputs: files, folders and globs.
+      out: a folder or a file; None for `DEFAULT_OUT`.
+      form: the format of the results, one of `FORMATS`; None for the suffix of `out`, or PNG.
 
     Raises:
-      UserError: an input that is not there, a folder or glob without pictures, results that would
-        take one another's place or an input's.
+      UserError: an input does not exist, a folder or glob has no images, or a result would replace
+        another result or an input.
     """
     target = Path(out if out else DEFAULT_OUT).expanduser()
-    named = (
+    names_file = (
         bool(out) and not target.is_dir() and (format_of(target) is not None or is_video(target))
     )
     found: list[tuple[Path, Path]] = []
     for word in inputs:
-        found += _found(word, target)
-    if named:
+        found += _find_files(word, target)
+    if names_file:
         if len(found) > 1 or not Path(inputs[0]).expanduser().is_file():
             raise UserError(
                 f"-o {out} names one file, but there are {len(found)} results; name a folder"
             )
-        source = found[0][0]
-        kind = "video" if is_video(target) else format_of(target)
-        if (kind == "video") != is_video(source):
-            raise UserError(
-                f"-o {out}: a video becomes a video, a picture a picture; {source} does not fit"
-            )
-        if form and kind not in (form, "video"):
-            raise UserError(f"--format {form} and -o {out} do not go together; drop --format")
-        items = [Item(source, target, str(kind))]
+        jobs = [_single_job(found[0][0], target, form)]
     else:
-        items = _into(target, found, form or "png")
-    for item in items:
-        if item.out.exists() and item.out.resolve() in {other.source.resolve() for other in items}:
+        jobs = _jobs_into(target, found, form or "png")
+    for job in jobs:
+        if job.out.exists() and job.out.resolve() in {other.source.resolve() for other in jobs}:
             raise UserError(
-                f"{item.out}, an input, would be replaced by a result; name another folder with -o"
+                f"{job.out}, an input, would be replaced by a result; name another folder with -o"
             )
-    return items
+    return jobs
 
 
-def _found(word: str, target: Path) -> list[tuple[Path, Path]]:
-    """(file, its path below the output folder) for one word of the command line."""
+def _single_job(source: Path, target: Path, form: str | None) -> Job:
+    """Returns the job for one file whose result is named."""
+    kind = "video" if is_video(target) else format_of(target)
+    if (kind == "video") != is_video(source):
+        raise UserError(
+            f"-o {target}: a video is restored to a video and an image to an image; {source} does "
+            "not fit"
+        )
+    if form and kind not in (form, "video"):
+        raise UserError(f"--format {form} and -o {target} do not go together; omit --format")
+    return Job(source, target, str(kind))
+
+
+def _find_files(word: str, target: Path) -> list[tuple[Path, Path]]:
+    """Returns pairs of a file and its path below the output folder, for one input."""
     path = Path(word).expanduser()
     if path.is_dir():
-        inside = _pictures(path, target)
+        inside = _images_below(path, target)
         if not inside:
-            there = listed(sorted(f.name for f in path.iterdir()), 5) or "nothing"
+            content = listed(sorted(f.name for f in path.iterdir()), 5) or "nothing"
             raise UserError(
-                f"{word}: no pictures ({', '.join(PICTURES)}) in this folder; in it: {there}"
+                f"{word}: no images ({', '.join(PICTURES)}) in this folder; it contains: {content}"
             )
         return [(path / name, name) for name in inside]
     if path.exists():
         return [(path, Path(path.name))]
     if glob.has_magic(word):
-        hits = [Path(hit) for hit in sorted(glob.glob(str(path), recursive=True))]
-        files = [
-            hit for hit in hits if hit.is_file() and hit.suffix.lower() in (*PICTURES, *VIDEOS)
-        ]
-        if not files:
-            raise UserError(
-                f"{word}: no pictures match; {len(hits)} other files do"
-                if hits
-                else f"{word}: nothing matches"
-            )
-        return [(hit, Path(hit.name)) for hit in files]
+        return _find_glob(word)
     parent = path.parent
     hint = nearest(path.name, [f.name for f in parent.iterdir()]) if parent.is_dir() else ""
     raise UserError(f"{word}: there is no such file{hint}")
 
 
-def _pictures(folder: Path, target: Path) -> list[Path]:
-    """Pictures below a folder, sorted; without hidden ones, and without an output folder inside
-    it.
-    """
+def _find_glob(word: str) -> list[tuple[Path, Path]]:
+    hits = [Path(hit) for hit in sorted(glob.glob(str(Path(word).expanduser()), recursive=True))]
+    files = [hit for hit in hits if hit.is_file() and hit.suffix.lower() in (*PICTURES, *VIDEOS)]
+    if not hits:
+        raise UserError(f"{word}: nothing matches")
+    if not files:
+        raise UserError(f"{word}: no images match; {len(hits)} other files do")
+    return [(hit, Path(hit.name)) for hit in files]
+
+
+def _images_below(folder: Path, target: Path) -> list[Path]:
+    """Returns the images below a folder, sorted, except hidden ones and those below `target`."""
     names, visited, own = [], set(), target.resolve()
     for parent, folders, files in os.walk(folder, followlinks=True):
         real = Path(parent).resolve()
@@ -132,26 +149,26 @@ def _pictures(folder: Path, target: Path) -> list[Path]:
     return sorted(names)
 
 
-def _into(target: Path, found: list[tuple[Path, Path]], form: str) -> list[Item]:
-    def out(name: Path, whole: bool) -> Path:
-        suffix = ".mp4" if is_video(name) else FORMATS[form]
-        return target / name.with_name((name.name if whole else name.stem) + suffix)
+def _jobs_into(target: Path, found: list[tuple[Path, Path]], form: str) -> list[Job]:
+    """Returns the jobs whose results go into a folder."""
 
-    # Also where a file system does not tell cases apart.
+    def out(name: Path, keep_suffix: bool) -> Path:
+        suffix = ".mp4" if is_video(name) else FORMATS[form]
+        return target / name.with_name((name.name if keep_suffix else name.stem) + suffix)
+
+    # Names are compared in lower case, because some file systems do not distinguish cases.
     count = Counter(str(out(name, False)).lower() for _, name in found)
-    items = []
+    jobs = []
     for source, name in found:
         path = out(name, count[str(out(name, False)).lower()] > 1)
-        items.append(Item(source, path, "video" if is_video(source) else form))
-    twice = [
-        key
-        for key, number in Counter(str(item.out).lower() for item in items).items()
-        if number > 1
+        jobs.append(Job(source, path, "video" if is_video(source) else form))
+    repeated = [
+        key for key, number in Counter(str(job.out).lower() for job in jobs).items() if number > 1
     ]
-    if twice:
-        both = [str(item.source) for item in items if str(item.out).lower() == twice[0]]
+    if repeated:
+        sources = [str(job.source) for job in jobs if str(job.out).lower() == repeated[0]]
         raise UserError(
-            f"{' and '.join(both)} would both be written to one file; restore them into different "
-            "folders"
+            f"{' and '.join(sources)} would both be written to one file; restore them into "
+            "different folders"
         )
-    return items
+    return jobs

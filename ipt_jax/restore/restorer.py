@@ -1,4 +1,4 @@
-"""`Restorer`: weights, the network that they are for, and its tasks, ready to restore pictures."""
+"""`Restorer`: weights with their network and tasks, ready to restore images."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ipt_jax.distributed import devices as devices_module
-from ipt_jax.distributed import sharding as partition
+from ipt_jax.distributed.devices import make_mesh
+from ipt_jax.distributed.sharding import replicated
 from ipt_jax.images import channels, pillow
 from ipt_jax.messages import nearest
 from ipt_jax.model import IPT
 from ipt_jax.restore.images import count_tiles, restore_pictures
 from ipt_jax.restore.network import Apply, CompiledNetwork
 from ipt_jax.restore.strips import Read, Rows, restore_strips
+from ipt_jax.restore.tiling import OVERLAP, Tiling
 from ipt_jax.tasks import Task
 
-# Tiles a call, for each device
+# Tiles per call and device.
 BATCH = 16
 
 
@@ -32,8 +33,8 @@ class Restorer:
 
     Attributes:
       model: the Flax module.
-      params: its float32 parameters, `{"body", "task_<name>"}`.
-      tasks: the model's tasks by name, in its order.
+      params: the float32 parameters, `{"body", "task_<name>"}`.
+      tasks: the tasks of the model by name, in the model's order.
       provenance: where the weights come from.
     """
 
@@ -44,30 +45,30 @@ class Restorer:
 
     @functools.cached_property
     def _mesh(self) -> Mesh:
-        return devices_module.make_mesh()
+        return make_mesh()
 
     @functools.cached_property
-    def _tile_apply(self) -> CompiledNetwork:
+    def _network(self) -> CompiledNetwork:
         return CompiledNetwork(self.model, self._mesh)
 
     @functools.cached_property
     def _on_devices(self) -> Any:
-        return jax.device_put(dict(self.params), partition.replicated(self._mesh))
+        return jax.device_put(dict(self.params), replicated(self._mesh))
 
     @property
     def devices(self) -> int:
-        """Devices over which tiles are split."""
+        """Number of devices over which tiles are split."""
         return self._mesh.size
 
     def programs(self) -> int:
-        """Programs compiled so far."""
-        return self._tile_apply.programs()
+        """Returns the number of programs compiled so far."""
+        return self._network.programs()
 
     def task(self, name: str | None = None) -> Task:
-        """The task of that name; the only one there is where no name is given.
+        """Returns the task of this name; without a name, the only task of the model.
 
         Raises:
-          ValueError: no such task, or no name and several tasks.
+          ValueError: there is no such task, or no name is given and the model has several tasks.
         """
         if name is None and len(self.tasks) == 1:
             return next(iter(self.tasks.values()))
@@ -80,23 +81,50 @@ class Restorer:
             )
         return self.tasks[name]
 
+    def chain(self, task: str | Sequence[str] | None = None) -> list[Task]:
+        """Returns the tasks of "denoise30,sr2" or ["denoise30", "sr2"], in this order.
+
+        Each task restores the result of the previous task.
+
+        Raises:
+          ValueError: there is no such task, or no name is given and the model has several tasks.
+        """
+        if task is None:
+            return [self.task(None)]
+        names = [word.strip() for word in task.split(",")] if isinstance(task, str) else list(task)
+        return [self.task(name) for name in names]
+
+    def only(self, names: Sequence[str]) -> Restorer:
+        """Returns the same weights with these tasks only, in this order.
+
+        Raises:
+          ValueError: there is no such task.
+        """
+        tasks = {name: self.task(name) for name in names}
+        groups = {
+            "body": self.params["body"],
+            **{f"task_{name}": self.params[f"task_{name}"] for name in tasks},
+        }
+        scales = tuple((task.name, task.scale) for task in tasks.values())
+        return Restorer(self.model.clone(scales=scales), groups, tasks, self.provenance)
+
     def bind(self, task: str) -> Apply:
-        """The network as `apply` of `restore.restore_pictures`."""
-        return self._tile_apply.bind(self._on_devices, self.task(task).name)
+        """Returns the compiled network for a task; see `network.Apply`."""
+        return self._network.bind(self._on_devices, self.task(task).name)
 
     def apply(self, patches: np.ndarray, task: str | None = None) -> np.ndarray:
         """Restores tiles.
 
         Args:
-          patches: uint8 or float `[B, tile, tile, 3]`, 0..255, of any B: they are taken in powers
-            of two up to 16 a device.
-          task: its name; may be left out where the model has one.
+          patches: uint8 or float `[B, tile, tile, 3]`, 0..255, of any B. They are restored in calls
+            of a power of two, at most 16 tiles per device, so that few programs are compiled.
+          task: name of the task; it may be omitted where the model has one task.
 
         Returns:
           float32 `[B, tile * scale, tile * scale, 3]`, 0..255, neither clipped nor rounded.
 
         Raises:
-          ValueError: another shape, or no such task.
+          ValueError: the shape is wrong, or there is no such task.
         """
         tile, chosen = self.model.tile, self.task(task)
         if patches.ndim != 4 or patches.shape[1:] != (tile, tile, 3) or not len(patches):
@@ -108,6 +136,70 @@ class Restorer:
         outs = [np.asarray(apply(rows[i : i + size])) for i in range(0, len(rows), size)]
         return np.concatenate(outs)[: len(patches)]
 
+    def restore(
+        self,
+        image: Any,
+        task: str | Sequence[str] | None = None,
+        *,
+        protocol: str = "blend",
+        ensemble: bool = False,
+        overlap: int = OVERLAP,
+        batch: int = BATCH,
+    ) -> Any:
+        """Restores one or several images of any size.
+
+        Args:
+          image: a Pillow image; or an array `[H, W]` or `[H, W, 1]` (grey), `[H, W, 2]` (grey,
+            alpha), `[H, W, 3]` (RGB) or `[H, W, 4]` (RGB, alpha) of uint8, uint16, or float in
+            0..255; or a batch of arrays `[B, H, W, C]`; or a list of images of any sizes.
+          task: name of the task; it may be omitted where the model has one task. "denoise30,sr2" or
+            a list of names applies several tasks one after the other.
+          protocol: how an image is cut into tiles, one of `tiling.PROTOCOLS`.
+          ensemble: whether the mean over the 8 flips and transpositions is taken, which takes 8
+            times as long.
+          overlap: for "blend", the minimum number of pixels that neighbouring tiles share.
+          batch: tiles per call and device.
+
+        Returns:
+          The restored image, with the type, channels and dtype of the input. A float input gives
+          float32, neither clipped nor rounded. Alpha is kept; for super-resolution it is enlarged
+          (bicubic). A batch gives a batch and a list gives a list.
+
+        Raises:
+          ValueError: the input is not an image of these kinds, or the task, protocol or overlap is
+            not valid.
+        """
+        tiling = Tiling(protocol=protocol, ensemble=ensemble, overlap=overlap)
+        if isinstance(image, (list, tuple)):
+            return self._restore_images(list(image), self.chain(task), tiling, batch)
+        if getattr(image, "ndim", 0) == 4:
+            return np.stack(self._restore_images(list(image), self.chain(task), tiling, batch))
+        return self._restore_images([image], self.chain(task), tiling, batch)[0]
+
+    def _restore_images(
+        self, images: list[Any], tasks: list[Task], tiling: Tiling, batch: int
+    ) -> list[Any]:
+        """Restores arrays and Pillow images; tiles of all of them share calls."""
+        arrays = [
+            pillow.to_array(image) if pillow.is_picture(image) else np.asarray(image)
+            for image in images
+        ]
+        for array in arrays:
+            channels.check_image(array)
+        outs = [channels.colour(array) for array in arrays]
+        for i, task in enumerate(tasks):
+            # Between two tasks the values are clipped as in an image file, but not rounded.
+            outs = [np.clip(out, 0, 255) for out in outs] if i else outs
+            outs = list(self.restore_all(outs, task.name, batch=batch, **tiling))
+        scale = math.prod(task.scale for task in tasks)
+        alphas = [channels.alpha_of(array) for array in arrays]
+        enlarged = [None if alpha is None else channels.enlarged(alpha, scale) for alpha in alphas]
+        results = [channels.like(*three) for three in zip(outs, arrays, enlarged, strict=True)]
+        return [
+            pillow.from_array(out, image) if pillow.is_picture(image) else out
+            for out, image in zip(results, images)
+        ]
+
     def restore_all(
         self,
         images: Iterable[np.ndarray],
@@ -115,13 +207,17 @@ class Restorer:
         *,
         protocol: str = "blend",
         ensemble: bool = False,
-        overlap: int = 12,
+        overlap: int = OVERLAP,
         batch: int = BATCH,
     ) -> Iterator[np.ndarray]:
-        """Restores pictures `[H, W, 3]`, uint8 or float in 0..255, tiles of several in a call.
+        """Restores images `[H, W, 3]`, uint8 or float in 0..255; tiles of several share a call.
+
+        Args:
+          images: the images, which are drawn when a batch needs their tiles.
+          task, protocol, ensemble, overlap, batch: see `restore`; one task only.
 
         Yields:
-          float32 `[H * scale, W * scale, 3]` for each, in order, neither clipped nor rounded.
+          float32 `[H * scale, W * scale, 3]` for each image, in order, neither clipped nor rounded.
         """
         chosen = self.task(task)
         return restore_pictures(
@@ -135,82 +231,6 @@ class Restorer:
             ensemble=ensemble,
         )
 
-    def chain(self, task: str | Sequence[str] | None = None) -> list[Task]:
-        """The tasks of "denoise30,sr2" or ["denoise30", "sr2"], in this order: each takes what the
-        one before it made.
-
-        Raises:
-          ValueError: no such task, or no name and several tasks.
-        """
-        if task is None:
-            return [self.task(None)]
-        names = [word.strip() for word in task.split(",")] if isinstance(task, str) else list(task)
-        return [self.task(name) for name in names]
-
-    def restore(
-        self,
-        image: Any,
-        task: str | Sequence[str] | None = None,
-        *,
-        protocol: str = "blend",
-        ensemble: bool = False,
-        overlap: int = 12,
-        batch: int = BATCH,
-    ) -> Any:
-        """Restores a picture of any size, or several.
-
-        Args:
-          image: a Pillow picture; or an array `[H, W]` or `[H, W, 1]` (grey), `[H, W, 2]` (grey and
-            alpha), `[H, W, 3]`, `[H, W, 4]` (with alpha), uint8, uint16, or float in 0..255; or a
-            batch of arrays `[B, H, W, C]`; or a list of any of these, of any sizes.
-          task: its name; may be left out where the model has one. "denoise30,sr2", or a list of
-            names: one after the other.
-          protocol: "blend", "paper", "official" or "mindspore" (protocols.py).
-          ensemble: the mean over 8 flips and transpositions; 8 times the work.
-          overlap: of "blend": pixels that tiles share at least.
-          batch: tiles a call, for each device.
-
-        Returns:
-          The restored picture, of the kind, channels and dtype of the input; float comes back as
-          float32, neither clipped nor rounded. Alpha is kept, for super-resolution enlarged
-          (bicubic). For a batch a batch, for a list a list.
-
-        Raises:
-          ValueError: not such a picture, an unknown task or protocol.
-        """
-        settings: dict[str, Any] = dict(
-            protocol=protocol, ensemble=ensemble, overlap=overlap, batch=batch
-        )
-        if isinstance(image, (list, tuple)):
-            return self._restored(list(image), self.chain(task), settings)
-        if getattr(image, "ndim", 0) == 4:
-            return np.stack(self._restored(list(image), self.chain(task), settings))
-        return self._restored([image], self.chain(task), settings)[0]
-
-    def _restored(
-        self, images: list[Any], tasks: list[Task], settings: dict[str, Any]
-    ) -> list[Any]:
-        """Arrays and Pillow pictures; tiles of all of them fill the calls."""
-        arrays = [
-            pillow.to_array(image) if pillow.is_picture(image) else np.asarray(image)
-            for image in images
-        ]
-        for array in arrays:
-            channels.check(array)
-        outs = [channels.colour(array) for array in arrays]
-        for i, task in enumerate(tasks):
-            # What a picture file could hold, but not rounded
-            outs = [np.clip(out, 0, 255) for out in outs] if i else outs
-            outs = list(self.restore_all(outs, task.name, **settings))
-        scale = math.prod(task.scale for task in tasks)
-        alphas = [channels.alpha_of(array) for array in arrays]
-        bigs = [None if alpha is None else channels.enlarged(alpha, scale) for alpha in alphas]
-        made = [channels.like(*three) for three in zip(outs, arrays, bigs, strict=True)]
-        return [
-            pillow.from_array(out, image) if pillow.is_picture(image) else out
-            for out, image in zip(made, images)
-        ]
-
     def restore_strips(
         self,
         read: Read,
@@ -220,33 +240,31 @@ class Restorer:
         *,
         protocol: str = "blend",
         ensemble: bool = False,
-        overlap: int = 12,
+        overlap: int = OVERLAP,
         batch: int = BATCH,
         done: Callable[[int], Any] = lambda tiles: None,
     ) -> Iterator[np.ndarray]:
-        """Restores a picture of any size in bounded memory: yields its rows from top to bottom,
-        strip by strip.
+        """Restores an image of any size in bounded memory, strip by strip from top to bottom.
 
         Args:
-          read: `read(first, last)` gives rows of the picture, `[last - first, W, 3]`, uint8 or
-            float in 0..255.
-          height, width: of the picture.
-          task, protocol, ensemble, overlap, batch: as for `restore`; protocols other than "blend"
-            hold the whole picture.
-          done: called with the number of tiles that were just finished.
+          read: `read(first, last)` gives rows first..last - 1 of the image,
+            `[last - first, W, 3]`, uint8 or float in 0..255.
+          height: height of the image in pixels.
+          width: width of the image in pixels.
+          task, protocol, ensemble, overlap, batch: see `restore`. Protocols other than "blend" hold
+            the complete image.
+          done: called with the number of tiles that were finished since the last call.
 
         Yields:
           float32 `[rows, width * scale, 3]`, neither clipped nor rounded.
 
         Raises:
-          ValueError: an unknown task or protocol, or an impossible overlap.
+          ValueError: the task, protocol or overlap is not valid.
         """
-        settings: dict[str, Any] = dict(ensemble=ensemble, overlap=overlap)
         strips: Iterator[np.ndarray] = iter(())
         for i, one in enumerate(self.chain(task)):
             if i:
-                above = Rows(strips)
-                read = lambda first, last, above=above: np.clip(above(first, last), 0, 255)  # type: ignore[misc]  # noqa: E731
+                read = _clipped(Rows(strips))
             if protocol == "blend":
                 strips = restore_strips(
                     self.bind(one.name),
@@ -255,32 +273,29 @@ class Restorer:
                     width,
                     scale=one.scale,
                     tile=self.model.tile,
+                    overlap=overlap,
+                    ensemble=ensemble,
                     batch=batch * self.devices,
                     done=done,
-                    **settings,
                 )
             else:
-                strips = self._whole(
-                    read, height, width, one, done, dict(settings, protocol=protocol, batch=batch)
-                )
+                tiling = Tiling(protocol=protocol, overlap=overlap, ensemble=ensemble)
+                strips = self._as_one_strip(read, height, width, one.name, tiling, batch, done)
             height, width = height * one.scale, width * one.scale
         return strips
 
-    def _whole(
+    def _as_one_strip(
         self,
         read: Read,
         height: int,
         width: int,
-        task: Task,
+        task: str,
+        tiling: Tiling,
+        batch: int,
         done: Callable[[int], Any],
-        settings: dict[str, Any],
     ) -> Iterator[np.ndarray]:
-        yield from self.restore_all([read(0, height)], task.name, **settings)
-        done(
-            self.tiles(
-                height, width, task.name, **{k: v for k, v in settings.items() if k != "batch"}
-            )
-        )
+        yield from self.restore_all([read(0, height)], task, batch=batch, **tiling)
+        done(self.tiles(height, width, task, **tiling))
 
     def tiles(
         self,
@@ -290,9 +305,13 @@ class Restorer:
         *,
         protocol: str = "blend",
         ensemble: bool = False,
-        overlap: int = 12,
+        overlap: int = OVERLAP,
     ) -> int:
-        """Tiles that restoring a picture of this size takes, all tasks of a chain together."""
+        """Returns the number of tiles that an image of this size takes, over all tasks of a chain.
+
+        Raises:
+          ValueError: the task, protocol or overlap is not valid.
+        """
         total = 0
         for one in self.chain(task):
             total += count_tiles(
@@ -306,12 +325,7 @@ class Restorer:
             height, width = height * one.scale, width * one.scale
         return total
 
-    def only(self, names: Sequence[str]) -> Restorer:
-        """The same weights with some of the tasks, in this order."""
-        tasks = {name: self.task(name) for name in names}
-        groups = {
-            "body": self.params["body"],
-            **{f"task_{name}": self.params[f"task_{name}"] for name in tasks},
-        }
-        scales = tuple((task.name, task.scale) for task in tasks.values())
-        return Restorer(self.model.clone(scales=scales), groups, tasks, self.provenance)
+
+def _clipped(read: Read) -> Read:
+    """Returns the rows of `read`, clipped to 0..255."""
+    return lambda first, last: np.clip(read(first, last), 0, 255)

@@ -1,36 +1,41 @@
-"""Pictures of any size in bounded memory: restored from top to bottom, a strip of finished rows at
-a time.
+"""Restores images of any size in bounded memory, one strip of finished rows at a time.
 
-`restore.restore_pictures` holds whole pictures as float32 and fills its batches from many of them;
-here only one row of tiles is held. For the protocol "blend" the numbers are the same bit for bit.
+`images.restore_pictures` holds complete images as float32 and fills its batches from several
+images. Here only one row of tiles is held. For the protocol "blend" the numbers are the same bit
+for bit.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ipt_jax.restore.batches import Tile, run_batches
 from ipt_jax.restore.ensemble import EIGHT, PLAIN, Transform, transformed, undone
 from ipt_jax.restore.images import padded
 from ipt_jax.restore.network import Apply
-from ipt_jax.restore.tiling import blend_weights, offsets
+from ipt_jax.restore.tiling import OVERLAP, blend_weights, check_overlap, offsets
 
-# Rows first..last of a picture, `[last - first, W, 3]`, uint8 or float in 0..255. Asked for from
-# top to bottom.
+# `read(first, last)` gives the rows first..last - 1 of an image, `[last - first, W, 3]`, uint8 or
+# float in 0..255. The rows are read from top to bottom.
 Read = Callable[[int, int], np.ndarray]
 
 
 class Rows:
-    """Strips that come from above, as a `Read`: how a task takes what the task before it makes."""
+    """The strips of one task as the `Read` of the next task in a chain.
+
+    Args:
+      strips: strips `[rows, W, 3]` from top to bottom.
+    """
 
     def __init__(self, strips: Iterator[np.ndarray]):
         self._strips, self._first = strips, 0
         self._held: list[np.ndarray] = []
 
     def __call__(self, first: int, last: int) -> np.ndarray:
+        """Returns rows first..last - 1; `first` must not decrease from call to call."""
         while self._first + sum(map(len, self._held)) < last:
             self._held.append(next(self._strips))
         while self._first + len(self._held[0]) <= first:
@@ -38,12 +43,12 @@ class Rows:
         return np.concatenate(self._held)[first - self._first : last - self._first]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Tile:
+class _Place(NamedTuple):
+    """Where the output of a tile belongs: the row and column in the grid of tiles."""
+
     row: int
     column: int
     how: Transform
-    pixels: np.ndarray
 
 
 def restore_strips(
@@ -54,69 +59,50 @@ def restore_strips(
     *,
     scale: int,
     tile: int = 48,
-    overlap: int = 12,
+    overlap: int = OVERLAP,
     batch: int = 16,
     ensemble: bool = False,
     done: Callable[[int], Any] = lambda tiles: None,
 ) -> Iterator[np.ndarray]:
-    """Restores a picture by blended tiles, strip by strip.
+    """Restores an image with blended tiles, strip by strip.
 
     Args:
       apply: `float32 [batch, tile, tile, 3] -> [batch, tile * scale, tile * scale, 3]`, 0..255.
-      read: gives the picture's rows.
-      height, width: of the picture, any.
-      scale: of the task.
-      tile: side of the network's input.
-      overlap: least number of lq pixels that neighbouring tiles share; less than `tile`.
-      batch: tiles a call.
-      ensemble: the mean over 8 flips and transpositions, of each tile (the whole picture's grid of
-        tiles would have to be held eight times to turn the picture itself).
-      done: called with the number of tiles that were just finished.
+      read: gives the rows of the image.
+      height: height of the image in pixels.
+      width: width of the image in pixels.
+      scale: scale of the task.
+      tile: side of the network's input in pixels.
+      overlap: minimum number of lq pixels that neighbouring tiles share; less than `tile`.
+      batch: tiles per call.
+      ensemble: whether the mean over the 8 flips and transpositions of each tile is taken. Each
+        tile is turned rather than the image, because a turned image would need all of its rows.
+      done: called with the number of tiles that were finished since the last call.
 
     Yields:
-      float32 `[rows, width * scale, 3]` from top to bottom, neither clipped nor rounded; `height *
-      scale` rows in all.
+      float32 `[rows, width * scale, 3]` from top to bottom, `height * scale` rows in all, neither
+      clipped nor rounded.
 
     Raises:
-      ValueError: an impossible overlap.
+      ValueError: the overlap is not in 0..tile - 1.
     """
-    if not 0 <= overlap < tile:
-        raise ValueError(
-            f"overlap={overlap}: tiles of {tile} pixels can overlap by 0 to {tile - 1}"
-        )
+    check_overlap(overlap, tile)
     tops, lefts = offsets(height, tile, overlap), offsets(width, tile, overlap)
     down, down_sum = _weights(tops, tile, scale)
     across, across_sum = _weights(lefts, tile, scale)
-    # From the row of tiles that is added to on
+    # The weighted sum over the rows from the top of the current row of tiles on.
     total = np.zeros((tile * scale, max(width, tile) * scale, 3), np.float32)
     transforms = EIGHT if ensemble else PLAIN
 
-    def cut() -> Iterator[_Tile]:
+    def cut() -> Iterator[Tile[_Place]]:
         for i, y in enumerate(tops):
             strip = padded(read(y, min(y + tile, height)), tile)
             for j, x in enumerate(lefts):
                 for how in transforms:
-                    yield _Tile(i, j, how, transformed(strip[:, x : x + tile], how))
-
-    def start(tiles: list[_Tile]) -> tuple[list[_Tile], Any]:
-        pixels = np.zeros((batch, tile, tile, 3), np.float32)
-        for slot, one in enumerate(tiles):
-            pixels[slot] = one.pixels
-        return tiles, apply(pixels)
-
-    def collect(tiles: list[_Tile], outs: Any) -> Iterator[np.ndarray]:
-        outs = np.asarray(outs, np.float32)
-        done(len(tiles))
-        for slot, one in enumerate(tiles):
-            out = undone(outs[slot], one.how)
-            x = lefts[one.column] * scale
-            weight = np.outer(down[one.row], across[one.column])[..., None]
-            total[:, x : x + tile * scale] += out * (weight / np.float32(len(transforms)))
-            if one.column == len(lefts) - 1 and one.how == transforms[-1]:
-                yield finished(one.row)
+                    yield Tile(transformed(strip[:, x : x + tile], how), _Place(i, j, how))
 
     def finished(row: int) -> np.ndarray:
-        """The rows that no further tile reaches, taken off the top of what is held."""
+        """Takes the rows that no further tile reaches off the top of `total`."""
         first = tops[row] * scale
         last = tops[row + 1] * scale if row + 1 < len(tops) else height * scale
         strip = total[: last - first] / np.outer(down_sum[first:last], across_sum)[..., None]
@@ -125,34 +111,24 @@ def restore_strips(
         total[kept:] = 0
         return strip[:, : width * scale]
 
-    running: tuple[list[_Tile], Any] | None = None
-    waiting: list[_Tile] = []
-    for one in cut():
-        waiting.append(one)
-        # A call is made before the one before it is read: device and host work at once
-        if len(waiting) == batch:
-            fresh = start(waiting)
-            waiting = []
-            if running is not None:
-                yield from collect(*running)
-            running = fresh
-    if waiting:
-        fresh = start(waiting)
-        if running is not None:
-            yield from collect(*running)
-        running = fresh
-    if running is not None:
-        yield from collect(*running)
+    for outputs in run_batches(apply, cut(), batch=batch, tile=tile):
+        done(len(outputs))
+        for (row, column, how), out in outputs:
+            x = lefts[column] * scale
+            weight = np.outer(down[row], across[column])[..., None]
+            total[:, x : x + tile * scale] += undone(out, how) * (
+                weight / np.float32(len(transforms))
+            )
+            if column == len(lefts) - 1 and how == transforms[-1]:
+                yield finished(row)
 
 
 def _weights(starts: list[int], tile: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each tile's weights along an axis, `[tiles, tile * scale]`, and their sum over the whole
-    axis.
-    """
+    """Returns each tile's weights along an axis, `[tiles, tile * scale]`, and their sum."""
     weights = np.stack(blend_weights([start * scale for start in starts], tile * scale)).astype(
         np.float32
     )
-    whole = np.zeros((starts[-1] + tile) * scale, np.float32)
+    total = np.zeros((starts[-1] + tile) * scale, np.float32)
     for start, weight in zip(starts, weights, strict=True):
-        whole[start * scale :][: len(weight)] += weight
-    return weights, whole
+        total[start * scale :][: len(weight)] += weight
+    return weights, total

@@ -1,64 +1,79 @@
-"""How a picture of any size is cut into the network's tiles and put together again.
+"""How an image of any size is cut into the network's tiles and stitched together again.
 
-A protocol makes a canvas for a picture: the corners of the tiles that it wants, and a place for
-what comes back. `blend` is this project's: the fewest tiles that overlap enough, weighted smoothly.
-The other three are the published ways of inferring whole pictures with IPT; all three are one
-procedure with two numbers, stride and margin.
+A protocol makes a stitcher for an image: the corners of the tiles that it needs, and the buffers in
+which it combines their outputs. `blend` is this project's protocol: the fewest tiles with enough
+overlap, and smooth weights. The other three are published procedures for IPT. They are one
+procedure with two parameters, stride and margin.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 import numpy as np
 
+# (row, column) of a tile's upper left pixel in the input.
 Corner = tuple[int, int]
 
 PROTOCOLS = ("blend", "paper", "official", "mindspore")
+# The default minimum number of input pixels that neighbouring tiles of "blend" share.
+OVERLAP = 12
+
+
+class Tiling(TypedDict):
+    """How images are cut into tiles: keyword arguments of `Restorer.restore` and its relatives.
+
+    Attributes:
+      protocol: one of `PROTOCOLS`.
+      overlap: for "blend", the minimum number of input pixels that neighbouring tiles share.
+      ensemble: whether the mean over the 8 flips and transpositions is taken.
+    """
+
+    protocol: str
+    overlap: int
+    ensemble: bool
 
 
 class Stitcher(Protocol):
-    """A picture under restoration.
+    """Combines the outputs for the tiles of one image.
 
     Attributes:
-      corners: (row, column) of each tile wanted, in pixels of the input.
+      corners: the corner of each tile that must be restored.
     """
 
     corners: list[Corner]
 
     def add(self, k: int, out: np.ndarray) -> None:
-        """Takes the network's output for tile `k`: float32 `[tile * scale, tile * scale, 3]`."""
+        """Adds the output for tile `k`, float32 `[tile * scale, tile * scale, 3]`."""
 
-    def picture(self) -> np.ndarray:
-        """The whole, float32 `[height * scale, width * scale, 3]`, once every tile was added."""
+    def stitched(self) -> np.ndarray:
+        """Returns float32 `[height * scale, width * scale, 3]` after every tile was added."""
 
 
-def stitcher(
-    protocol: str, height: int, width: int, *, tile: int, scale: int, overlap: int = 12
+def make_stitcher(
+    protocol: str, height: int, width: int, *, tile: int, scale: int, overlap: int = OVERLAP
 ) -> Stitcher:
-    """The canvas of a picture that is at least as large as a tile.
+    """Returns the stitcher of a protocol for an image that is at least as large as a tile.
 
     Args:
       protocol: one of `PROTOCOLS`.
-      height, width: of the input, at least `tile`.
-      tile: side of the network's input.
-      scale: of the task.
-      overlap: of "blend" only: least number of input pixels that neighbouring tiles share.
+      height: height of the input in pixels, at least `tile`.
+      width: width of the input in pixels, at least `tile`.
+      tile: side of the network's input in pixels.
+      scale: scale of the task.
+      overlap: for "blend", the minimum number of input pixels that neighbouring tiles share.
 
     Raises:
-      ValueError: an unknown protocol, or an overlap that is not in 0..tile - 1.
+      ValueError: the protocol is unknown, or the overlap is not in 0..tile - 1.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
     if protocol == "blend":
-        if not 0 <= overlap < tile:
-            raise ValueError(
-                f"overlap={overlap}: tiles of {tile} pixels can overlap by 0 to {tile - 1}"
-            )
+        check_overlap(overlap, tile)
         return Blend(height, width, tile, overlap, scale)
-    # A quarter of the tile in the PyTorch code; "overlapping by 10" in the paper, by 12 in the
-    # MindSpore code.
+    # The authors' PyTorch code uses a quarter of the tile as stride and margin. Tiles overlap by 10
+    # pixels in the paper and by 12 in the MindSpore code.
     stride, margin = {
         "official": (tile // 4, tile // 4),
         "paper": (tile - 10, 5),
@@ -67,9 +82,18 @@ def stitcher(
     return Chop(height, width, tile, stride, margin, scale)
 
 
+def check_overlap(overlap: int, tile: int) -> None:
+    """Raises ValueError unless the overlap is in 0..tile - 1."""
+    if not 0 <= overlap < tile:
+        raise ValueError(
+            f"overlap={overlap}: tiles of {tile} pixels can overlap by 0 to {tile - 1} pixels"
+        )
+
+
 def offsets(size: int, tile: int, overlap: int) -> list[int]:
-    """Starts of the fewest tiles that cover `size` pixels and overlap by at least `overlap`, evenly
-    spread.
+    """Returns evenly spread starts of the fewest tiles that cover `size` pixels.
+
+    Neighbouring tiles share at least `overlap` pixels.
     """
     if size <= tile:
         return [0]
@@ -78,10 +102,15 @@ def offsets(size: int, tile: int, overlap: int) -> list[int]:
 
 
 def blend_weights(starts: list[int], tile: int) -> list[np.ndarray]:
-    """For each tile of a row its weights `[tile]`: 1 in the middle, a smooth ramp over what it
-    shares.
+    """Returns the weights `[tile]` of each tile along an axis.
 
-    The weights of all tiles over any pixel add to a positive number, by which the sum is divided.
+    A weight is 1 in the middle of a tile and falls as sin^2 over the pixels that the tile shares
+    with a neighbour. At every pixel the weights of all tiles add to a positive number, by which the
+    weighted sum is divided.
+
+    Args:
+      starts: first pixel of each tile.
+      tile: side of a tile in pixels.
     """
     centres = (np.arange(tile) + 0.5) / tile
     weights = []
@@ -97,7 +126,7 @@ def blend_weights(starts: list[int], tile: int) -> list[np.ndarray]:
 
 
 class Blend:
-    """Tiles spread evenly, each faded out over what it shares with its neighbours: no seams."""
+    """Evenly spread tiles, each faded out over the pixels that it shares with its neighbours."""
 
     def __init__(self, height: int, width: int, tile: int, overlap: int, scale: int):
         self._rows, self._columns = offsets(height, tile, overlap), offsets(width, tile, overlap)
@@ -112,26 +141,35 @@ class Blend:
         self._total = np.zeros((height * scale, width * scale, 3), np.float32)
 
     def add(self, k: int, out: np.ndarray) -> None:
+        """Adds the weighted output for tile `k`."""
         i, j = divmod(k, len(self._columns))
         y, x = self._rows[i] * self._scale, self._columns[j] * self._scale
         weight = np.outer(self._down[i], self._across[j])[..., None]
         self._total[y : y + len(out), x : x + len(out)] += out * weight
 
-    def picture(self) -> np.ndarray:
+    def stitched(self) -> np.ndarray:
+        """Returns the weighted mean of all outputs."""
         sums = []
         for size, starts, weights in zip(
             self._total.shape, (self._rows, self._columns), (self._down, self._across)
         ):
-            whole = np.zeros(size, np.float32)
+            total = np.zeros(size, np.float32)
             for start, weight in zip(starts, weights, strict=True):
-                whole[start * self._scale :][: len(weight)] += weight
-            sums.append(whole)
+                total[start * self._scale :][: len(weight)] += weight
+            sums.append(total)
         return self._total / np.outer(*sums)[..., None]
 
 
-class _Strip:
-    """Tiles in a row, put together along it: means of what they keep, and the two ends from the
-    outer tiles.
+class _EdgeStrip:
+    """A line of tiles along one edge: the mean of the outputs without their margins.
+
+    The two ends of the line come from the outermost tiles, margin included.
+
+    Args:
+      size: length of the line in pixels of the output.
+      tile: side of a tile in pixels of the output.
+      margin: pixels of the output that are dropped at both ends of a tile.
+      axis: 0 for a column of tiles, 1 for a row of tiles.
     """
 
     def __init__(self, size: int, tile: int, margin: int, axis: int):
@@ -144,24 +182,25 @@ class _Strip:
         return (slice(None), slice(first, last)) if self._axis else (slice(first, last),)
 
     def add(self, start: int, out: np.ndarray) -> None:
+        """Adds the output of the tile that starts at this pixel of the line."""
+        # No other tile reaches the ends, because its margin there is dropped.
         first = 0 if start == 0 else self._margin
         last = self._tile if start + self._tile == self._size else self._tile - self._margin
-        # The ends belong to the outer tiles alone: no other tile's kept part reaches them.
         self._sum[self._at(start + first, start + last)] += out[self._at(first, last)]
         self._count[self._at(start + first, start + last)] += 1
 
-    def result(self) -> np.ndarray:
+    def mean(self) -> np.ndarray:
+        """Returns float32 `[tile, size, 3]` for a row of tiles, `[size, tile, 3]` for a column."""
         return self._sum / self._count
 
 
 class Chop:
-    """The published procedure: tiles every `stride` pixels, each without its outer `margin`,
-    averaged.
+    """The published procedure: a tile every `stride` pixels, cut by `margin` pixels, averaged.
 
-    Regular tiles stop before the last rows and columns where the size is not a multiple; a strip of
-    tiles along each of those two edges fills in, meeting the rest in the middle of the overlap. The
-    first rows and columns are put together along the edge only, so that the outermost pixels exist
-    at all.
+    Where the size is not a multiple of the stride, the regular tiles stop before the last rows and
+    columns. A line of tiles along each of these two edges fills the gap and meets the regular part
+    in the middle of the overlap. The first rows and columns lie within the margin of the regular
+    tiles, so they come from lines of tiles along the first two edges.
     """
 
     def __init__(self, height: int, width: int, tile: int, stride: int, margin: int, scale: int):
@@ -177,30 +216,34 @@ class Chop:
             range(0, regular_width - tile + 1, stride),
         )
         self._rows, self._columns = set(rows), set(columns)
-        wanted = {(y, x) for y in (*rows, self._last[0]) for x in columns} | {
+        needed = {(y, x) for y in (*rows, self._last[0]) for x in columns} | {
             (y, self._last[1]) for y in rows
         }
-        self.corners = sorted(wanted | {self._last})
-        strip = lambda size, axis: _Strip(size * s, self._tile, self._margin, axis)  # noqa: E731
-        self._top, self._bottom = strip(regular_width, 1), strip(regular_width, 1)
-        self._left, self._right = strip(regular_height, 0), strip(regular_height, 0)
+        self.corners = sorted(needed | {self._last})
+        self._top, self._bottom = (
+            _EdgeStrip(regular_width * s, self._tile, self._margin, 1) for _ in range(2)
+        )
+        self._left, self._right = (
+            _EdgeStrip(regular_height * s, self._tile, self._margin, 0) for _ in range(2)
+        )
         self._corner = np.zeros((self._tile, self._tile, 3), np.float32)
         self._sum = np.zeros((regular_height * s, regular_width * s, 3), np.float32)
-        inner = [
+        tiles_over = [
             self._count(starts, size * s)
             for starts, size in ((rows, regular_height), (columns, regular_width))
         ]
-        self._tiles_over = np.outer(*inner)[..., None]
+        self._tiles_over = np.outer(*tiles_over)[..., None]
 
     def _count(self, starts: range, size: int) -> np.ndarray:
+        """Returns the number of tiles that cover each pixel of an axis, float32 `[size]`."""
         count = np.zeros(size, np.float32)
         for start in starts:
-            count[
-                start * self._scale + self._margin : start * self._scale + self._tile - self._margin
-            ] += 1
+            first, last = start * self._scale, start * self._scale + self._tile
+            count[first + self._margin : last - self._margin] += 1
         return count
 
     def add(self, k: int, out: np.ndarray) -> None:
+        """Adds the output for tile `k` to the regular part and to the edges on which it lies."""
         y, x = self.corners[k]
         s, q, t = self._scale, self._margin, self._tile
         if x in self._columns:
@@ -220,23 +263,22 @@ class Chop:
         if (y, x) == self._last:
             self._corner[:] = out
 
-    def picture(self) -> np.ndarray:
+    def stitched(self) -> np.ndarray:
+        """Returns the regular part, joined with the last rows and the last columns."""
         q, t = self._margin, self._tile
         main = np.empty_like(self._sum)
-        main[:t] = self._top.result()
-        main[:, :t] = self._left.result()
+        main[:t] = self._top.mean()
+        main[:, :t] = self._left.mean()
         inner = (slice(q, len(main) - q), slice(q, main.shape[1] - q))
         main[inner] = self._sum[inner] / self._tiles_over[inner]
-        main = self._joined(main, self._bottom.result(), 0)
-        right = self._joined(self._right.result(), self._corner, 0)
-        whole = self._joined(main, right, 1)
-        assert whole.shape[:2] == self._size
-        return whole
+        main = self._joined(main, self._bottom.mean(), 0)
+        right = self._joined(self._right.mean(), self._corner, 0)
+        image = self._joined(main, right, 1)
+        assert image.shape[:2] == self._size
+        return image
 
     def _joined(self, main: np.ndarray, end: np.ndarray, axis: int) -> np.ndarray:
-        """`end` over the last rows (or columns) of `main`, from the middle of what they share
-        on.
-        """
+        """Returns `main` up to the middle of its overlap with `end`, followed by `end`."""
         shared = (self._tile - self._rest[axis] * self._scale) / 2
         keep = main.shape[axis] - math.floor(shared)
         parts = (

@@ -1,1 +1,1 @@
-"""The training step: state, losses, optimiser. Pure functions."""
+"""The training step as pure functions: state, losses, optimiser and the step itself."""

@@ -1,9 +1,9 @@
-"""Schedules, Adam or Muon for each group of parameters, clipping, and the moving average of the
-weights.
+"""Schedules, Adam and Muon for each group of parameters, clipping, and the decay of the EMA.
 
-A group is a top-level entry of the parameters: the body, or one task's head, tail and embedding.
-Each has its own state, step count included, so that a task that was not drawn is left alone as
-PyTorch leaves it: with one count and zero gradients Adam would go on moving it on old momentum.
+A group is a top-level entry of the parameters: the body, or the head, tail and embedding of a task.
+Each group has its own optimiser state, step count included. As in PyTorch, a task that was not
+drawn stays unchanged; with a common count and zero gradients, Adam would still move it by old
+momentum.
 """
 
 from __future__ import annotations
@@ -24,16 +24,20 @@ OPTIMISERS = ("adam", "muon")
 
 
 def schedule(optim: Mapping[str, Any]) -> Callable[[Array], Array]:
-    """Learning rate as a function of the step, from a config's `optim` part.
+    """Returns the learning rate as a function of the step.
 
-    All start with a linear warm-up over `warmup_steps`; then "cosine" falls to
-    `final_learning_rate` at `schedule_steps`, "step" changes to it at once at the share `drop_at`
-    of `schedule_steps` (the paper: 5e-5, 2e-5 from epoch 200 of 300), "constant" stays.
+    Every schedule starts with a linear warm-up over `warmup_steps`. Then "constant" stays at
+    `learning_rate`, "cosine" decays to `final_learning_rate` at `schedule_steps`, and "step" drops
+    to it at the share `drop_at` of `schedule_steps` (in the paper, 5e-5, and 2e-5 from epoch 200 of
+    300).
 
     "wsd" (warm-up, stable, decay; Hägele et al., "Scaling laws and compute-optimal training beyond
-    fixed training durations", 2024, arXiv 2405.18392) stays until the step `decay_start` (0: for
-    ever, so that such a run has no fixed end) and then falls over `decay_steps` steps to
-    `final_learning_rate`, as 1 - sqrt(t).
+    fixed training durations", 2024, arXiv 2405.18392) stays constant until the step `decay_start`,
+    and then decays over `decay_steps` steps to `final_learning_rate`, as 1 - sqrt(t). With
+    `decay_start` 0 it never decays, so the run has no fixed end.
+
+    Args:
+      optim: the `optim` part of a config.
     """
     peak, final = optim["learning_rate"], optim["final_learning_rate"]
     steps, warmup = optim["schedule_steps"], optim["warmup_steps"]
@@ -47,7 +51,7 @@ def schedule(optim: Mapping[str, Any]) -> Callable[[Array], Array]:
         after = _stable_then_decay(peak, final, optim["decay_start"] - warmup, optim["decay_steps"])
     else:
         after = optax.constant_schedule(peak)
-    # Counted from 1, so that the first step already learns.
+    # The warm-up counts from 1, so that the learning rate of the first step is not 0.
     warm = optax.linear_schedule(peak / (warmup + 1), peak, warmup) if warmup else after
     return optax.join_schedules([warm, after], [warmup])
 
@@ -55,9 +59,7 @@ def schedule(optim: Mapping[str, Any]) -> Callable[[Array], Array]:
 def _stable_then_decay(
     peak: float, final: float, start: int, length: int
 ) -> Callable[[Array], Array]:
-    """`peak` up to the step `start`, then down to `final` within `length` steps, steeply at first
-    and ever more gently.
-    """
+    """Returns `peak` until the step `start`, then a decay to `final` over `length` steps."""
 
     def rate(step: Array) -> Array:
         done = jnp.clip((step - start) / length, 0.0, 1.0)
@@ -67,12 +69,15 @@ def _stable_then_decay(
 
 
 def direction(optim: Mapping[str, Any]) -> optax.GradientTransformation:
-    """What a group moves against, before the learning rate, from a config's `optim` part.
+    """Returns the optimiser of a group. Its output is subtracted, times the learning rate.
 
-    "adam" is the paper's. "muon" (Jordan et al., 2024; optax.contrib) makes the momentum of each
-    matrix of the body, of each factor of an adapter and of each convolution orthogonal, scaled to
-    the size of Adam's directions (Liu et al., 2025, arXiv 2502.16982), so that one learning rate
-    serves both; what is no such matrix takes Adam's, with Nesterov's momentum.
+    "adam" is the paper's. "muon" (Jordan et al., 2024; optax.contrib) orthogonalises the momentum
+    of each matrix of the body, each convolution and each factor of an adapter. It is scaled to the
+    size of Adam's updates (Liu et al., 2025, arXiv 2502.16982), so that both can have the same
+    learning rate. Other parameters are updated by Adam with Nesterov momentum.
+
+    Args:
+      optim: the `optim` part of a config.
     """
     if optim["name"] == "adam":
         return optax.scale_by_adam(b1=optim["b1"], b2=optim["b2"], eps=optim["eps"])
@@ -84,15 +89,15 @@ def direction(optim: Mapping[str, Any]) -> optax.GradientTransformation:
         consistent_rms=0.2,
         muon_weight_dimension_numbers=_matrices,
     )
-    # It comes with the sign of an update
+    # optax's Muon returns updates, which are added.
     return optax.chain(muon, optax.scale(-1.0))
 
 
 def _matrices(params: Tree) -> Tree:
-    """Which axes of a parameter go in and which come out of its product; None for what Adam moves.
+    """Returns the input and output axes of each matrix, and None for a parameter that Adam updates.
 
-    They are named "kernel" or "qkv", and "a" or "b" in an adapter. Stacked layers have an axis
-    before; the first and the last convolution, of 3 colours, are left to Adam.
+    Matrices are named "kernel" or "qkv", and "a" or "b" in an adapter. Stacked layers have a
+    leading axis. Adam updates the first and the last convolution, which have 3 colours.
     """
 
     def axes(path: Any, x: Array) -> contrib.MuonDimensionNumbers | None:
@@ -107,7 +112,7 @@ def _matrices(params: Tree) -> Tree:
 
 
 def clip_by_global_norm(grads: Tree, norm: Array, limit: float) -> Tree:
-    """Gradients of all groups together scaled down to a norm of `limit`; 0 leaves them alone."""
+    """Scales gradients down so that their common norm is at most `limit`; 0 means no limit."""
     if not limit:
         return grads
     factor = jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-12))
@@ -115,11 +120,17 @@ def clip_by_global_norm(grads: Tree, norm: Array, limit: float) -> Tree:
 
 
 def spike_guard(loss: Array, good: Array, usual: Array, limit: float) -> tuple[Array, Array]:
-    """Whether a step counts, its loss being at most `limit` times the usual one, and the usual loss
-    after it.
+    """Decides whether a step counts, which it does if its loss is at most `limit` times the usual.
 
-    The usual loss is a moving average over some hundred steps that counted; infinite before the
-    first.
+    Args:
+      loss: of the step.
+      good: whether loss and gradient are finite.
+      usual: a moving average of the loss, over about a hundred steps that counted; infinite before
+        the first.
+      limit: `optim.max_spike`.
+
+    Returns:
+      Whether the step counts, and the new moving average.
     """
     good = good & (loss <= limit * usual)
     after = jnp.where(jnp.isinf(usual), loss, 0.99 * usual + 0.01 * loss)
@@ -127,5 +138,5 @@ def spike_guard(loss: Array, good: Array, usual: Array, limit: float) -> tuple[A
 
 
 def ema_decay(decay: float, step: Array) -> Array:
-    """The moving average's decay at a step: short at first, so that the start is soon forgotten."""
+    """Returns the decay of the EMA at a step. It is low at first, to forget the initial values."""
     return jnp.minimum(decay, (1 + step) / (10 + step))

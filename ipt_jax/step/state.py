@@ -1,4 +1,4 @@
-"""The state of training."""
+"""The training state: parameters, optimiser moments, EMA and counters."""
 
 from __future__ import annotations
 
@@ -10,32 +10,29 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from ipt_jax.distributed import sharding as partition
-from ipt_jax.model import IPT, lora
-from ipt_jax.model import trainable as adapt
+from ipt_jax.distributed import sharding
+from ipt_jax.model import IPT
+from ipt_jax.model.lora import add_adapters
+from ipt_jax.model.trainable import trained_part
 from ipt_jax.step import optim
 
 Array = jax.Array
-
-
 Params = dict[str, Any]
 
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a run carries from step to step. The state saved at step i is the one before
-    batch i.
+    """Everything that a run carries from step to step. The state saved at step i precedes batch i.
 
     Attributes:
-      step: batches taken.
-      params: float32 parameters, `{"body", "task_<name>"}`: the groups; with adapters "lora" too
-        (adapt.py).
-      moments: the optimiser's state for each group's trained parameters; groups without any have
-        none.
-      ema: moving average of the trained parameters, or None.
-      skipped: steps that changed nothing because loss or gradient was not finite or the loss a
-        spike, in all and in a row.
-      usual_loss: moving average of the loss, or None where no guard against spikes needs it.
+      step: the number of batches taken.
+      params: float32 parameters by group, `{"body", "task_<name>"}`, and "lora" with adapters.
+      moments: the optimiser's state of each group that has trained parameters.
+      ema: the moving average of the trained parameters, or None.
+      skipped: the number of steps that changed nothing, because the loss or the gradient was not
+        finite or the loss was a spike.
+      skipped_in_a_row: the number of such steps since the last step that counted.
+      usual_loss: a moving average of the loss, or None if there is no limit for spikes.
     """
 
     step: Array
@@ -48,13 +45,18 @@ class TrainState:
 
 
 def init_state(params: Params, config: Mapping[str, Any]) -> TrainState:
-    """The state before the first step."""
-    transform = optim.direction(config["optim"])
-    params = lora.with_adapters(params, config)
-    trained = adapt.trained(params, config)
+    """Returns the state before the first step.
 
-    # A buffer each, since the state is donated
+    Args:
+      params: the network's parameters, without adapters.
+      config: a resolved config.
+    """
+    transform = optim.direction(config["optim"])
+    params = add_adapters(params, config)
+    trained = trained_part(params, config)
+
     def zero() -> Array:
+        # Each counter needs its own buffer, because the step donates the buffers of the state.
         return jnp.zeros((), jnp.int32)
 
     return TrainState(
@@ -69,10 +71,10 @@ def init_state(params: Params, config: Mapping[str, Any]) -> TrainState:
 
 
 def abstract_state(model: IPT, config: Mapping[str, Any]) -> TrainState:
-    """Shapes and dtypes of the state."""
+    """Returns the shapes and dtypes of the state."""
     return jax.eval_shape(lambda: init_state(model.init_params(0), config))
 
 
 def state_shardings(model: IPT, config: Mapping[str, Any], mesh: Mesh) -> Any:
-    """Where each leaf of the state is, by the config's `sharding`."""
-    return partition.state_shardings(abstract_state(model, config), mesh, config["sharding"])
+    """Returns the sharding of each leaf of the state, according to the config's `sharding`."""
+    return sharding.state_shardings(abstract_state(model, config), mesh, config["sharding"])

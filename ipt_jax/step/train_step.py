@@ -1,6 +1,4 @@
-"""The training step: a pure function of (state, batch), one compiled program for all tasks of the
-batch.
-"""
+"""The training step: a pure function of (state, batch), compiled to one program for all tasks."""
 
 from __future__ import annotations
 
@@ -13,33 +11,43 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from ipt_jax.distributed import sharding as partition
-from ipt_jax.model import IPT, lora
-from ipt_jax.model import trainable as adapt
+from ipt_jax.distributed import sharding
+from ipt_jax.model import IPT
+from ipt_jax.model.lora import LORA, merge_adapters
+from ipt_jax.model.trainable import overlay, trained_part
 from ipt_jax.step import losses, optim
-from ipt_jax.step.state import TrainState, state_shardings
+from ipt_jax.step.state import Array, Params, TrainState, state_shardings
 
-Params = dict[str, Any]
-
-
-Array = jax.Array
-
+# `{task: {"lq", "hq"}}`, each `[B, H, W, 3]` in 0..255.
 Batch = Mapping[str, Mapping[str, Array]]
 
 
 def groups_of(batch: Mapping[str, Any], params: Mapping[str, Any] | None = None) -> tuple[str, ...]:
-    """The parameter groups that a batch goes through: the body, what belongs to its tasks, adapters
-    if there are any.
+    """Returns the groups of parameters that a batch uses.
+
+    These are the body, the group of each of its tasks, and the adapters if there are any.
     """
-    adapters = (lora.LORA,) if lora.LORA in (params or ()) else ()
+    adapters = (LORA,) if LORA in (params or ()) else ()
     return ("body", *(f"task_{name}" for name in batch), *adapters)
 
 
 def loss_fn(
     model: IPT, params: Params, batch: Batch, loss: Mapping[str, Any], shards: int
 ) -> tuple[Array, dict[str, Array]]:
-    """Mean over the tasks of L1 (0..255), plus lambda times the mean over groups of the contrastive
-    term.
+    """Computes the loss: the mean of the tasks' L1, plus lambda times the contrastive term.
+
+    Args:
+      model: the network.
+      params: its parameters, without adapters.
+      batch: the same number of rows for each task.
+      loss: the `loss` part of a config.
+      shards: the number of devices among which the rows are split.
+
+    Returns:
+      The loss, and metrics: `loss`, `l1/<task>` in 0..255, and `contrastive`, the mean over groups.
+
+    Raises:
+      ValueError: a device's rows do not divide into groups.
     """
     if model.gather is not None:
         params = model.gather(params)
@@ -65,7 +73,7 @@ def loss_fn(
 
 
 def micro_batches(batch: Batch, count: int, shards: int) -> Batch:
-    """`[B, ...]` -> `[count, B / count, ...]`, each row staying on its device."""
+    """Splits a batch: `[B, ...]` -> `[count, B / count, ...]`. Each row stays on its device."""
 
     def cut(x: Array) -> Array:
         x = x.reshape(shards, count, -1, *x.shape[1:])
@@ -77,16 +85,17 @@ def micro_batches(batch: Batch, count: int, shards: int) -> Batch:
 def gradients(
     model: IPT, params: Params, batch: Batch, config: Mapping[str, Any], shards: int = 1
 ) -> tuple[Params, dict[str, Array]]:
-    """Gradients of the trained parameters, and metrics: the mean over `optim.accumulate`
-    micro-batches.
+    """Returns the gradients of the trained parameters, and the metrics of `loss_fn`.
+
+    Both are means over `optim.accumulate` micro-batches.
     """
 
     def one(part: Batch) -> tuple[Params, dict[str, Array]]:
         def loss(trained: Params) -> tuple[Array, dict[str, Array]]:
-            whole = lora.merged(adapt.overlay(params, trained), config)
-            return loss_fn(model, whole, part, config["loss"], shards)
+            merged = merge_adapters(overlay(params, trained), config)
+            return loss_fn(model, merged, part, config["loss"], shards)
 
-        return jax.grad(loss, has_aux=True)(adapt.trained(params, config))
+        return jax.grad(loss, has_aux=True)(trained_part(params, config))
 
     count = config["optim"]["accumulate"]
     if count == 1:
@@ -105,17 +114,19 @@ def gradients(
 def train_step(
     model: IPT, config: Mapping[str, Any], shards: int, state: TrainState, batch: Batch
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One step of the optimiser on the groups that the batch trains; what was not drawn stays bit
-    for bit as it was.
+    """Takes one step of the optimiser.
 
-    A step whose loss or gradient is not finite, or whose loss is a spike, changes nothing but the
-    counters.
+    Groups of tasks that are not in the batch keep the same bits. A step whose loss or gradient is
+    not finite, or whose loss is a spike, changes nothing but the counters.
+
+    Returns:
+      The new state, and the metrics of `loss_fn` with `lr`, `grad_norm` and the counters.
     """
     settings = config["optim"]
     transform = optim.direction(settings)
     params = {group: state.params[group] for group in groups_of(batch, state.params)}
     grads, metrics = gradients(model, params, batch, config, shards)
-    trained = adapt.trained(params, config)
+    trained = trained_part(params, config)
     norm = optax.global_norm(grads)
     good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
     usual = state.usual_loss
@@ -128,9 +139,8 @@ def train_step(
     for group in trained:
         direction, moments = transform.update(grads[group], state.moments[group], trained[group])
         moved = jax.tree.map(lambda p, d: p - rate * d, trained[group], direction)
-        keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)  # noqa: E731
-        new[group] = keep(moved, trained[group])
-        new_moments[group] = keep(moments, state.moments[group])
+        new[group] = _select(good, moved, trained[group])
+        new_moments[group] = _select(good, moments, state.moments[group])
 
     ema = state.ema
     if ema is not None:
@@ -143,7 +153,7 @@ def train_step(
     bad = 1 - good.astype(jnp.int32)
     state = TrainState(
         step=state.step + 1,
-        params=adapt.overlay(state.params, new),
+        params=overlay(state.params, new),
         moments=new_moments,
         ema=ema,
         skipped=state.skipped + bad,
@@ -159,23 +169,28 @@ def train_step(
     }
 
 
-def compile_step(model: IPT, config: Mapping[str, Any], mesh: Mesh) -> jax.stages.Wrapped:
-    """`train_step`, jitted for a mesh: batch split, state donated and, as `sharding` says, whole or
-    in pieces.
+def _select(good: Array, new: Any, old: Any) -> Any:
+    """Returns the tree `new` if the step counts, else the tree `old`."""
+    return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
 
-    One program for each layout of a batch.
+
+def compile_step(model: IPT, config: Mapping[str, Any], mesh: Mesh) -> jax.stages.Wrapped:
+    """Returns `train_step` as a jitted function of (state, batch) on a mesh.
+
+    The batch is split among the devices. The state is donated; it is replicated or split, according
+    to the config's `sharding`. jax compiles one program for each set of tasks in a batch.
     """
     shards = mesh.size
-    whole, kept = partition.replicated(mesh), state_shardings(model, config, mesh)
+    replicated, of_state = sharding.replicated(mesh), state_shardings(model, config, mesh)
     if config["sharding"] == "fsdp" and shards > 1:
-        model = model.clone(gather=functools.partial(partition.gather, mesh, model.dtype))
+        model = model.clone(gather=functools.partial(sharding.gather, mesh, model.dtype))
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         return train_step(model, config, shards, state, batch)
 
     return jax.jit(
         step,
-        in_shardings=(kept, partition.split(mesh)),
-        out_shardings=(kept, whole),
+        in_shardings=(of_state, sharding.split(mesh)),
+        out_shardings=(of_state, replicated),
         donate_argnums=0,
     )

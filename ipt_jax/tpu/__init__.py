@@ -1,1 +1,1 @@
-"""What the TPU compiler says of a training step, on a machine without a TPU."""
+"""Reports about the training step on TPU slices, on a machine without a TPU."""

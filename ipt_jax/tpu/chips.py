@@ -1,6 +1,4 @@
-"""TPU chips and slices: what a program can use of each kind, and the names of the slices that can
-be had.
-"""
+"""TPU chips and the slices of them that exist."""
 
 from __future__ import annotations
 
@@ -11,7 +9,10 @@ from ipt_jax.errors import UserError
 from ipt_jax.messages import nearest
 
 GIB = 2.0**30
-SOURCE = "HBM: the limit that libtpu's compiler states; the rest: Google Cloud's TPU documentation, system architecture pages"
+SOURCE = (
+    "HBM as libtpu's compiler states it; other figures from the system architecture pages of "
+    "Google Cloud's TPU documentation"
+)
 
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = (
@@ -30,19 +31,20 @@ _CUBES = (
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One chip.
+    """A kind of TPU chip.
 
     Attributes:
-      name: as in a topology's name; kind: as jax names the device.
+      name: the first part of a topology's name, e.g. "v5e".
+      kind: jax's name of the device.
       peak: FLOP/s of bfloat16 products.
       hbm: bytes of memory that a program can use.
       hbm_rate: bytes/s of that memory.
-      ici: bytes/s that a chip sends over all of its links inside the slice, half of the published
-        two-way figure.
-      dcn: bytes/s a chip has between slices, or None where no figure is published.
-      clock: Hz, from the peak and the number of matrix units, or None where those two do not give a
-        plausible one.
-      shapes: the slices that can be had.
+      ici: bytes/s that a chip sends over all of its links inside a slice, which is half of the
+        published two-way figure.
+      dcn: bytes/s that a chip sends to other slices, or None where no figure is published.
+      clock: Hz, derived from the peak and the number of matrix units, or None where they give no
+        plausible value.
+      shapes: the shapes of the slices that exist.
     """
 
     name: str
@@ -59,7 +61,7 @@ class Chip:
 CHIPS: dict[str, Chip] = {
     chip.name: chip
     for chip in (
-        # clock: 275e12 / (8 units x 128 x 128 x 2), and so on
+        # The clock is peak / (matrix units x 128 x 128 x 2), for v4 275e12 / (8 x 128 x 128 x 2).
         Chip(
             "v4", "TPU v4", 275e12, 30.75 * GIB, 1200e9, 300e9, None, 1.05e9, (*_CUBES, "12x16x16")
         ),
@@ -82,7 +84,14 @@ CHIPS: dict[str, Chip] = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Slices of one shape: `name` as libtpu wants it ("v5e:16x16"), chips in all."""
+    """One or several slices of the same shape.
+
+    Attributes:
+      name: as libtpu expects it, e.g. "v5e:16x16".
+      chip: the kind of the chips.
+      slices: the number of slices.
+      chips: the number of chips in all slices.
+    """
 
     name: str
     chip: Chip
@@ -90,19 +99,19 @@ class Topology:
     chips: int
 
 
-def topology(name: str, slices: int = 1) -> Topology:
-    """The slices that "v5e:16x16" names.
+def find_topology(name: str, slices: int = 1) -> Topology:
+    """Returns the topology of so many slices of a name such as "v5e:16x16".
 
     Raises:
-      UserError: no such; the message lists those that there are.
+      UserError: the name is unknown; the message lists the known ones.
     """
     if slices < 1:
-        raise UserError(f"--slices={slices}: at least 1")
+        raise UserError(f"--slices={slices}: must be at least 1")
     family, colon, shape = name.partition(":")
     chip = CHIPS.get(family)
     if chip is None or shape not in chip.shapes:
         names = [f"{c.name}:{s}" for c in CHIPS.values() for s in c.shapes]
         lines = "".join(f"\n  {c.name}: {', '.join(c.shapes)}" for c in CHIPS.values())
-        wanted = "" if colon else ", which has no shape"
-        raise UserError(f"unknown topology {name!r}{wanted}{nearest(name, names)}; known:{lines}")
+        no_shape = "" if colon else ", which has no shape"
+        raise UserError(f"unknown topology {name!r}{no_shape}{nearest(name, names)}; known:{lines}")
     return Topology(name, chip, slices, slices * math.prod(int(side) for side in shape.split("x")))

@@ -1,157 +1,77 @@
-"""`ipt compile`: the training step through the real TPU compiler, for a slice that is not here."""
+"""Compiles the training step for TPUs, on a machine without one, and reports about it."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
 import time
 from typing import Any
 
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ipt_jax import log
+from ipt_jax.config import checks
+from ipt_jax.data.crops import empty_pair
+from ipt_jax.distributed import devices
 from ipt_jax.errors import RunError, UserError
-from ipt_jax.tpu import chips
-from ipt_jax.tpu import estimate as fit
-
-ABOUT = """Compiles the very step that `ipt pretrain` would run on a TPU slice, on a machine without one (the extra `tpu`
-brings the compiler). Prints what it needs of each chip's memory, its FLOPs, every collective, and an estimated step time.
-Exit code 1 if it does not fit; then it says by how much, and what would. Takes minutes."""
-# What share of the peak the products are assumed to reach; a plain assumption, not a measurement.
-UTILISATION = 0.45
-
-
-def add_parser(commands: Any) -> None:
-    """`ipt compile`."""
-    command = commands.add_parser(
-        "compile",
-        allow_abbrev=False,
-        help="compile for a TPU slice, without one",
-        description=ABOUT,
-    )
-    command.add_argument(
-        "--config",
-        required=True,
-        metavar="FILE",
-        help="a config file; FILE:ARGUMENT as for pretrain",
-    )
-    command.add_argument(
-        "--topology",
-        required=True,
-        metavar="NAME",
-        help="v5e:16x16, v4:2x2x2, v5p:2x2x1, v6e:2x4, ...",
-    )
-    command.add_argument(
-        "--slices",
-        type=int,
-        default=1,
-        metavar="N",
-        help="so many of these, over the data-centre network",
-    )
-    command.add_argument(
-        "--batch-per-chip",
-        type=int,
-        default=0,
-        metavar="N",
-        help="samples a chip (default: the config's)",
-    )
-    command.add_argument(
-        "--utilisation",
-        type=float,
-        default=UTILISATION,
-        metavar="SHARE",
-        help=f"share of the peak assumed for the estimated step time (default: {UTILISATION})",
-    )
-    command.add_argument("--json", metavar="FILE", help="also write the report there")
-    command.add_argument("--hlo", metavar="FILE", help="also write the compiled program there")
-    command.set_defaults(run=run)
+from ipt_jax.model import build, flops
+from ipt_jax.step.state import abstract_state, state_shardings
+from ipt_jax.step.train_step import compile_step
+from ipt_jax.tasks import make_tasks
+from ipt_jax.tpu import estimate, hlo
+from ipt_jax.tpu.chips import GIB, Topology
+from ipt_jax.versions import versions_of
 
 
-def run(options: argparse.Namespace) -> int:
-    """Runs `ipt compile`.
-
-    Raises:
-      UserError: no such config, topology, compiler or folder, or a batch that does not divide.
-    """
-    import pathlib
-
-    from ipt_jax.config import checks, resolve
-    from ipt_jax.config import loading as configs
-
-    where = chips.topology(options.topology, options.slices)
-    if not 0 < options.utilisation <= 1:
-        raise UserError(
-            f"--utilisation={options.utilisation}: a share of the peak, above 0 and at most 1"
-        )
-    if options.batch_per_chip < 0:
-        raise UserError(f"--batch-per-chip={options.batch_per_chip}: at least 1")
-    # Before the minutes that it takes, not after
-    for flag, file in (("json", options.json), ("hlo", options.hlo)):
-        if file and not pathlib.Path(file).absolute().parent.is_dir():
-            raise UserError(f"--{flag}={file}: there is no folder {pathlib.Path(file).parent}")
-    config = configs.load(options.config, [*options.overrides, "devices=0"])
-    if options.batch_per_chip:
-        config.batch_size = options.batch_per_chip * where.chips
-    checks.check_batch(config, len(config.tasks), where.chips, 1)
-    report, text = compile_for(resolve.resolve(config), where, options.utilisation)
-    print(describe(report))
-    if options.json:
-        pathlib.Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
-    if options.hlo and text:
-        pathlib.Path(options.hlo).write_text(text)
-    return 0 if report["fits"] else 1
-
-
-def compile_for(
-    plain: dict[str, Any], where: chips.Topology, utilisation: float
+def compile_step_for(
+    config: dict[str, Any], topology: Topology, utilisation: float
 ) -> tuple[dict[str, Any], str]:
-    """(report, compiled program's text, empty if it did not compile) of a resolved config's step.
+    """Compiles the training step of a config for TPU slices.
+
+    Args:
+      config: a resolved config.
+      topology: the slices.
+      utilisation: the assumed share of a chip's peak, for the estimated step time.
+
+    Returns:
+      A report, and the text of the compiled program, empty if it needs too much memory.
 
     Raises:
-      UserError: libtpu is missing, or the batch does not divide by the chips.
+      UserError: libtpu is missing, or the batch size does not divide by the chips.
       RunError: the compiler refuses the step for another reason than memory.
     """
-    import jax
-    import numpy as np
-    from ml_collections import ConfigDict
-
-    from ipt_jax import log, versions
-    from ipt_jax.config import checks
-    from ipt_jax.data.crops import empty_pair
-    from ipt_jax.distributed import devices
-    from ipt_jax.model import build, flops
-    from ipt_jax.step.state import abstract_state, state_shardings
-    from ipt_jax.step.train_step import compile_step
-    from ipt_jax.tasks import make_tasks
-
     try:
-        mesh = devices.topology_mesh(where.name, where.slices)
+        mesh = devices.topology_mesh(topology.name, topology.slices)
     except ModuleNotFoundError:
         raise UserError(
             "ipt compile needs libtpu, the TPU compiler: pip install 'ipt_jax[tpu]'"
         ) from None
     except ValueError as error:
         raise UserError(str(error)) from None
-    tasks = make_tasks(plain["tasks"])
+    tasks = make_tasks(config["tasks"])
     hosts = len({device.process_index for device in mesh.devices.flat})
-    checks.check_batch(ConfigDict(plain), len(tasks), mesh.size, hosts)
-    model = build(plain["model"], tasks)
-    state, kept = abstract_state(model, plain), state_shardings(model, plain, mesh)
-    # Of tasks drawn one a step, the one with the largest pictures.
-    drawn = tasks if plain["data"]["draw"] == "all" else (max(tasks, key=lambda task: task.scale),)
+    checks.check_batch(ConfigDict(config), len(tasks), mesh.size, hosts)
+    model = build(config["model"], tasks)
+    state, shardings = abstract_state(model, config), state_shardings(model, config, mesh)
+    # If each step draws one task, the one with the largest images needs the most memory.
+    drawn = tasks if config["data"]["draw"] == "all" else (max(tasks, key=lambda task: task.scale),)
     names = tuple(task.name for task in drawn)
     pairs = {
-        task.name: empty_pair(task, plain["batch_size"] // len(drawn), model.tile) for task in drawn
+        task.name: empty_pair(task, config["batch_size"] // len(drawn), model.tile)
+        for task in drawn
     }
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), pairs)
 
-    samples = plain["batch_size"] // mesh.size
+    samples = config["batch_size"] // mesh.size
     log.logger.info(
         "compiling for %d x %s, %d samples a chip; this takes minutes",
         mesh.size,
-        where.chip.kind,
+        topology.chip.kind,
         samples,
     )
     began = time.perf_counter()
-    lowered = compile_step(model, plain, mesh).lower(state, batch)
+    lowered = compile_step(model, config, mesh).lower(state, batch)
     text, memory, refused = "", None, ""
     try:
         compiled = lowered.compile()
@@ -162,84 +82,94 @@ def compile_for(
             raise RunError(f"the compiler refuses the step: {refused}") from error
     seconds = time.perf_counter() - began
 
-    # Bytes of a tree on one chip
-    def held(tree: Any, places: Any) -> int:
-        sizes = jax.tree.map(
-            lambda x, s: np.prod(s.shard_shape(x.shape), dtype=np.int64) * x.dtype.itemsize,
-            tree,
-            places,
-        )
-        return int(sum(jax.tree.leaves(sizes)))
-
-    hbm = fit.memory(memory, refused, where.chip.hbm)
-    work = flops.step(model, names, plain["batch_size"])
-    program = fit.read(text)
+    hbm = estimate.memory_needed(memory, refused, topology.chip.hbm)
+    flop = flops.step(model, names, config["batch_size"])
+    program = hlo.read_program(text) if text else hlo.Program((), 0)
     report: dict[str, Any] = {
-        "topology": where.name,
-        "slices": where.slices,
-        "chip": where.chip.kind,
+        "topology": topology.name,
+        "slices": topology.slices,
+        "chip": topology.chip.kind,
         "chips": mesh.size,
         "hosts": hosts,
-        "batch": plain["batch_size"],
+        "batch": config["batch_size"],
         "batch_per_chip": samples,
         "tasks_per_step": len(names),
         "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
-        "dtype": plain["model"]["dtype"],
-        "remat": plain["model"]["remat"],
-        "sharding": plain["sharding"],
-        "accumulate": plain["optim"]["accumulate"],
+        "dtype": config["model"]["dtype"],
+        "remat": config["model"]["remat"],
+        "sharding": config["sharding"],
+        "accumulate": config["optim"]["accumulate"],
         "fits": not refused and hbm["needed"] <= hbm["available"],
         "hbm": hbm,
-        "state": held(state, kept),
-        "flop": work,
-        "flop_per_chip": work / mesh.size,
+        "state": bytes_per_chip(state, shardings),
+        "flop": flop,
+        "flop_per_chip": flop / mesh.size,
         "collectives": program.summary(),
         "compile_s": seconds,
-        "estimate": fit.estimate(work, plain["batch_size"], program, where, utilisation)
-        if text
-        else None,
+        "estimate": (
+            estimate.estimate_step(flop, config["batch_size"], program, topology, utilisation)
+            if text
+            else None
+        ),
         "advice": [],
-        "versions": versions.versions("jax", "libtpu"),
+        "versions": versions_of("jax", "libtpu"),
     }
     if not report["fits"]:
-        gradients = held(state.params, kept.params)
-        report["advice"] = fit.advice(report, gradients, len(names) * plain["loss"]["group"])
+        gradients = bytes_per_chip(state.params, shardings.params)
+        unit = len(names) * config["loss"]["group"]
+        report["advice"] = estimate.advise(report, gradients, unit)
         report["compiler"] = re.sub(r"\s+", " ", refused)[:2000]
     return report, text
 
 
-def describe(report: dict[str, Any]) -> str:
-    """The report for people."""
-    gib, hbm, estimate = chips.GIB, report["hbm"], report["estimate"]
+def bytes_per_chip(tree: Any, shardings: Any) -> int:
+    """Returns the bytes that each chip holds of a tree of arrays with these shardings."""
+    sizes = jax.tree.map(
+        lambda x, s: np.prod(s.shard_shape(x.shape), dtype=np.int64) * x.dtype.itemsize,
+        tree,
+        shardings,
+    )
+    return int(sum(jax.tree.leaves(sizes)))
+
+
+def describe_report(report: dict[str, Any]) -> str:
+    """Returns a report of `compile_step_for` as text."""
+    return "\n".join(
+        [*_describe_memory(report), *_describe_speed(report), *_describe_advice(report)]
+    )
+
+
+def _describe_memory(report: dict[str, Any]) -> list[str]:
+    hbm = report["hbm"]
     slices = f"{report['slices']} slices of " if report["slices"] > 1 else ""
+    lack = (hbm["needed"] - hbm["available"]) / GIB
+    verdict = "" if report["fits"] else f": DOES NOT FIT, by {lack:.2f} GiB"
     lines = [
-        f"{slices}{report['topology']}: {report['chips']} x {report['chip']}, {report['hosts']} "
-        "hosts",
+        f"{slices}{report['topology']}: {report['chips']} x {report['chip']}, "
+        f"{report['hosts']} hosts",
         f"batch           {report['batch']}, {report['batch_per_chip']} a chip, "
         f"{report['tasks_per_step']} task(s) a step",
         f"model           {report['parameters'] / 1e6:.1f} M parameters, {report['dtype']}, "
-        f"model.remat={report['remat']}, "
-        f"sharding={report['sharding']}, optim.accumulate={report['accumulate']}",
-        f"HBM a chip      {hbm['needed'] / gib:.2f} of {hbm['available'] / gib:.2f} GiB"
-        + (
-            ""
-            if report["fits"]
-            else f": DOES NOT FIT, by {(hbm['needed'] - hbm['available']) / gib:.2f} GiB"
-        ),
+        f"model.remat={report['remat']}, sharding={report['sharding']}, "
+        f"optim.accumulate={report['accumulate']}",
+        f"HBM a chip      {hbm['needed'] / GIB:.2f} of {hbm['available'] / GIB:.2f} GiB{verdict}",
     ]
     if "arguments" in hbm:
+        parts = {key: f"{hbm[key] / GIB:.2f}" for key in estimate.MEMORY_PARTS}
         lines.append(
-            f"                arguments {hbm['arguments'] / gib:.2f} + temporary "
-            f"{hbm['temporary'] / gib:.2f} + "
-            f"output {hbm['output'] / gib:.2f} - aliased {hbm['aliased'] / gib:.2f} + program "
-            f"{hbm['program'] / gib:.2f}"
+            f"                arguments {parts['arguments']} + temporary {parts['temporary']} + "
+            f"output {parts['output']} - aliased {parts['aliased']} + program {parts['program']}"
         )
-    lines.append(
+    return lines
+
+
+def _describe_speed(report: dict[str, Any]) -> list[str]:
+    lines = [
         f"FLOP a step     {report['flop']:.4g} by formula (model/flops.py), "
-        f"{report['flop_per_chip'] / 1e12:.3f} T a chip; "
-        "what is computed again is not counted"
-    )
-    if estimate is not None:
+        f"{report['flop_per_chip'] / 1e12:.3f} T a chip; recomputation is not counted"
+    ]
+    step = report["estimate"]
+    if step is not None:
         for one in report["collectives"]:
             lines.append(
                 f"{one['kind']:<15} {one['count']} a step, {one['bytes'] / 1e6:.1f} MB on a chip"
@@ -247,21 +177,23 @@ def describe(report: dict[str, Any]) -> str:
         if not report["collectives"]:
             lines.append("collectives     none")
         lines.append(
-            f"step, estimated {1e3 * estimate['step_s']:.1f} ms: compute "
-            f"{1e3 * estimate['compute_s']:.1f}, collectives "
-            f"{1e3 * estimate['collectives_s']:.1f}; {estimate['samples_per_s']:.0f} samples/s, "
-            f"MFU {100 * estimate['mfu']:.0f} %"
+            f"step, estimated {1e3 * step['step_s']:.1f} ms: "
+            f"compute {1e3 * step['compute_s']:.1f}, "
+            f"collectives {1e3 * step['collectives_s']:.1f}; "
+            f"{step['samples_per_s']:.0f} samples/s, MFU {100 * step['mfu']:.0f} %"
         )
-        if estimate["compiler_s"] is not None:
+        if step["compiler_s"] is not None:
             lines.append(
-                "                the compiler's own estimate of cycles gives "
-                f"{1e3 * estimate['compiler_s']:.1f} ms"
+                "                the compiler's estimate of cycles gives "
+                f"{1e3 * step['compiler_s']:.1f} ms"
             )
-        lines += [f"  assumed: {text}" for text in estimate["assumptions"]]
-    lines.append(
-        f"compiled in     {report['compile_s']:.0f} s with "
-        + ", ".join(f"{k} {v}" for k, v in report["versions"].items())
-    )
+        lines += [f"  assumed: {text}" for text in step["assumptions"]]
+    return lines
+
+
+def _describe_advice(report: dict[str, Any]) -> list[str]:
+    found = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    lines = [f"compiled in     {report['compile_s']:.0f} s with {found}"]
     if report["advice"]:
-        lines += ["what would fit:", *(f"  {text}" for text in report["advice"])]
-    return "\n".join(lines)
+        lines += ["settings that would fit:", *(f"  {text}" for text in report["advice"])]
+    return lines

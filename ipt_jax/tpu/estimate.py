@@ -1,6 +1,4 @@
-"""Does a compiled step fit a chip, how long might it take, and what would fit if it does not:
-arithmetic, no jax.
-"""
+"""Memory and time of a compiled step on a chip, and settings that would fit. Uses no jax."""
 
 from __future__ import annotations
 
@@ -11,24 +9,27 @@ from typing import Any
 from ipt_jax.tpu import hlo
 from ipt_jax.tpu.chips import GIB, SOURCE, Topology
 
-# Temporary memory under `model.remat`, as a share of what "none" needs, for the paper's model as
-# compiled for v5e and v5p (docs/performance.md): the larger of the two, rounded up.
-KEPT = {"none": 1.0, "elementwise": 0.52, "dots": 0.35, "layer": 0.15}
+# The share of the peak that matrix products are assumed to reach. It was not measured.
+UTILISATION = 0.45
+
+# Parts of a step's memory, in the order in which a report shows them.
+MEMORY_PARTS = ("arguments", "temporary", "output", "aliased", "program")
+
+# Temporary memory for each `model.remat`, as a share of that of "none". Measured on the paper's
+# model compiled for v5e and v5p (docs/performance.md): the larger of the two, rounded up.
+REMAT_SHARE = {"none": 1.0, "elementwise": 0.52, "dots": 0.35, "layer": 0.15}
 
 
-def read(text: str) -> hlo.Program:
-    """The program, empty where there is none."""
-    return hlo.read(text) if text else hlo.Program((), 0)
-
-
-def memory(analysis: Any, refused: str, available: float) -> dict[str, float]:
-    """Bytes of a chip's memory that the program needs and has: by the compiler's account, or from
-    its refusal.
+def memory_needed(analysis: Any, refused: str, available: float) -> dict[str, float]:
+    """Returns the bytes of a chip's memory that a program needs ("needed") and has ("available").
 
     Args:
-      analysis: `compiled.memory_analysis()`, or None if it did not compile.
+      analysis: `compiled.memory_analysis()`, or None if the program did not compile.
       refused: the compiler's RESOURCE_EXHAUSTED message, or "".
-      available: bytes that a chip has, where the message does not say.
+      available: bytes that a chip has, used where the message has no such figure.
+
+    Returns:
+      "needed" is NaN if a refusal has no figures. With an analysis, also the `MEMORY_PARTS`.
     """
     if analysis is not None:
         parts = {
@@ -49,9 +50,7 @@ def memory(analysis: Any, refused: str, available: float) -> dict[str, float]:
 
 
 def _figures(refused: str) -> str:
-    """The part of a refusal that holds (needed, available), in either of the compiler's
-    wordings.
-    """
+    """Returns "NEEDED AVAILABLE" from a refusal, in either of the compiler's wordings, or ""."""
     for pattern in (
         r"temporaries \((\S+)\) exceeds available HBM \((\S+)\)",
         r"Used (\S+) of (\S+) hbm",
@@ -66,68 +65,80 @@ def _size(number: str, unit: str) -> float:
     return float(number) * 1024.0 ** " KMGT".index(unit or " ")
 
 
-def estimate(
-    flop: float, samples: int, program: hlo.Program, where: Topology, utilisation: float
+def estimate_step(
+    flop: float, samples: int, program: hlo.Program, topology: Topology, utilisation: float
 ) -> dict[str, Any]:
-    """A roofline for one step: products at a share of the peak, then the collectives, one after the
-    other.
+    """Estimates the time of a step by a roofline: first the matrix products, then the collectives.
+
+    Args:
+      flop: of a step, on all chips.
+      samples: of a step, on all chips.
+      program: the compiled step.
+      topology: the slices that it runs on.
+      utilisation: the assumed share of a chip's peak.
+
+    Returns:
+      Seconds (`step_s`, `compute_s`, `collectives_s`, and `compiler_s` from the compiler's cycles,
+      None if unknown), `samples_per_s`, `mfu`, `cycles`, and `assumptions` as text.
     """
-    chip = where.chip
-    compute = flop / where.chips / (chip.peak * utilisation)
-    within = where.chips // where.slices
+    chip = topology.chip
+    compute = flop / topology.chips / (chip.peak * utilisation)
+    chips_per_slice = topology.chips // topology.slices
     collectives = 0.0
     assumptions = [
-        f"products at {100 * utilisation:.0f} % of the peak, {chip.peak / 1e12:.0f} TFLOP/s "
+        f"matrix products at {100 * utilisation:.0f} % of the peak, {chip.peak / 1e12:.0f} TFLOP/s "
         "bfloat16 a chip",
-        "collectives not overlapped with products, as rings over all links of a chip, "
-        f"{chip.ici / 1e9:.0f} GB/s out of it",
+        "collectives not overlapped with products, as rings over all links of a chip, which send "
+        f"{chip.ici / 1e9:.0f} GB/s",
     ]
     for one in program.collectives:
         passes = 2 if one.kind == "all-reduce" else 1
-        collectives += one.times * one.bytes * passes * (within - 1) / within / chip.ici
-        # Each chip carries its share of what its slice has reduced
-        if where.slices > 1 and chip.dcn is not None:
-            between = passes * (where.slices - 1) / where.slices / within
+        collectives += (
+            one.times * one.bytes * passes * (chips_per_slice - 1) / chips_per_slice / chip.ici
+        )
+        # Between slices, each chip sends its share of what its slice has reduced.
+        if topology.slices > 1 and chip.dcn is not None:
+            between = passes * (topology.slices - 1) / topology.slices / chips_per_slice
             collectives += one.times * one.bytes * between / chip.dcn
-    if where.slices > 1:
+    if topology.slices > 1:
         rate = (
-            "left out: no figure is published"
+            "not counted, because no figure is published"
             if chip.dcn is None
             else f"{chip.dcn / 1e9:.1f} GB/s a chip"
         )
-        assumptions.append(f"between slices {rate}")
+        assumptions.append(f"between slices: {rate}")
     step = compute + collectives
     cycles = program.cycles / chip.clock if chip.clock is not None and program.cycles else None
     if cycles is not None:
         assumptions.append(
-            f"the compiler's cycles at {(chip.clock or 0) / 1e9:.2f} GHz, one operation after the "
-            "other"
+            f"the compiler's cycles at {(chip.clock or 0) / 1e9:.2f} GHz, with one operation at a "
+            "time"
         )
     return {
         "step_s": step,
         "compute_s": compute,
         "collectives_s": collectives,
         "samples_per_s": samples / step,
-        "mfu": flop / where.chips / chip.peak / step,
+        "mfu": flop / topology.chips / chip.peak / step,
         "compiler_s": cycles,
         "cycles": program.cycles,
         "assumptions": [*assumptions, SOURCE],
     }
 
 
-def advice(report: dict[str, Any], gradients: int, unit: int) -> list[str]:
-    """What would fit, as changes of the command, each with about what it needs.
+def advise(report: dict[str, Any], gradients: int, unit: int) -> list[str]:
+    """Returns changes of the command that would fit, each with the memory that it would need.
 
     Args:
-      report: of a step that does not fit.
+      report: about a step that does not fit.
       gradients: bytes of the gradients on one chip.
-      unit: samples that a chip's batch must be a multiple of.
+      unit: the batch of a chip must be a multiple of this number of samples.
     """
     needed, available = report["hbm"]["needed"], report["hbm"]["available"]
     fixed = report["state"] + gradients
     samples, parts = report["batch_per_chip"], report["accumulate"]
     room = available - fixed
-    # What a micro-batch keeps, linear in its size
+    # The memory of a micro-batch is assumed to be linear in its size.
     per_sample = (needed - fixed) / (samples / parts)
     found = []
 
@@ -137,7 +148,7 @@ def advice(report: dict[str, Any], gradients: int, unit: int) -> list[str]:
         )
 
     if math.isnan(needed) or per_sample <= 0:
-        return ["a smaller --batch-per-chip; the compiler did not say how much it needs"]
+        return ["a smaller --batch-per-chip; the compiler does not state how much memory is needed"]
     if room > 0:
         fits = int(room / per_sample) // unit * unit
         if fits:
@@ -145,13 +156,13 @@ def advice(report: dict[str, Any], gradients: int, unit: int) -> list[str]:
                 f"--batch-per-chip={min(fits * parts, samples - unit)}: "
                 f"{about(min(fits, samples / parts))}"
             )
-        remats = list(KEPT)
+        remats = list(REMAT_SHARE)
         for remat in remats[remats.index(report["remat"]) + 1 :]:
-            share = KEPT[remat] / KEPT[report["remat"]]
+            share = REMAT_SHARE[remat] / REMAT_SHARE[report["remat"]]
             if fixed + samples / parts * per_sample * share <= available:
                 found.append(
                     f"--config.model.remat={remat}: {about(samples / parts, share)}, at the cost "
-                    "of computing again"
+                    "of recomputation"
                 )
         for count in range(parts + 1, samples // unit + 1):
             if samples % (count * unit) == 0 and samples / count <= fits:
@@ -163,12 +174,12 @@ def advice(report: dict[str, Any], gradients: int, unit: int) -> list[str]:
         and (room <= 0 or fixed > available / 4)
     ):
         found.append(
-            f"--config.sharding=fsdp: the state, {report['state'] / GIB:.1f} GiB on every chip, in "
-            "pieces"
+            "--config.sharding=fsdp: splits the state, which takes "
+            f"{report['state'] / GIB:.1f} GiB on every chip"
         )
     if not found:
         found.append(
-            "none of batch, rematerialisation and accumulation alone: combine them, or take chips "
-            "with more memory"
+            "no single change of batch, rematerialisation or accumulation: combine them, or use "
+            "chips with more memory"
         )
     return found

@@ -1,7 +1,7 @@
-"""What a compiled program's HLO text says: collectives, and the compiler's estimate of cycles.
+"""Reads collectives and the compiler's estimate of cycles from the HLO text of a program.
 
-A scanned stack is a loop whose body is written once, so what is in it counts as often as the loop
-runs.
+A scanned stack of layers is a loop, whose body the text has once. Each operation of the body counts
+as often as the loop runs.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Collective:
     """One collective instruction.
 
     Attributes:
-      kind: one of KINDS.
-      shapes: of the arrays that go in or come out, whichever is larger, as in "bf16[576,2304]".
-      bytes: of these, on one chip.
-      times: how often a step runs it.
-      group: chips that take part together, 0 if the text does not say.
+      kind: one of `KINDS`.
+      shapes: the shapes of its inputs or of its outputs, whichever are larger: "bf16[576,2304]".
+      bytes: the size of these arrays on one chip.
+      times: how often a step runs the instruction.
+      group: the number of chips in a group, or 0 if the text does not have it.
       source: the jax operation that it comes from, or "".
     """
 
@@ -54,16 +54,20 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Collectives of a step in the order of the text, and the sum of estimated cycles, 0 if the
-    text holds none.
+    """What was read from the text of a program.
+
+    Attributes:
+      collectives: in the order of the text.
+      cycles: the sum of the estimated cycles, or 0 if the text has none.
     """
 
     collectives: tuple[Collective, ...]
     cycles: int
 
     def summary(self) -> list[dict[str, int | str]]:
-        """`{"kind", "count", "bytes"}` of each kind, a step: instructions run, and what they carry
-        on one chip.
+        """Returns `{"kind", "count", "bytes"}` for each kind of collective.
+
+        "count" is the number of instructions that a step runs, "bytes" their size on one chip.
         """
         found: dict[str, dict[str, int | str]] = {}
         for kind in KINDS:
@@ -74,11 +78,11 @@ class Program:
         return list(found.values())
 
 
-def read(text: str) -> Program:
-    """Reads `compiled.as_text()`.
+def read_program(text: str) -> Program:
+    """Reads the text of `compiled.as_text()`.
 
     Raises:
-      ValueError: it is no HLO module.
+      ValueError: the text is no HLO module.
     """
     computations, entry = _computations(text)
     if not entry:
@@ -86,7 +90,7 @@ def read(text: str) -> Program:
     times: dict[str, int] = {}
     in_fusion: set[str] = set()
     waiting = [(entry, 1, False)]
-    # Each computation is called from few places: the sum over all ways to it
+    # A computation runs as often as the sum over all paths of calls that lead to it. There are few.
     while waiting:
         name, factor, fused = waiting.pop()
         times[name] = times.get(name, 0) + factor
@@ -100,8 +104,8 @@ def read(text: str) -> Program:
         for line in computations[name]:
             op = _OP.search(line)
             if op is not None:
-                # A TPU may spread one collective over several fusions, each of which does a part
-                # beside its own products.
+                # A TPU may divide one collective among several fusions, each of which does a part
+                # of it while it computes its own products.
                 channel = _CHANNEL.search(line)
                 if name in in_fusion and channel is not None:
                     one = (op.group(1), channel.group(1))
@@ -117,7 +121,11 @@ def read(text: str) -> Program:
 
 
 def shape_bytes(shape: str) -> int:
-    """Bytes of "bf16[576,2304]"."""
+    """Returns the bytes of a shape such as "bf16[576,2304]".
+
+    Raises:
+      ValueError: the text is no shape.
+    """
     match = _SHAPE.fullmatch(shape)
     if match is None:
         raise ValueError(f"{shape!r} is no shape")
@@ -127,6 +135,7 @@ def shape_bytes(shape: str) -> int:
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+    """Returns the lines of each computation by its name, and the name of the entry computation."""
     found: dict[str, list[str]] = {}
     entry, lines = "", None
     for line in text.splitlines():
@@ -142,9 +151,9 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _calls(computations: dict[str, list[str]], name: str) -> Iterator[tuple[str, int, bool]]:
-    """(called computation, how often, whether as a fusion) of each call."""
+    """Yields (called computation, how often it runs, whether it is fused) for each call."""
     for line in computations[name]:
-        # They name again what async-start called
+        # These repeat the name that async-start has called.
         if " async-done(" in line or " async-update(" in line:
             continue
         for how, names in _CALLED.findall(line):
@@ -159,8 +168,10 @@ def _calls(computations: dict[str, list[str]], name: str) -> Iterator[tuple[str,
 
 
 def _trips(computations: dict[str, list[str]], line: str) -> int:
-    """How often a `while` runs: as the compiler noted it, else the bound that its condition
-    compares with.
+    """Returns how often a `while` runs.
+
+    The compiler may note the number. Otherwise it is the bound that the loop's condition compares
+    with.
     """
     known = re.search(r"known_trip_count[^\d]*(\d+)", line)
     if known is not None:
@@ -178,7 +189,7 @@ def _trips(computations: dict[str, list[str]], line: str) -> int:
 def _collective(line: str, op: re.Match[str], times: int, scattered: bool) -> Collective:
     kind, start = op.group(1), bool(op.group(2))
     shapes = ["{}[{}]".format(*shape) for shape in _SHAPE.findall(line[: op.start()])]
-    # What goes in, what comes out, and perhaps a counter or two
+    # The shape of such a start has the inputs, the outputs and perhaps a counter or two.
     if start and kind != "all-reduce":
         shapes = [s for s in shapes if not s.endswith("[]")]
         shapes = shapes[len(shapes) // 2 :]
@@ -187,13 +198,13 @@ def _collective(line: str, op: re.Match[str], times: int, scattered: bool) -> Co
     if kind == "reduce-scatter":
         size *= max(1, group)
     source = re.search(r'op_name="([^"]*)"', line)
-    # A TPU scatters what it reduces in a fusion of its own, which holds an all-reduce.
+    # A TPU writes a reduce-scatter as a fusion that contains an all-reduce.
     kind = "reduce-scatter" if scattered and kind == "all-reduce" else kind
     return Collective(kind, tuple(shapes), size, times, group, source.group(1) if source else "")
 
 
 def _group(line: str) -> int:
-    """The size of the first group, in any of the three notations."""
+    """Returns the size of the first group, which has one of three notations, or 0."""
     groups = re.search(r"replica_groups=(.*?)(?:, [a-z_]+=|$)", line)
     if groups is None:
         return 0
@@ -204,8 +215,8 @@ def _group(line: str) -> int:
         return math.prod(
             int(sides[axis]) for axis in re.findall(r"'(\w+)'", mesh.group(2)) if axis in sides
         )
-    listed = re.match(r"\{\{([\d,]*)\}", text)
-    if listed is not None:
-        return len(listed.group(1).split(","))
+    explicit = re.match(r"\{\{([\d,]*)\}", text)
+    if explicit is not None:
+        return len(explicit.group(1).split(","))
     short = re.match(r"\[\d+,(\d+)\]<=", text)
     return int(short.group(1)) if short is not None else 0

@@ -13,7 +13,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from ipt_jax import trees
-from ipt_jax.config import resolve
+from ipt_jax.config import defaults, resolve
 from ipt_jax.data import pipeline
 from ipt_jax.data.sources.source import Source
 from ipt_jax.distributed import devices
@@ -27,13 +27,7 @@ from ipt_jax.versions import versions
 
 # Keys that may differ between the processes of a run: how a host reads its
 # data.
-PER_HOST = (
-    "config.data.dir",
-    "config.data.workers",
-    "config.data.threads",
-    "config.data.prefetch",
-    "config.data.stalled",
-)
+PER_HOST = tuple(f"config.{key}" for key in defaults.PER_HOST)
 
 # Seconds that a network file system may take to show a file that another host has written.
 VISIBLE = 60.0

@@ -11,9 +11,10 @@ import jax
 from ipt_jax.errors import ConfigError
 from ipt_jax.log import logger
 from ipt_jax.messages import nearest
-from ipt_jax.model import IPT, trainable
+from ipt_jax.model import IPT
 from ipt_jax.model.init import STARTS
 from ipt_jax.model.ipt import GEOMETRY
+from ipt_jax.model.trainable import check_trainable, trained_part
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.weights import check
 from ipt_jax.weights import load as loading
@@ -188,10 +189,10 @@ def trained_text(params: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """Returns, for the log, how many parameters there are and how many of them are trained.
 
     Raises:
-      UserError: the config's choice of trained parameters does not fit (`trainable.check`).
+      UserError: the config's choice of trained parameters does not fit (`check_trainable`).
     """
-    trainable.check(params, config)
-    total, trained = count(params), count(trainable.trained(params, config))
+    check_trainable(params, config)
+    total, trained = count(params), count(trained_part(params, config))
     text = f"{total / 1e6:.1f} M parameters"
     if trained == total:
         return text

@@ -55,7 +55,7 @@ class StepReporter:
         self._images, self._seen = images, 0
         self._unreadable: set[str] = set()
 
-    def wait_for(self, items: Iterator[pipeline.Item]) -> pipeline.Item | None:
+    def wait_for(self, items: Iterator[pipeline.StreamItem]) -> pipeline.StreamItem | None:
         """Returns the next item, or None if the data ended or were given up after a signal.
 
         The time until it comes counts as waiting for data.
@@ -77,7 +77,7 @@ class StepReporter:
         self._clock.skip(time.perf_counter() - began)
 
     def step_dispatched(
-        self, step: int, metrics: dict[str, jax.Array], item: pipeline.Item
+        self, step: int, metrics: dict[str, jax.Array], item: pipeline.StreamItem
     ) -> None:
         """Takes the metrics of a step that has just been started; reads those of the step before.
 
@@ -172,7 +172,7 @@ class StepReporter:
             f"{means['samples_per_s']:.1f} samples/s  wait {100 * means['wait']:.1f} %  ETA {left}"
         )
 
-    def _count_unreadable(self, item: pipeline.Item) -> None:
+    def _count_unreadable(self, item: pipeline.StreamItem) -> None:
         """Logs the images of an item that cannot be read, and limits their number.
 
         Raises:

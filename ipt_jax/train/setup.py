@@ -66,7 +66,7 @@ class Setup:
 
     def items(
         self, start: int, given_up: Callable[[], bool]
-    ) -> Generator[pipeline.Item, None, None]:
+    ) -> Generator[pipeline.StreamItem, None, None]:
         """Yields the batches from step `start` on, as `pipeline.stream`."""
         stop, data = self.config["steps"], self.config["data"]
         return pipeline.stream(self.batches, start, stop, data, given_up)

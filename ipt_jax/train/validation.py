@@ -15,12 +15,13 @@ from ipt_jax.data.sources.pairs import decode_pair
 from ipt_jax.data.sources.source import open_source
 from ipt_jax.distributed import devices
 from ipt_jax.errors import DataError, DecodeError
-from ipt_jax.evaluate.results import mean, table
-from ipt_jax.evaluate.scoring import Picture, evaluate
+from ipt_jax.evaluate.results import format_means, mean_score
+from ipt_jax.evaluate.scoring import BenchmarkImage, score_network
 from ipt_jax.images.decode import decode
-from ipt_jax.images.sheet import save_png, sheet
+from ipt_jax.images.sheet import contact_sheet, save_png
 from ipt_jax.log import logger
-from ipt_jax.model import IPT, trainable
+from ipt_jax.model import IPT
+from ipt_jax.model.trainable import weights_for_use
 from ipt_jax.restore.network import CompiledNetwork
 from ipt_jax.run_folder import folder as names
 from ipt_jax.run_folder.curves import save_curves
@@ -58,10 +59,10 @@ class Validator:
         self._network = CompiledNetwork(model, mesh)
         # Merging adapters computes, so it is compiled; without adapters there is nothing to do.
         compiled = jax.jit if config["finetune"]["lora_rank"] else lambda function: function
-        self._weights = compiled(lambda params, ema: trainable.weights(params, ema, config))
+        self._weights = compiled(lambda params, ema: weights_for_use(params, ema, config))
         self._folder = folder
         self._batch = self._settings["batch"] * mesh.size
-        self._images: list[Picture] = []
+        self._images: list[BenchmarkImage] = []
         if self._settings["every"]:
             self._images = held_out(config, self._settings["pictures"], self._settings["size"])
 
@@ -89,7 +90,7 @@ class Validator:
         values: dict[str, float] = {}
         for task in self._tasks:
             results = list(
-                evaluate(
+                score_network(
                     lambda t: self._network.bind(params, t.name),
                     self._images,
                     task,
@@ -98,12 +99,12 @@ class Validator:
                     batch=self._batch,
                 )
             )
-            means.append(mean([score for score, *_ in results]))
+            means.append(mean_score([score for score, *_ in results]))
             rows.append((task.name, *results[0][1:]))
             values |= {f"{SET}/{task.name}/{k}": v for k, v in means[-1].after.items()}
         metrics_log.write(step, values, "evaluation")
         if devices.is_main():
-            self._show(step, table(means), sheet(rows), metrics_log)
+            self._show(step, format_means(means), contact_sheet(rows), metrics_log)
         return {
             s.task: {**{f"input_{k}": v for k, v in s.before.items()}, **s.after} for s in means
         }
@@ -125,7 +126,7 @@ class Validator:
         )
 
 
-def held_out(config: dict[str, Any], count: int, size: int) -> list[Picture]:
+def held_out(config: dict[str, Any], count: int, size: int) -> list[BenchmarkImage]:
     """Returns the first readable held-out images.
 
     Args:
@@ -138,7 +139,7 @@ def held_out(config: dict[str, Any], count: int, size: int) -> list[Picture]:
     """
     settings = resolve.data_of(config)
     source, scale = open_source(settings, "eval"), settings.get("scale", 1)
-    images: list[Picture] = []
+    images: list[BenchmarkImage] = []
     for i in range(len(source)):
         if len(images) == count:
             break
@@ -154,7 +155,7 @@ def held_out(config: dict[str, Any], count: int, size: int) -> list[Picture]:
                 "held-out image %s cannot be read and is left out: %s", source.name(i), error
             )
             continue
-        images.append(Picture(source.name(i), *_cropped(hq, lq, size, scale)))
+        images.append(BenchmarkImage(source.name(i), *_cropped(hq, lq, size, scale)))
     if not images:
         raise DataError(
             "no held-out image can be read: set data.held_out, or evaluate.every=0 to train "

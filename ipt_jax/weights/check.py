@@ -1,4 +1,4 @@
-"""Whether parameters are those of a model."""
+"""Checks whether parameters are those of a model."""
 
 from __future__ import annotations
 
@@ -14,8 +14,15 @@ from ipt_jax.weights.state_dict import abstract
 
 
 def check_params(params: Mapping[str, Any], model: IPT, what: str) -> None:
-    """Raises WeightsError, listing all, unless the parameters are the model's by name, shape and
-    dtype, and finite.
+    """Checks parameters by name, shape and dtype, and that all values are finite.
+
+    Args:
+      params: nested dicts of arrays.
+      model: the model.
+      what: where the parameters come from, for the message.
+
+    Raises:
+      WeightsError: the parameters are not the model's; all differences are listed.
     """
     want = trees.flatten(abstract(model))
     have = trees.flatten(params)
@@ -28,8 +35,8 @@ def check_params(params: Mapping[str, Any], model: IPT, what: str) -> None:
         elif have[key].dtype != np.float32:
             wrong.append(f"{key}: {have[key].dtype}, not float32")
         elif not np.isfinite(have[key]).all():
-            wrong.append(f"{key}: holds values that are not finite")
+            wrong.append(f"{key}: it contains values that are not finite")
     if wrong:
         raise WeightsError(
-            f"{what} does not hold this model's weights:\n  " + "\n  ".join(sorted(wrong))
+            f"{what} does not contain this model's weights:\n  " + "\n  ".join(sorted(wrong))
         )

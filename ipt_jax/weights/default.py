@@ -1,7 +1,8 @@
-"""Where weights are found when none are named."""
+"""The weights that are used when the user names none."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from importlib import resources
@@ -10,24 +11,30 @@ from pathlib import Path
 from ipt_jax.errors import WeightsError
 
 VARIABLE = "IPT_WEIGHTS"
-# What a release brings: weights folders
+# The weights folders that the package contains.
 SHIPPED = Path(str(resources.files("ipt_jax"))) / "weights_data"
 
 
 def cache() -> Path:
-    """The folder for weights that were fetched or put there: `$XDG_CACHE_HOME/ipt_jax/weights`,
-    else under ~/.cache.
+    """Returns the user's folder for weights.
+
+    This is `$XDG_CACHE_HOME/ipt_jax/weights`, or `~/.cache/ipt_jax/weights`.
     """
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "ipt_jax" / "weights"
 
 
 def default_weights(tasks: Sequence[str]) -> str:
-    """The first weights for all these tasks: `$IPT_WEIGHTS` (taken as it is), then folders in the
-    cache, then the package's.
+    """Returns the path of the default weights.
+
+    This is `$IPT_WEIGHTS`, which is not checked, else the first weights folder in the cache and
+    then in the package that has all the tasks.
+
+    Args:
+      tasks: names of the tasks that the weights must have.
 
     Raises:
-      WeightsError: there are none; says how to get some.
+      WeightsError: there are no such weights; the message explains how to get some.
     """
     named = os.environ.get(VARIABLE)
     if named:
@@ -39,20 +46,18 @@ def default_weights(tasks: Sequence[str]) -> str:
             if set(tasks) <= set(there):
                 return str(file.parent)
             others += there
-    had = f" (those found are for {', '.join(dict.fromkeys(others))})" if others else ""
+    found = f" (those found are for {', '.join(dict.fromkeys(others))})" if others else ""
     raise WeightsError(
-        f"no weights named, and none found for {', '.join(tasks)}{had}. Name some with --weights: "
-        "a run's folder (make some, "
-        "in minutes: ipt pretrain --config=configs/demo.py --workdir=runs/demo), or a file of the "
-        "authors' (IPT_sr2.pt). "
-        f"To need no --weights: set {VARIABLE}, or put a weights folder (ipt export --format "
-        f"folder) into {cache()}"
+        f"--weights is not given, and no weights were found for {', '.join(tasks)}{found}. Give "
+        "--weights a run's folder (this makes one in minutes: ipt pretrain "
+        "--config=configs/demo.py --workdir=runs/demo) or a file of the authors' weights "
+        f"(IPT_sr2.pt). To omit --weights, set {VARIABLE}, or put a weights folder (ipt export "
+        f"--format folder) into {cache()}"
     )
 
 
 def _tasks(file: Path) -> list[str]:
-    import json
-
+    """Returns the tasks of a `model.json`; none if it is not valid."""
     try:
         return [entry["name"] for entry in json.loads(file.read_text())["tasks"]]
     except (ValueError, KeyError, TypeError, OSError):

@@ -1,7 +1,7 @@
-"""A weights folder: `model.json`, which says what the weights are, and `weights.safetensors`.
+"""A weights folder: `model.json`, which describes the weights, and `weights.safetensors`.
 
-It holds our own names and layout, so that it is read as it was written, and needs nothing but numpy
-and safetensors.
+It has this project's names and layout, and reading it needs only numpy and safetensors. An .npz
+file can hold the same.
 """
 
 from __future__ import annotations
@@ -13,60 +13,74 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 
-from ipt_jax import __version__, trees
 from ipt_jax.degradations.paired import Paired
 from ipt_jax.errors import WeightsError
 from ipt_jax.model import IPT
 from ipt_jax.model.ipt import GEOMETRY
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.tasks import TASKS, Task, entry_of, make_task
-from ipt_jax.weights import tensor_files as tensors
+from ipt_jax.trees import nested
+from ipt_jax.versions import __version__
 from ipt_jax.weights.check import check_params
-from ipt_jax.weights.named import named_task, sha256
+from ipt_jax.weights.task_names import task_from_name
+from ipt_jax.weights.tensor_files import read_tensor_file, sha256_of
 
+# Version of the format. Older versions can be read.
 FORMAT = 1
 
 
-def describe(restorer: Restorer) -> dict[str, Any]:
-    """What goes into `model.json`."""
+def _describe(restorer: Restorer) -> dict[str, Any]:
+    """Returns the content of `model.json`."""
     return {
         "format": FORMAT,
         "model": {key: getattr(restorer.model, key) for key in GEOMETRY},
-        "tasks": [_entry(task) for task in restorer.tasks.values()],
+        "tasks": [_entry_of(task) for task in restorer.tasks.values()],
         "provenance": dict(restorer.provenance),
         "written by": f"ipt_jax {__version__}",
     }
 
 
-def _entry(task: Task) -> dict[str, Any]:
+def _entry_of(task: Task) -> dict[str, Any]:
+    """Returns the description of a task; one that is not in the table has its degradation."""
     entry: dict[str, Any] = {"name": task.name, "scale": task.scale}
-    made = entry_of(task.degrade)
-    if task != TASKS.get(task.name) and made is not None:
-        entry |= made
+    degradation = entry_of(task.degrade)
+    if task != TASKS.get(task.name) and degradation is not None:
+        entry |= degradation
     return entry
 
 
-def _task(entry: Mapping[str, Any]) -> Task:
+def _task_of(entry: Mapping[str, Any]) -> Task:
+    """Returns the task of a description."""
     fields = dict(entry)
     name, scale = fields.pop("name"), fields.pop("scale")
     if "degradation" not in fields:
-        return named_task(name, scale)
+        return task_from_name(name, scale)
     try:
         scaled = {"scale": scale} if fields["degradation"] in ("bicubic", "pairs") else {}
-        task = make_task({"name": name, **fields, **scaled})
-    # Of a later version: the weights are still good for restoring
+        return make_task({"name": name, **fields, **scaled})
     except ValueError:
+        # A later version may know the degradation. The weights can be used for restoring.
         return Task(name, scale, Paired(scale))
-    return task
 
 
-def write(restorer: Restorer, folder: Path, dtype: str = "float32") -> None:
-    """Writes a weights folder, its tensors as `dtype`, "float32" or "float16"; they are float32
-    again when they are read.
+def _flat(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns parameters by names such as "body/encoder/norm1/norm/scale"."""
+    flat: dict[str, Any] = flatten_dict(dict(params), sep="/")
+    return flat
+
+
+def write_weights_folder(restorer: Restorer, folder: Path, dtype: str = "float32") -> None:
+    """Writes a weights folder.
+
+    Args:
+      restorer: the weights.
+      folder: the folder, which is made if it does not exist.
+      dtype: "float32" or "float16", the dtype in the file. Reading gives float32.
 
     Raises:
-      WeightsError: there is something else in the folder.
+      WeightsError: the folder contains other files.
     """
     if folder.exists() and (
         not folder.is_dir()
@@ -76,55 +90,67 @@ def write(restorer: Restorer, folder: Path, dtype: str = "float32") -> None:
     from safetensors.numpy import save
 
     folder.mkdir(parents=True, exist_ok=True)
-    params = trees.flatten(restorer.params)
     flat = {
-        key.replace(".", "/"): np.ascontiguousarray(value, np.dtype(dtype))
-        for key, value in params.items()
+        name: np.ascontiguousarray(value, np.dtype(dtype))
+        for name, value in _flat(restorer.params).items()
     }
-    (folder / "weights.safetensors.new").write_bytes(save(flat))
-    described = {**describe(restorer), "sha256": sha256(folder / "weights.safetensors.new")}
-    (folder / "weights.safetensors.new").replace(folder / "weights.safetensors")
+    part = folder / "weights.safetensors.new"
+    part.write_bytes(save(flat))
+    described = {**_describe(restorer), "sha256": sha256_of(part)}
+    part.replace(folder / "weights.safetensors")
     (folder / "model.json").write_text(json.dumps(described, indent=1) + "\n")
 
 
 def write_npz(restorer: Restorer, path: Path) -> None:
-    """Writes the same as one .npz: our flat names, and `model.json` as bytes."""
+    """Writes an .npz file: the parameters by flat names, and `model.json` as bytes."""
     flat: dict[str, Any] = {
-        key.replace(".", "/"): np.asarray(value)
-        for key, value in trees.flatten(restorer.params).items()
+        name: np.asarray(value) for name, value in _flat(restorer.params).items()
     }
-    described = np.frombuffer(json.dumps(describe(restorer)).encode(), np.uint8)
-    # Numpy would add .npz to another name
+    described = np.frombuffer(json.dumps(_describe(restorer)).encode(), np.uint8)
+    # An open file is given, because numpy would add .npz to a name without it.
     with path.open("wb") as file:
         np.savez(file, **{"model.json": described, **flat})
 
 
-def read(folder: Any) -> Restorer:
+def read_weights_folder(folder: Any) -> Restorer:
     """Reads a weights folder.
 
+    Args:
+      folder: a local path.
+
     Raises:
-      WeightsError: it is not one, is of a newer format, or its tensors are not the model's; all
-        that is wrong is listed.
+      WeightsError: it is not a weights folder, has a newer format, or its tensors are not the
+        model's; all differences are listed.
     """
     where = Path(folder)
     if not (where / "weights.safetensors").is_file():
         raise WeightsError(f"{where}: no weights.safetensors beside model.json")
     described = _described((where / "model.json").read_bytes(), str(where / "model.json"))
-    if described.get("sha256") not in (None, sha256(where / "weights.safetensors")):
+    if described.get("sha256") not in (None, sha256_of(where / "weights.safetensors")):
         raise WeightsError(
             f"{where / 'weights.safetensors'} is not the file that model.json describes: its "
             "checksum differs"
         )
-    return _restorer(described, tensors.read(where / "weights.safetensors"), str(where))
+    flat = read_tensor_file(where / "weights.safetensors").tensors
+    return _restorer_of(described, flat, str(where))
 
 
-def from_flat(state: dict[str, np.ndarray], what: str) -> Restorer:
-    """The model of an .npz that `write_npz` wrote."""
-    flat = dict(state)
-    return _restorer(_described(flat.pop("model.json").tobytes(), what), flat, what)
+def restorer_from_npz(tensors: Mapping[str, np.ndarray], what: str) -> Restorer:
+    """Returns the weights of an .npz file that `write_npz` wrote.
+
+    Args:
+      tensors: the content of the file, `model.json` included.
+      what: the name of the file, for messages.
+
+    Raises:
+      WeightsError: see `read_weights_folder`.
+    """
+    flat = dict(tensors)
+    return _restorer_of(_described(flat.pop("model.json").tobytes(), what), flat, what)
 
 
 def _described(text: bytes, what: str) -> dict[str, Any]:
+    """Returns the content of `model.json` after a check of its format version."""
     try:
         described = json.loads(text)
         version = described["format"]
@@ -138,8 +164,8 @@ def _described(text: bytes, what: str) -> dict[str, Any]:
     return described
 
 
-def _sensible(fields: Mapping[str, Any]) -> None:
-    """Raises ValueError where a geometry could not even be traced."""
+def _check_geometry(fields: Mapping[str, Any]) -> None:
+    """Raises ValueError where a model of this geometry could not be traced."""
     for key, value in fields.items():
         if key in ("out_bias", "memory_norm"):
             good = isinstance(value, bool)
@@ -157,25 +183,25 @@ def _sensible(fields: Mapping[str, Any]) -> None:
         raise ValueError("the patch must divide the tile, and the heads the token width")
 
 
-def _restorer(described: Mapping[str, Any], flat: Mapping[str, np.ndarray], what: str) -> Restorer:
+def _restorer_of(
+    described: Mapping[str, Any], flat: Mapping[str, np.ndarray], what: str
+) -> Restorer:
     try:
-        tasks = {entry["name"]: _task(entry) for entry in described["tasks"]}
+        tasks = {entry["name"]: _task_of(entry) for entry in described["tasks"]}
         fields = {key: described["model"][key] for key in GEOMETRY if key != "memory_norm"}
-        # Not in files of version 0.1
+        # Files of version 0.1 do not have this key.
         fields["memory_norm"] = described["model"].get("memory_norm", False)
-        _sensible(fields)
+        _check_geometry(fields)
         model = IPT(
             tuple((task.name, task.scale) for task in tasks.values()), dtype=jnp.float32, **fields
         )
         provenance = dict(described["provenance"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{what} does not describe a model: {error!r}") from None
-    params: dict[str, Any] = {}
-    for name, value in flat.items():
-        *path, last = name.split("/")
-        tree = params
-        for key in path:
-            tree = tree.setdefault(key, {})
-        tree[last] = value
+    try:
+        params = nested(flat)
+    # A name that is the start of another name, "body" and "body/linear".
+    except (TypeError, ValueError, IndexError) as error:
+        raise WeightsError(f"{what}: its names of tensors conflict ({error})") from None
     check_params(params, model, what)
     return Restorer(model, params, tasks, provenance)

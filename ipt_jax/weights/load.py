@@ -1,4 +1,4 @@
-"""`load`: weights of any kind, by path. Every command that takes WEIGHTS goes through here."""
+"""`load`: weights of any kind, by path. Every command that takes --weights uses it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from etils import epath
 from ipt_jax.errors import WeightsError
 from ipt_jax.model.ipt import GEOMETRY
 from ipt_jax.restore.restorer import Restorer
-from ipt_jax.weights import load as loading
 from ipt_jax.weights.run import read_run
 
 
 def split_step(path: str) -> tuple[epath.Path, str]:
-    """(folder, step) of `DIR@1200` or `DIR@best`; the step is "" where none is named, or where a
-    folder has the whole name.
+    """Returns the folder and step of `DIR@1200` or `DIR@best`.
+
+    The step is "" where none is named, and where a folder or file of the full name exists.
     """
     name, _, step = path.rpartition("@")
-    whole = epath.Path(path).expanduser()
-    if whole.exists() or not name:
-        return whole, ""
+    full = epath.Path(path).expanduser()
+    if full.exists() or not name:
+        return full, ""
     return epath.Path(name).expanduser(), step
 
 
@@ -35,22 +35,23 @@ def load(
     raw: bool = False,
     dtype: str = "float32",
 ) -> Restorer:
-    """Loads weights: a run's folder, a weights folder, or a file of the authors' names.
+    """Loads weights: a run's folder, a weights folder, or a file.
 
     Args:
-      path: a run's folder (its newest good checkpoint; `DIR@1200` and `DIR@best` name one), a
-        weights folder (`ipt import`, `ipt export`), or a .pt, .safetensors or .ckpt file. Folders
-        may be on gs://.
-      task: for a file: names its tasks (comma-separated) where the shapes do not tell, e.g.
-        "denoise30". For what names its tasks itself: the only ones to keep.
-      heads: for a file: attention heads, which shapes do not tell; 12 if not given.
-      raw: for a run: the weights themselves, though it keeps their moving average.
-      dtype: what is computed in, "float32" or "bfloat16".
+      path: a run's folder (its newest intact checkpoint; `DIR@1200` and `DIR@best` name another), a
+        weights folder (`ipt import`, `ipt export`), or a .pt, .safetensors, .ckpt or .npz file.
+        Folders may be on gs://.
+      task: for a file with the authors' names, the names of its tasks (comma-separated) where its
+        shapes do not tell them, e.g. "denoise30". For other weights, the tasks to keep.
+      heads: for a file with the authors' names, the number of attention heads, which shapes do not
+        tell; None for 12.
+      raw: for a run, whether the raw weights are used instead of their EMA.
+      dtype: the dtype in which the network computes, "float32" or "bfloat16".
 
     Raises:
-      WeightsError: there is nothing such, or it does not hold what it should; all that is wrong is
+      WeightsError: the weights do not exist or are invalid; all differences from the model are
         listed.
-      CheckpointError: a run's checkpoints are all damaged.
+      CheckpointError: every checkpoint of a run is damaged.
     """
     path = os.fspath(path)
     folder, step = split_step(path)
@@ -63,39 +64,41 @@ def load(
             raise WeightsError(
                 f"weights {path!r}: {folder} is a weights folder, which has no steps"
             )
-        restorer = weights_folder.read(folder)
-        return _kept(restorer, task, dtype)
+        restorer = weights_folder.read_weights_folder(folder)
+        return _adapted(restorer, task, dtype)
     if folder.is_dir():
-        return _kept(read_run(folder, step, raw), task, dtype)
-    return _kept(read_file(folder, task=task, heads=heads), None, dtype)
+        return _adapted(read_run(folder, step, raw), task, dtype)
+    return _adapted(read_file(folder, task=task, heads=heads), None, dtype)
 
 
 def read_file(path: Any, *, task: str | None = None, heads: int | None = None) -> Restorer:
-    """A file: our own .npz, which names its tasks itself, or one with the authors' names.
+    """Reads a file: our own .npz, which names its tasks, or a file with the authors' names.
 
     Args:
       path: the file.
-      task, heads: as for `load`.
+      task, heads: see `load`.
 
     Raises:
-      WeightsError: it holds no weights.
+      WeightsError: the file contains no weights.
     """
-    from ipt_jax.weights import authors, tensor_files
     from ipt_jax.weights import folder as weights_folder
+    from ipt_jax.weights.authors import read_authors_file
+    from ipt_jax.weights.tensor_files import read_tensor_file
 
     file = Path(path)
     if not file.is_file():
         raise WeightsError(f"{file} is not a file")
-    state = tensor_files.read(file)
-    if "model.json" not in state:
-        return authors.read(file, task=task, heads=heads, state=state)
-    restorer = weights_folder.from_flat(state, str(file))
+    content = read_tensor_file(file)
+    if "model.json" not in content.tensors:
+        return read_authors_file(file, task=task, heads=heads, content=content)
+    restorer = weights_folder.restorer_from_npz(content.tensors, str(file))
     return restorer.only([word.strip() for word in task.split(",")]) if task else restorer
 
 
-def _kept(restorer: Restorer, task: str | None, dtype: str) -> Restorer:
+def _adapted(restorer: Restorer, task: str | None, dtype: str) -> Restorer:
+    """Returns the weights with these tasks only, to compute in this dtype."""
     if dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype is 'float32' or 'bfloat16', not {dtype!r}")
+        raise ValueError(f"dtype must be 'float32' or 'bfloat16', not {dtype!r}")
     if task is not None:
         try:
             restorer = restorer.only([word.strip() for word in task.split(",")])
@@ -106,6 +109,6 @@ def _kept(restorer: Restorer, task: str | None, dtype: str) -> Restorer:
 
 
 def geometry_of(path: str) -> dict[str, Any]:
-    """The `model` keys that weights settle: a run's own config, or what `load` finds."""
-    model = loading.load(path).model
+    """Returns the keys of a config's `model` that weights determine."""
+    model = load(path).model
     return {key: getattr(model, key) for key in GEOMETRY}

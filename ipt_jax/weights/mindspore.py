@@ -1,9 +1,8 @@
-"""MindSpore's .ckpt files without MindSpore: a protocol buffer of named tensors, and the names of
-its IPT.
+"""MindSpore's .ckpt files, read without MindSpore, and the names in its IPT code.
 
-The file is a sequence of `Value`s (field 1), each a tag (1) and a tensor (2) of dims (1), type (2)
-and content (3); large tensors come in pieces under the same tag. Of the wire format only what this
-needs is read.
+A file is a protocol buffer: a sequence of `Value`s (field 1), each with a tag (1) and a tensor (2)
+of dims (1), type (2) and content (3). A large tensor comes in several pieces with the same tag.
+Only the parts of the wire format that these files use are implemented.
 """
 
 from __future__ import annotations
@@ -36,19 +35,19 @@ _RENAMES = (
     ),
 )
 _STEP = re.compile(r"^(tail\.\d+\.0)\.net\.(\d+)\.conv\.")
-# MindSpore's default; PyTorch's and this project's is 1e-5
+# MindSpore's default; the default of PyTorch and of this project is 1e-5.
 LAYER_NORM_EPS = 1e-7
 
 
 def their_name(name: str) -> str:
-    """The PyTorch code's name for a parameter of the MindSpore code."""
+    """Returns the PyTorch code's name for a parameter of the MindSpore code."""
     for pattern, new in _RENAMES:
         name = pattern.sub(new, name)
     return _STEP.sub(lambda found: f"{found[1]}.{2 * int(found[2])}.", name)
 
 
 def is_training_state(name: str) -> bool:
-    """Whether a name is the optimiser's, not the network's."""
+    """Returns whether a tensor belongs to the optimiser rather than to the network."""
     return name.startswith(("moment1.", "moment2.", "moments.", "accum.")) or name in (
         "beta1_power",
         "beta2_power",
@@ -62,11 +61,11 @@ def is_training_state(name: str) -> bool:
     )
 
 
-def read(data: bytes) -> dict[str, np.ndarray]:
-    """The tensors of a .ckpt, by MindSpore's names.
+def parse_checkpoint(data: bytes) -> dict[str, np.ndarray]:
+    """Returns the tensors of a .ckpt file by MindSpore's names.
 
     Raises:
-      WeightsError: not such a file, cut short, or with lengths that cannot be.
+      WeightsError: the data has another format, is cut short, or states impossible lengths.
     """
     pieces: dict[str, list[bytes]] = {}
     kinds: dict[str, tuple[list[int], str]] = {}
@@ -96,14 +95,14 @@ def read(data: bytes) -> dict[str, np.ndarray]:
 
 def _array(name: str, dims: list[int], kind: str, content: bytes) -> np.ndarray:
     if kind not in _TYPES:
-        raise WeightsError(f"{name}: tensors of type {kind!r} are not read")
+        raise WeightsError(f"{name}: tensors of type {kind!r} are not supported")
     dtype = np.dtype(_TYPES[kind])
-    # How a scalar is written
+    # MindSpore writes a scalar with these dims.
     if dims == [0]:
         dims = []
     count = 1
     for dim in dims:
-        # Exact: a product in 64 bits could be made to overflow
+        # Python integers, because a product of 64 bits could overflow.
         count *= dim
     if count * dtype.itemsize != len(content):
         raise WeightsError(f"{name}: {len(content)} bytes for {dims} of {kind}")
@@ -111,6 +110,7 @@ def _array(name: str, dims: list[int], kind: str, content: bytes) -> np.ndarray:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """Returns the integer that starts at a position, and the position after it."""
     value = shift = 0
     while True:
         if at >= len(data) or shift > 63:
@@ -130,7 +130,7 @@ def _varints(data: bytes) -> Iterator[int]:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(field number, value): integers, or the bytes of what has a length."""
+    """Yields (field number, value): an integer, or the bytes of a field of any other wire type."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)

@@ -1,4 +1,4 @@
-"""Weights of a run."""
+"""Reads the weights of a run's checkpoint."""
 
 from __future__ import annotations
 
@@ -11,26 +11,37 @@ from etils import epath
 from ipt_jax.checkpoints.checkpoints import Checkpoints
 from ipt_jax.config import defaults
 from ipt_jax.errors import WeightsError
-from ipt_jax.model import build, lora
-from ipt_jax.model import trainable as adapt
+from ipt_jax.model import build
+from ipt_jax.model.lora import merge_adapters
+from ipt_jax.model.trainable import is_partial, overlay
 from ipt_jax.restore.restorer import Restorer
-from ipt_jax.run_folder import folder as folder_module
+from ipt_jax.run_folder.folder import best_step
 from ipt_jax.tasks import make_tasks
 from ipt_jax.weights.check import check_params
 
 
 def read_run(folder: epath.Path, step: str, raw: bool) -> Restorer:
-    """A run's newest good checkpoint, or the one of a step."""
+    """Reads a checkpoint of a run.
+
+    Args:
+      folder: the run's folder.
+      step: a step, "best", or "" for the newest intact checkpoint.
+      raw: whether the raw weights are read instead of their EMA.
+
+    Raises:
+      WeightsError: the folder is not a run's, or it has no such checkpoint.
+      CheckpointError: every checkpoint is damaged.
+    """
     file = folder / "config.json"
     if not file.exists():
-        there = ", ".join(sorted(f.name for f in folder.iterdir())[:8]) or "nothing"
+        content = ", ".join(sorted(f.name for f in folder.iterdir())[:8]) or "nothing"
         raise WeightsError(
             f"{folder} is neither a run's folder (config.json, checkpoints) nor a weights folder "
-            f"(model.json, weights.safetensors); in it: {there}"
+            f"(model.json, weights.safetensors); it contains: {content}"
         )
     try:
         config = json.loads(file.read_text())["config"]
-        # Of a run older than the key
+        # Runs of older versions do not have this key.
         config.setdefault("finetune", defaults.default().finetune.to_dict())
         tasks = make_tasks(config["tasks"])
         model = build(config["model"], tasks)
@@ -39,9 +50,9 @@ def read_run(folder: epath.Path, step: str, raw: bool) -> Restorer:
     with Checkpoints(folder / "checkpoints") as checkpoints:
         steps = checkpoints.steps()
         if not steps:
-            raise WeightsError(f"{folder}: no checkpoint yet in {folder / 'checkpoints'}")
+            raise WeightsError(f"{folder}: there is no checkpoint in {folder / 'checkpoints'} yet")
         if step == "best":
-            chosen = folder_module.best_step(folder)
+            chosen = best_step(folder)
             if chosen is None:
                 raise WeightsError(
                     f"{folder}@best: the run keeps no best checkpoint (evaluate.best names a "
@@ -50,14 +61,15 @@ def read_run(folder: epath.Path, step: str, raw: bool) -> Restorer:
             step = str(chosen)
         if step and (not step.isdigit() or int(step) not in steps):
             raise WeightsError(
-                f"{folder}@{step}: no such checkpoint; there are {', '.join(map(str, steps))}"
+                f"{folder}@{step}: there is no such checkpoint; there are "
+                f"{', '.join(map(str, steps))}"
             )
         which = ("params",) if raw else ("ema", "params")
         params, meta = checkpoints.restore_params(which, int(step) if step else None)
-        # Kept of what is trained only
-        if meta["part"] == "ema" and adapt.is_partial(config):
-            params = adapt.overlay(checkpoints.restore_params("params", meta["step"])[0], params)
-    params = jax.tree.map(np.asarray, lora.merged(params, config))
+        # The EMA has only the parameters that are trained; the others come from the raw weights.
+        if meta["part"] == "ema" and is_partial(config):
+            params = overlay(checkpoints.restore_params("params", meta["step"])[0], params)
+    params = jax.tree.map(np.asarray, merge_adapters(params, config))
     check_params(params, model, str(folder))
     provenance = {
         "from": f"{folder}@{meta['step']}",

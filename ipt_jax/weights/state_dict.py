@@ -1,8 +1,7 @@
-"""The authors' names and layouts: their state dict to our parameters and back; what a state dict
-tells of its model.
+"""The authors' names and layouts: their state dict to our parameters and back.
 
-Theirs is PyTorch's: linear `[out, in]`, convolution `[out, in, kh, kw]`, tasks by index, layers one
-by one. Ours: linear `[in, out]`, convolution `[kh, kw, in, out]`, tasks by name, layers stacked.
+Theirs are PyTorch's: linear `[out, in]`, convolution `[out, in, kh, kw]`, tasks by index, separate
+layers. Ours: linear `[in, out]`, convolution `[kh, kw, in, out]`, tasks by name, stacked layers.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from ipt_jax.errors import WeightsError
 from ipt_jax.model import IPT
@@ -21,13 +21,20 @@ from ipt_jax.model.layers import upsampling_steps
 
 StateDict = Mapping[str, np.ndarray]
 
+# Keys from the root of our parameters to a leaf.
 TreePath = tuple[str, ...]
 
 POSITION, QUERIES = "body.position_encoding.pe.weight", "body.query_embed.weight"
 
 
 class Name(NamedTuple):
-    """One of their tensors, and where it is in our tree: a path, and the layer of a stack."""
+    """One of the authors' tensors, and its place in our parameters.
+
+    Attributes:
+      theirs: name in their state dict.
+      path: path of the leaf in our parameters.
+      layer: index within a leaf of stacked layers; None for other leaves.
+    """
 
     theirs: str
     path: TreePath
@@ -58,8 +65,9 @@ def _layer(theirs: str, decoder: bool, out_bias: bool, *ours: str) -> Iterator[N
 
 
 def names(model: IPT) -> list[Name]:
-    """Every trained tensor but the task embeddings, which are rows of one tensor of theirs
-    (`QUERIES`).
+    """Returns every trained tensor except the task embeddings.
+
+    The embeddings are rows of one tensor of theirs, `QUERIES`.
     """
     found = [
         *_product("body.linear_encoding", "body", "linear"),
@@ -103,30 +111,27 @@ def _to_theirs(array: np.ndarray, path: TreePath) -> np.ndarray:
 
 
 def fixed_tensors(tokens: int) -> dict[str, np.ndarray]:
-    """What their files hold beside trained tensors: the mean's shift, and positions counted from
-    0.
-    """
+    """Returns the constant tensors of their files: the shifts by the mean, and positions from 0."""
     fixed: dict[str, np.ndarray] = {"body.position_encoding.position_ids": np.arange(tokens)[None]}
     for shift, sign in (("sub_mean", -1), ("add_mean", 1)):
         fixed[f"{shift}.weight"] = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
         mean = (np.array(RGB_MEAN) / 255).astype(np.float32)
-        # In float32, as theirs: the last bit counts
+        # The product is in float32 as in their code, so that the last bit is the same.
         fixed[f"{shift}.bias"] = np.float32(sign * 255) * mean
     return fixed
 
 
 @functools.lru_cache(maxsize=8)
 def abstract(model: IPT) -> Any:
-    """Shapes and dtypes of a model's parameters; tracing takes a while, so a model is traced
-    once.
+    """Returns shapes and dtypes of a model's parameters.
+
+    The result is cached, because tracing takes a second.
     """
     return jax.eval_shape(lambda: model.init_params(0))
 
 
 def shapes(model: IPT) -> dict[str, tuple[int, ...]]:
-    """Every trained tensor of the authors' state dict for a model, with its shape in PyTorch's
-    layout.
-    """
+    """Returns the shapes, in PyTorch's layout, of all trained tensors in their state dict."""
     ours = abstract(model)
     found: dict[str, tuple[int, ...]] = {QUERIES: (len(model.scales), model.tokens * model.width)}
     for theirs, path, layer in names(model):
@@ -140,9 +145,7 @@ def shapes(model: IPT) -> dict[str, tuple[int, ...]]:
 
 
 def differences(state: StateDict, model: IPT) -> list[str]:
-    """All that keeps a state dict from being the model's: missing, unexpected, mis-shaped and
-    non-finite tensors.
-    """
+    """Returns all missing, unexpected, mis-shaped and non-finite tensors, one message each."""
     want, fixed = shapes(model), fixed_tensors(model.tokens)
     wrong = [f"{name}: missing, {list(want[name])}" for name in want.keys() - state.keys()]
     wrong += [
@@ -155,25 +158,28 @@ def differences(state: StateDict, model: IPT) -> list[str]:
         elif state[name].dtype.kind != "f":
             wrong.append(f"{name}: {state[name].dtype}, not floating point")
         elif not np.isfinite(state[name]).all():
-            wrong.append(f"{name}: holds values that are not finite")
+            wrong.append(f"{name}: it contains values that are not finite")
     for name in fixed.keys() & state.keys():
         if state[name].shape != fixed[name].shape or not np.allclose(
             state[name], fixed[name], rtol=1e-5, atol=1e-5
         ):
             wrong.append(
-                f"{name}: not the published value; pictures are taken as 0..255 with the mean of "
-                "DIV2K"
+                f"{name}: it is not the published value, which is for images in 0..255 and the "
+                "mean of DIV2K"
             )
     return sorted(wrong)
 
 
 def params_from_torch(state: StateDict, model: IPT) -> dict[str, Any]:
-    """Our parameters from the authors' state dict (numpy arrays), whose tasks are the model's, in
-    its order.
+    """Returns our parameters from the authors' state dict.
+
+    Args:
+      state: numpy arrays by name; its tasks are those of the model, in the model's order.
+      model: the model, with an `input_scale` of 1.
 
     Raises:
       WeightsError: the state dict is not the model's; every name that differs is listed.
-      ValueError: the model's `input_scale` is not 1, which is what the authors' weights compute in.
+      ValueError: the model's `input_scale` is not 1; the authors' weights compute in 0..255.
     """
     if model.input_scale != 1:
         raise ValueError(
@@ -193,20 +199,15 @@ def params_from_torch(state: StateDict, model: IPT) -> dict[str, Any]:
         leaves[(f"task_{task}", "embedding")] = [
             np.asarray(state[QUERIES][i]).reshape(model.tokens, model.width)
         ]
-    params: dict[str, Any] = {}
-    for path, parts in leaves.items():
-        tree = params
-        for key in path[:-1]:
-            tree = tree.setdefault(key, {})
-        tree[path[-1]] = np.stack(parts) if path in stacked else parts[0]
-    return params
+    return unflatten_dict(
+        {path: np.stack(parts) if path in stacked else parts[0] for path, parts in leaves.items()}
+    )
 
 
 def params_to_torch(params: Mapping[str, Any], model: IPT) -> dict[str, np.ndarray]:
-    """The authors' state dict from our parameters, the fixed tensors included: the inverse of
-    `params_from_torch`.
+    """Returns the authors' state dict, constant tensors included: inverts `params_from_torch`.
 
-    `input_scale` is folded into the first and the last convolution, so that the result computes in
+    `input_scale` is folded into the first and the last convolution, so that the network computes in
     0..255.
     """
     state = {}

@@ -1,7 +1,9 @@
-"""Files of named tensors, read without running anything that is in them."""
+"""Files of named tensors, read without executing anything that they contain."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import pickle
 import re
 import struct
@@ -10,7 +12,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +21,12 @@ from ipt_jax.messages import first_line
 from ipt_jax.weights import mindspore
 
 FORMATS = ".pt, .pth, .safetensors, .npz, or MindSpore's .ckpt"
+# Keys under which training code stores the tensors beside other things.
 WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
-# What zipfile and struct raise of a damaged file, beside its own error: an unknown version or
-# method, a flag of encryption.
+# Prefixes that training code puts before the names.
+PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.")
+# What zipfile and struct raise for a damaged file, in addition to their own errors: an unknown
+# version or compression method, or an encryption flag.
 _DAMAGE = (
     ValueError,
     OSError,
@@ -31,141 +36,78 @@ _DAMAGE = (
     struct.error,
     zipfile.BadZipFile,
 )
-PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.")
+# What numpy raises for a damaged header of an array, which it parses as a Python literal.
+_BAD_HEADER = (ValueError, SyntaxError, TypeError, RecursionError, tokenize.TokenError)
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a file by name, floats as float32, without the wrappings that training code
-    puts around them.
+@dataclasses.dataclass(frozen=True)
+class TensorFile:
+    """The content of a file of tensors.
 
-    The kind of file is told by its first bytes, never by its name.
+    Attributes:
+      tensors: the tensors by name; floating-point tensors are float32.
+      hints: what an export of this project states beside the tensors (tasks, attention heads,
+        LayerNorm eps); {} for other files.
+      mindspore: whether the file is a MindSpore checkpoint.
+    """
+
+    tensors: dict[str, np.ndarray]
+    hints: dict[str, str] = dataclasses.field(default_factory=dict)
+    mindspore: bool = False
+
+
+def sha256_of(file: Path) -> str:
+    """Returns the SHA-256 of a file in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_tensor_file(path: Path) -> TensorFile:
+    """Reads a file of tensors, without the wrappers and prefixes that training code adds.
+
+    The first bytes of the file tell its format, not its name.
 
     Raises:
-      WeightsError: not such a file, cut short, or it holds more than tensors; the message names the
-        file.
+      WeightsError: the file has another format, is cut short, or contains something other than
+        tensors; the message names the file.
     """
     try:
-        with path.open("rb") as file:
-            start = file.read(16)
-        if not start:
-            raise WeightsError("an empty file")
-        # First: the length before it may begin with any byte
-        if start[8:9] == b"{":
-            state = _safetensors(path)
-        elif start.startswith(b"PK"):
-            with zipfile.ZipFile(path) as archive:
-                torch = any(name.endswith("data.pkl") for name in archive.namelist())
-            state = _torch(path) if torch else _npz(path)
-        elif start.startswith(b"\x80"):
-            state = _torch(path)
-        elif path.suffix == ".safetensors":
-            raise WeightsError("not a safetensors file, or its header is corrupt")
-        else:
-            found = mindspore.read(path.read_bytes())
-            state = {
-                mindspore.their_name(k): v
-                for k, v in found.items()
-                if not mindspore.is_training_state(k)
-            }
-    except (*_DAMAGE, MemoryError) as error:
-        if isinstance(error, MemoryError):
-            raise WeightsError(f"{path}: announces more than fits into memory") from None
+        content = _read(path)
+    except MemoryError:
+        raise WeightsError(f"{path}: it announces more data than fits into memory") from None
+    except _DAMAGE as error:
         cut = "cut short or damaged: " if isinstance(error, zipfile.BadZipFile) else ""
         raise WeightsError(f"{path}: {cut}{first_line(error)}; weights are {FORMATS}") from None
-    real = {
-        k: v.dtype.kind == "f" or v.dtype.name.startswith(("bfloat16", "float8"))
-        for k, v in state.items()
-    }
-    return _unprefixed({k: v.astype(np.float32) if real[k] else v for k, v in state.items()})
+    tensors = {name: _as_float32(value) for name, value in content.tensors.items()}
+    return dataclasses.replace(content, tensors=_without_prefixes(tensors))
 
 
-def hints(path: Path) -> dict[str, str]:
-    """What an export of this project says of itself beside the tensors: its tasks and attention
-    heads; {} in others.
-    """
+def _read(path: Path) -> TensorFile:
     with path.open("rb") as file:
         start = file.read(16)
-    found: Any = {}
+    if not start:
+        raise WeightsError("an empty file")
+    # Safetensors is tested first, because its first 8 bytes are a length and may be any bytes.
     if start[8:9] == b"{":
-        from safetensors import safe_open
-
-        with safe_open(path, framework="numpy") as opened:
-            found = opened.metadata()
-    elif start.startswith((b"PK", b"\x80")):
-        import torch
-
-        loaded = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=start.startswith(b"PK")
-        )
-        found = (getattr(loaded, "_metadata", None) or {}).get("", {}).get("ipt_jax")
-    return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
+        return _read_safetensors(path)
+    if start.startswith(b"PK"):
+        with zipfile.ZipFile(path) as archive:
+            torch = any(name.endswith("data.pkl") for name in archive.namelist())
+        return _read_torch(path) if torch else _read_npz(path)
+    if start.startswith(b"\x80"):
+        return _read_torch(path)
+    if path.suffix == ".safetensors":
+        raise WeightsError("not a safetensors file, or its header is corrupt")
+    return _read_mindspore(path)
 
 
-def is_mindspore(path: Path) -> bool:
-    """Whether `read` would take it for MindSpore's."""
-    with path.open("rb") as file:
-        start = file.read(16)
-    return not start.startswith((b"PK", b"\x80")) and start[8:9] != b"{"
+def _as_float32(array: np.ndarray) -> np.ndarray:
+    # numpy does not count the types of ml_dtypes as floating point.
+    floating = array.dtype.kind == "f" or array.dtype.name.startswith(("bfloat16", "float8"))
+    return array.astype(np.float32) if floating else array
 
 
-def _torch(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError:
-        raise WeightsError(
-            "reading a PyTorch file needs torch, which is not installed: pip install "
-            "'ipt_jax[torch]', "
-            "or save it as .safetensors where there is one"
-        ) from None
-    try:
-        with warnings.catch_warnings():
-            # Of pickle protocols, before it is refused
-            warnings.simplefilter("ignore")
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # The rest is advice on how to run it
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        raise WeightsError(
-            "refused: it holds something else than tensors, which could run code"
-            + (f" ({named[1]})" if named else "")
-        ) from None
-    # Of a damaged file torch raises nearly anything
-    except Exception as error:
-        raise WeightsError(
-            f"not a whole PyTorch file ({type(error).__name__}: {first_line(error)[:120]})"
-        ) from None
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            value = value.detach()
-            if value.is_floating_point():
-                value = value.to(torch.float32)
-            return value.contiguous().numpy()
-        return {str(k): plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
-
-    return _unwrapped(plain(loaded))
-
-
-def _unwrapped(loaded: Any) -> dict[str, np.ndarray]:
-    """The dict of tensors within `{"params_ema": ..., "epoch": ...}` and the like."""
-    while isinstance(loaded, dict):
-        inner = next((loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), dict)), None)
-        if inner is None:
-            break
-        loaded = inner
-    if not isinstance(loaded, dict) or not loaded:
-        raise WeightsError(f"it holds {type(loaded).__name__}, not named tensors")
-    other = [
-        f"{key} ({type(value).__name__})"
-        for key, value in loaded.items()
-        if not isinstance(value, np.ndarray)
-    ]
-    if other:
-        raise WeightsError(f"not only named tensors in it: {', '.join(other[:5])}")
-    return loaded
-
-
-def _unprefixed(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _without_prefixes(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     while True:
         prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None)
         if prefix is None or not state:
@@ -173,54 +115,121 @@ def _unprefixed(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         state = {name.removeprefix(prefix): value for name, value in state.items()}
 
 
-def _safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+def _texts(found: Any) -> dict[str, str]:
+    """Returns the hints that are texts."""
+    if not isinstance(found, Mapping):
+        return {}
+    return {str(key): value for key, value in found.items() if isinstance(value, str)}
+
+
+def _read_mindspore(path: Path) -> TensorFile:
+    found = mindspore.parse_checkpoint(path.read_bytes())
+    tensors = {
+        mindspore.their_name(name): value
+        for name, value in found.items()
+        if not mindspore.is_training_state(name)
+    }
+    return TensorFile(tensors, mindspore=True)
+
+
+def _read_safetensors(path: Path) -> TensorFile:
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(path)
+        with safe_open(path, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return TensorFile(tensors, _texts(file.metadata()))
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise WeightsError(f"not a whole safetensors file ({first_line(error)})") from None
+        raise WeightsError(f"not an intact safetensors file ({first_line(error)})") from None
 
 
-def _npz(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of an .npz, whose headers are believed only where the file holds as many bytes as they
-    announce.
-    """
-    found: dict[str, np.ndarray] = {}
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            if not entry.filename.endswith(".npy"):
-                raise WeightsError(f"not an .npz of arrays: it holds {entry.filename}")
-            name = entry.filename.removesuffix(".npy")
-            if entry.compress_type != zipfile.ZIP_STORED:
-                raise WeightsError(f"{name} is compressed; save with numpy.savez")
-            with archive.open(entry) as file:
-                found[name] = _npy(file, entry.file_size, name)
-    return found
-
-
-def _npy(file: Any, size: int, name: str) -> np.ndarray:
-    from numpy.lib import format as npy
-
-    stream: BinaryIO = file
+def _read_torch(path: Path) -> TensorFile:
     try:
-        version = npy.read_magic(stream)
-        header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, fortran, dtype = header(stream)
-    # It is Python's literals
-    except (ValueError, SyntaxError, TypeError, RecursionError, tokenize.TokenError) as error:
-        raise WeightsError(f"{name}: {first_line(error)}") from None
-    count = 1
-    for dim in shape:
-        count *= dim
-    if (
-        dtype.hasobject
-        or dtype.kind not in "fiub"
-        or count * dtype.itemsize != size - stream.tell()
-    ):
+        import torch
+    except ImportError:
         raise WeightsError(
-            f"{name}: its header announces {list(shape)} of {dtype}, the file holds {size} bytes"
+            "reading a PyTorch file needs torch, which is not installed: pip install "
+            "'ipt_jax[torch]', or convert the file to .safetensors on another machine"
+        ) from None
+    try:
+        with warnings.catch_warnings():
+            # torch warns about pickle protocols before it refuses a file.
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # The rest of torch's message explains how to execute the file, which is not wanted here.
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        raise WeightsError(
+            "refused: it contains something other than tensors, which could execute code"
+            + (f" ({name[1]})" if name else "")
+        ) from None
+    # torch raises nearly any exception for a damaged file.
+    except Exception as error:
+        raise WeightsError(
+            f"not an intact PyTorch file ({type(error).__name__}: {first_line(error)[:120]})"
+        ) from None
+
+    def as_numpy(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            value = value.detach()
+            if value.is_floating_point():
+                value = value.to(torch.float32)
+            return value.contiguous().numpy()
+        if isinstance(value, Mapping):
+            return {str(k): as_numpy(v) for k, v in value.items()}
+        return value
+
+    metadata = getattr(loaded, "_metadata", None)
+    own = metadata.get("") if isinstance(metadata, Mapping) else None
+    hints = _texts(own.get("ipt_jax")) if isinstance(own, Mapping) else {}
+    return TensorFile(_unwrapped(as_numpy(loaded)), hints)
+
+
+def _unwrapped(loaded: Any) -> dict[str, np.ndarray]:
+    """Returns the dict of tensors within `{"params_ema": ..., "epoch": ...}` and the like."""
+    while isinstance(loaded, dict):
+        inner = next((loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), dict)), None)
+        if inner is None:
+            break
+        loaded = inner
+    if not isinstance(loaded, dict) or not loaded:
+        raise WeightsError(f"it contains {type(loaded).__name__}, not named tensors")
+    other = [
+        f"{key} ({type(value).__name__})"
+        for key, value in loaded.items()
+        if not isinstance(value, np.ndarray)
+    ]
+    if other:
+        raise WeightsError(f"it contains more than named tensors: {', '.join(other[:5])}")
+    return loaded
+
+
+def _read_npz(path: Path) -> TensorFile:
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        for entry in entries:
+            if not entry.filename.endswith(".npy"):
+                raise WeightsError(f"not an .npz of arrays: it contains {entry.filename}")
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise WeightsError(f"{entry.filename} is compressed; save with numpy.savez")
+        announced = sum(entry.file_size for entry in entries)
+        if announced > path.stat().st_size:
+            raise WeightsError(f"it announces {announced:,} bytes, which is more than its size")
+        return TensorFile(
+            {entry.filename.removesuffix(".npy"): _read_npy(archive, entry) for entry in entries}
         )
-    flat = np.frombuffer(stream.read(), dtype)
-    return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    """Reads one array, which must be numeric and fill its entry."""
+    with archive.open(entry) as stream:
+        try:
+            array = np.lib.format.read_array(stream, allow_pickle=False)
+        except _BAD_HEADER as error:
+            raise WeightsError(f"{entry.filename}: {first_line(error)}") from None
+        # Reading to the end also makes zipfile compare the checksum.
+        if stream.read(1):
+            raise WeightsError(f"{entry.filename}: it has more bytes than its header announces")
+    if array.dtype.kind not in "fiub":
+        raise WeightsError(f"{entry.filename}: arrays of {array.dtype} are not read")
+    return array

@@ -1,18 +1,16 @@
-"""`ipt data preview` and `ipt bench data`."""
+"""`ipt data preview`."""
 
 from __future__ import annotations
 
 import argparse
-import json
 
 import cv2
 import numpy as np
 import pytest
 from data_sets import Noisy, batches, jpeg
 
-from ipt_jax.bench import data as bench
-from ipt_jax.data.prepare import preview
-from ipt_jax.data.prepare.preview import sheet
+from ipt_jax.cli import data as cli
+from ipt_jax.data.prepare.inspect import batch_sheet
 from ipt_jax.errors import DataError
 
 CONFIG = """
@@ -42,7 +40,7 @@ def parsed(module: object, *arguments: str, overrides: list[str]) -> argparse.Na
 
 def test_the_sheet_shows_what_is_in_the_batch():
     batch = batches(Noisy(9))(0).batch
-    page = sheet(batch, pairs=3)
+    page = batch_sheet(batch, pairs=3)
     assert page.dtype == np.uint8 and page.shape == (6 * (48 + 26) + 6, 3 * (2 * 48 + 14) + 6, 3)
     for row, pair in enumerate(batch.values()):
         top = 6 + row * 74 + 20
@@ -69,7 +67,7 @@ def test_preview_writes_the_batch_of_a_step(config, tmp_path, capsys):
     for step in ("0", "1"):
         out = tmp_path / f"{step}.png"
         options = parsed(
-            preview,
+            cli,
             "preview",
             f"--config={tmp_path / 'config.py'}",
             "-o",
@@ -88,7 +86,7 @@ def test_preview_writes_the_batch_of_a_step(config, tmp_path, capsys):
 
 def test_preview_says_where_it_cannot_write(config, tmp_path):
     options = parsed(
-        preview,
+        cli,
         "preview",
         f"--config={tmp_path / 'config.py'}",
         "-o",
@@ -97,36 +95,3 @@ def test_preview_says_where_it_cannot_write(config, tmp_path):
     )
     with pytest.raises(DataError, match="there is no folder"):
         options.run(options)
-
-
-def test_bench_measures_every_stage_and_prints_json_last(config, tmp_path, capsys):
-    options = parsed(
-        bench,
-        "data",
-        f"--config={tmp_path / 'config.py'}",
-        "--seconds=0.2",
-        "--workers=0,1",
-        "--crops=2",
-        "--json",
-        str(tmp_path / "found.json"),
-        overrides=config,
-    )
-    assert options.run(options) == 0
-    printed = capsys.readouterr().out.strip().splitlines()
-    found = json.loads(printed[-1])
-    assert found == json.loads((tmp_path / "found.json").read_text())
-    assert found["pictures"] == 5 and set(found["crops"]) == {"2"}
-    for result in found["crops"].values():
-        assert set(result["ms_a_picture"]) == set(bench.STAGES) and result["batch_size"] == 24
-        assert all(value > 0 for value in result["ms_a_picture"].values())
-        assert (
-            set(result["samples_per_s"]) == {"0", "1"} and min(result["samples_per_s"].values()) > 0
-        )
-        assert result["samples_per_core"] > 0 and 0 <= result["wait"] <= 1
-
-
-def test_bench_refuses_what_is_no_number():
-    for text in ("", "a", "1,,2", "0", "-1"):
-        with pytest.raises(DataError, match=r"--crops .*: give whole numbers from 1 on"):
-            bench.numbers(text, "--crops")
-    assert bench.numbers("0,2", "--workers", 0) == [0, 2]

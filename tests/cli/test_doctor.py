@@ -1,4 +1,4 @@
-"""`ipt doctor` says what there is and what is wrong, and nothing that is secret."""
+"""`ipt doctor` shows what there is and what is wrong, but no secrets."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 import shutil
 from collections import namedtuple
 
-from ipt_jax.cli import doctor as commands_doctor
+from ipt_jax.cli import doctor
 from ipt_jax.cli.app import main
-from ipt_jax.train import identity as run
+from ipt_jax.versions import versions
 
 
 def test_it_shows_versions_devices_and_sets_but_no_secrets(capsys, monkeypatch, tmp_path):
@@ -18,13 +18,13 @@ def test_it_shows_versions_devices_and_sets_but_no_secrets(capsys, monkeypatch, 
     (folder / "dataset_info.json").write_text(json.dumps({"fileFormat": "array_record"}))
     monkeypatch.setenv("MY_SECRET_TOKEN", "hunter2")
     code = main(["doctor", "--data-dir", str(tmp_path)])
-    said = capsys.readouterr().out
-    assert code == (0 if "nothing wrong found" in said else 1)
-    for name, version in run.versions().items():
-        assert f"{name} " in said and version in said
-    assert "8 x cpu (cpu)" in said and "XLA_FLAGS" in said
-    assert "imagenet2012/5.1.0" in said and "array_record" in said
-    assert "hunter2" not in said
+    printed = capsys.readouterr().out
+    assert code == (0 if "nothing wrong found" in printed else 1)
+    for name, version in versions().items():
+        assert f"{name} " in printed and version in printed
+    assert "8 x cpu (cpu)" in printed and "XLA_FLAGS" in printed
+    assert "imagenet2012/5.1.0" in printed and "array_record" in printed
+    assert "hunter2" not in printed
 
 
 def test_what_is_wrong_is_listed_and_is_the_exit_code(capsys, monkeypatch):
@@ -37,8 +37,8 @@ def test_what_is_wrong_is_listed_and_is_the_exit_code(capsys, monkeypatch):
 
 
 def test_packages_that_are_missing_name_their_extra(monkeypatch):
-    monkeypatch.setattr(commands_doctor.importlib.util, "find_spec", lambda name: None)
-    rows = commands_doctor.optional()
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    rows = doctor.optional()
     assert rows["torch"] == "no (for the authors' .pt files: pip install 'ipt_jax[torch]')"
 
 
@@ -46,10 +46,8 @@ def test_damaged_set_descriptions_are_said(tmp_path):
     folder = tmp_path / "div2k" / "1.0.0"
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").write_text("{")
-    assert "damaged" in commands_doctor.data_sets(str(tmp_path))["  div2k/1.0.0"]
-    assert commands_doctor.data_sets(str(tmp_path / "none")) == {
-        str(tmp_path / "none"): "not there"
-    }
+    assert "damaged" in doctor.data_sets(str(tmp_path))["  div2k/1.0.0"]
+    assert doctor.data_sets(str(tmp_path / "none")) == {str(tmp_path / "none"): "not there"}
 
 
 def test_no_devices_is_said(monkeypatch):
@@ -60,5 +58,5 @@ def test_no_devices_is_said(monkeypatch):
 
     monkeypatch.setattr(jax, "devices", fail)
     wrong: list[str] = []
-    assert commands_doctor.devices(wrong) == {"jax": "no devices"}
+    assert doctor.devices(wrong) == {"jax": "no devices"}
     assert wrong == ["jax starts no devices: Unable to initialize backend 'cuda'"]

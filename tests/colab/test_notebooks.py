@@ -1,4 +1,4 @@
-"""The notebooks: run from top to bottom with short settings, and what stands in the files."""
+"""The notebooks run from top to bottom with short settings, and their files have no stray text."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import re
 import places
 import pytest
 
-import ipt_jax
+from ipt_jax.versions import ADDRESS
 
 FOLDER = places.ROOT / "colab"
 NAMES = ("quickstart", "finetune", "tpu")
-# A model of seconds; two tasks, since compiling is most of the time.
+# A tiny model, and two tasks, because compiling takes most of the time.
 TINY = [
     "model.features=4",
     "model.patch=4",
@@ -37,7 +37,7 @@ def code(cells: dict) -> list[str]:
 
 
 def run(name: str, folder: pathlib.Path, seconds: int, **settings: object) -> list[str]:
-    """Runs a notebook whose settings' cell is followed by these; returns what its cells print."""
+    """Runs a notebook with changed settings; returns the outputs of its cells."""
     nbclient = pytest.importorskip("nbclient", reason="needs the extra notebook")
     pytest.importorskip("ipykernel", reason="needs the extra notebook")
     import nbformat
@@ -59,27 +59,27 @@ def run(name: str, folder: pathlib.Path, seconds: int, **settings: object) -> li
 
 @pytest.mark.timeout(600)
 def test_quickstart(tmp_path):
-    said = run("quickstart", tmp_path, 300, STEPS=2, CHANGES=[*TINY, *TWO, "evaluate.size=64"])
-    assert any("denoise50" in text and "dB ->" in text for text in said)
-    assert sum("image/png" in text for text in said) >= 5
+    outputs = run("quickstart", tmp_path, 300, STEPS=2, CHANGES=[*TINY, *TWO, "evaluate.size=64"])
+    assert any("denoise50" in text and "dB ->" in text for text in outputs)
+    assert sum("image/png" in text for text in outputs) >= 5
     assert (tmp_path / "runs" / "quickstart" / "checkpoints").is_dir()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_tpu(tmp_path):
-    said = run(
+    outputs = run(
         "tpu", tmp_path, 600, CALLS=1, CHANGES=[*TINY, "tasks=sr2,denoise50", "batch_size=8"]
     )
-    assert any("samples_per_s" in text for text in said) and any(
-        "platform" in text for text in said
+    assert any("samples_per_s" in text for text in outputs) and any(
+        "platform" in text for text in outputs
     )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_finetune(tmp_path):
-    said = run(
+    outputs = run(
         "finetune",
         tmp_path,
         600,
@@ -87,7 +87,8 @@ def test_finetune(tmp_path):
         CHANGES=["batch_size=4", "evaluate.overlap=4", "devices=1"],
         WEIGHTS_CHANGES=[*TINY, *TWO],
     )
-    assert any("dB ->" in text for text in said) and sum("image/png" in text for text in said) >= 2
+    assert any("dB ->" in text for text in outputs)
+    assert sum("image/png" in text for text in outputs) >= 2
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -96,7 +97,7 @@ def test_what_stands_in_the_file(name):
     text = json.dumps([cell for cell in loaded["cells"] if cell["cell_type"] == "code"])
     assert not re.search(r"/(tmp|home|root|work|Users)/", text), "a path of a machine"
     assert "absl" not in text and "tensorflow" not in text.lower() and "workers=" not in text
-    assert f'ADDRESS = "{ipt_jax.ADDRESS}"' in code(loaded)[0]
+    assert f'ADDRESS = "{ADDRESS}"' in code(loaded)[0]
     assert sum("parameters" in cell["metadata"].get("tags", []) for cell in loaded["cells"]) == 1
     shown = [
         output

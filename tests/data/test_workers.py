@@ -141,8 +141,10 @@ def test_a_slow_source_is_said_and_one_that_stalls_is_given_up(caplog, monkeypat
     with caplog.at_level("WARNING", "ipt_jax"):
         taken(batches(Slow(9)), 0, 1, dict(workers=0, threads=threads, prefetch=1))
     assert "no batch for" in caplog.text
-    monkeypatch.setattr(workers, "_PARTING", 0.01)
-    items = workers.run(batches(Slow(9)), range(9), 0, threads, 1, stalled=0.1, what="the old disk")
+    monkeypatch.setattr(workers, "ABANDONED", 0.01)
+    items = workers.make_ahead(
+        batches(Slow(9)), range(9), 0, threads, 1, stalled=0.1, what="the old disk"
+    )
     with pytest.raises(
         errors.Stalled, match=r"no batch for 0 s \(data.stalled\): the old disk does not answer"
     ):

@@ -115,13 +115,14 @@ def test_only_parameters_and_gradients_move(runs):
         ("data", {"all-reduce"}),
         ("fsdp", {"all-reduce", "reduce-scatter", "all-gather"}),
     ):
-        program = hlo.read(runs[sharding][3])
+        program = hlo.read_program(runs[sharding][3])
         assert program.collectives and {c.kind for c in program.collectives} <= kinds
         for one in program.collectives:
             for shape in one.shapes:
                 elements = hlo.shape_bytes("u8" + shape[shape.index("[") :])
                 assert elements in sizes or elements <= 64, (sharding, one.kind, shape, one.source)
-    gathers = [c for c in hlo.read(runs["fsdp"][3]).collectives if c.kind == "all-gather"]
+    program = hlo.read_program(runs["fsdp"][3])
+    gathers = [c for c in program.collectives if c.kind == "all-gather"]
     # The gathers are in the loop over the encoder's two layers, not before it.
     assert any(c.times == 2 for c in gathers)
 

@@ -1,4 +1,4 @@
-"""`ipt evaluate`, from the words on the command line to tables, JSON and report."""
+"""`ipt evaluate`, from the command line to tables, JSON and report."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def evaluate(*words: str) -> int:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> pathlib.Path:
-    """A small Set5, a small CBSD68 and rainy pairs."""
+    """Makes a small Set5, a small CBSD68 and pairs with rain."""
     root = tmp_path_factory.mktemp("data")
     for i in range(2):
         put(root / "Set5" / "HR" / f"p{i}.png", image=photograph(41 + i, 37, i))
@@ -58,7 +58,7 @@ def run_folder(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def scores(data, run_folder, tmp_path_factory) -> tuple[dict, str]:
-    """One evaluation of weights: what it wrote as JSON and as a page."""
+    """Evaluates weights; returns the JSON and the report that were written."""
     out = tmp_path_factory.mktemp("out")
     code = evaluate(
         "--weights",
@@ -119,7 +119,7 @@ def test_a_score_is_that_of_the_restored_picture(scores, data, run_folder):
     )
 
 
-def test_words_for_what_is_not_a_model(data, tmp_path, capsys):
+def test_words_for_baselines(data, tmp_path, capsys):
     assert (
         evaluate(
             "--weights",
@@ -144,7 +144,7 @@ def test_words_for_what_is_not_a_model(data, tmp_path, capsys):
     out = capsys.readouterr().out
     assert (
         "CBSD68" in out
-        and "Rain100L: 2 pictures, pairs rainy/ + clean/; none of the tasks are for it: left out"
+        and "Rain100L: 2 images, pairs rainy/ + clean/; skipped, because none of the tasks suits"
         in out
     )
     with pytest.raises(UsageError, match="no task 'sr2'"):
@@ -152,7 +152,7 @@ def test_words_for_what_is_not_a_model(data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("place", ["", "x2", "Set5/x2", "sr2", "Set5"])
-def test_outputs_of_something_else(data, tmp_path, place):
+def test_outputs_of_other_software(data, tmp_path, place):
     for i in range(2):
         hq = photograph(41 + i, 37, i)[: (41 + i) // 2 * 2, :36]
         worse = np.clip(hq.astype(int) + 3, 0, 255).astype(np.uint8)
@@ -337,7 +337,7 @@ def test_the_page_needs_no_network_and_holds_scores_and_pictures(scores):
         and page.count("data:image/jpeg") == 8
         and page.count("data:image/png") == 12
     )
-    # Published, beside
+    # The page shows published scores, too.
     assert "EDSR" in page and "38.11" in page and "28.39 RGB" in page
 
 
@@ -347,13 +347,13 @@ def test_published_scores():
     assert dict(published("cbsd68", "denoise50@70")) == {"IPT": "28.21"}
 
 
-def test_the_worst_place_is_found():
+def test_the_largest_error_is_found():
     clean = np.zeros((90, 120, 3), np.uint8)
     after = clean.copy()
     after[40:60, 70:100] = 30
-    y, x = report.worst_place(clean, after)
+    y, x = report.largest_error(clean, after)
     assert y <= 40 and y + report.ZOOM >= 60 and x <= 70 and x + report.ZOOM >= 100
-    assert report.worst_place(clean[:10, :10], after[:10, :10]) == (0, 0)
+    assert report.largest_error(clean[:10, :10], after[:10, :10]) == (0, 0)
 
 
 def test_names_cannot_break_the_page(tmp_path):
@@ -385,9 +385,7 @@ BROWSER = next(
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 def test_a_browser_shows_the_slider(tmp_path):
-    """Input black, result white, on a page of its own: left of the slider's middle is dark, right
-    of it light.
-    """
+    """With a black input and a white result, the page is dark only left of the slider."""
     put(tmp_path / "S" / "clean" / "a.png", image=np.full((200, 400, 3), 250, np.uint8))
     put(tmp_path / "S" / "rainy" / "a.png", image=np.zeros((200, 400, 3), np.uint8))
     put(tmp_path / "o" / "a.png", image=np.full((200, 400, 3), 255, np.uint8))
@@ -429,7 +427,7 @@ def test_a_browser_shows_the_slider(tmp_path):
         )
         image = cv2.imread(str(shot), cv2.IMREAD_GRAYSCALE)
         black = (image < 10).mean(axis=1)
-        # Through the picture, not the text
+        # Rows that cross the image, not the text.
         rows = np.flatnonzero(black > 0.9 * share * 400 / 1200)
         middle = image[rows[len(rows) // 2]]
         dark = np.flatnonzero(middle < 10)

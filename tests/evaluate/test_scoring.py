@@ -1,4 +1,4 @@
-"""Scores of whole pictures: what goes in, what comes out, the table and the sheet."""
+"""Scores of complete images, the table of means, and the contact sheet."""
 
 from __future__ import annotations
 
@@ -8,26 +8,25 @@ import pytest
 
 from ipt_jax.degradations.noise import Noise
 from ipt_jax.errors import DataError
-from ipt_jax.evaluate.results import mean, table
+from ipt_jax.evaluate.results import format_means, mean_score
 from ipt_jax.evaluate.scoring import (
-    Picture,
+    BenchmarkImage,
     Score,
     baseline,
-    evaluate,
     generator,
     make_lq,
-    scored,
+    score_images,
+    score_network,
     unclipped,
 )
 from ipt_jax.images.resize import bicubic, bicubic_up
-from ipt_jax.images.sheet import save_png, sheet
 from ipt_jax.metrics import psnr, ssim
 from ipt_jax.restore.images import to_uint8
 from ipt_jax.tasks import TASKS
 
 
 def photograph(height: int = 90, width: int = 75, seed: int = 0) -> np.ndarray:
-    """Smooth noise: something that a network could restore."""
+    """Returns smooth noise, which a network could restore."""
     raw = np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
     return cv2.normalize(cv2.GaussianBlur(raw, (0, 0), 3), None, 0, 255, cv2.NORM_MINMAX)
 
@@ -39,9 +38,12 @@ def linear_enlargement(scale: int):
 
 
 def test_scores_are_those_of_the_stored_pictures_with_the_task_s_border():
-    pictures = [Picture("a", photograph(91, 76, 1)), Picture("b", photograph(40, 50, 2))]
+    pictures = [
+        BenchmarkImage("a", photograph(91, 76, 1)),
+        BenchmarkImage("b", photograph(40, 50, 2)),
+    ]
     results = list(
-        evaluate(
+        score_network(
             lambda task: linear_enlargement(2), pictures, TASKS["sr2"], tile=48, overlap=12, batch=3
         )
     )
@@ -58,16 +60,16 @@ def test_scores_are_those_of_the_stored_pictures_with_the_task_s_border():
                 "ssim_y": ssim(image, hq, "y", 2),
                 "ssim_rgb": ssim(image, hq, "rgb", 2),
             }
-        # Bilinear is worse than bicubic, and that by a little: the pictures are in the right place.
+        # Bilinear is a little worse than bicubic; a shifted image would be much worse.
         assert score.before["psnr_y"] - 6 < score.after["psnr_y"] < score.before["psnr_y"]
 
 
 def test_the_ensemble_and_the_protocol_reach_the_tiles():
-    picture, seen = Picture("a", photograph(60, 96)), []
+    picture, seen = BenchmarkImage("a", photograph(60, 96)), []
     apply = lambda tiles: (seen.append(len(tiles)), tiles)[1]  # noqa: E731
     settings = dict(tile=48, overlap=12, batch=1)
     list(
-        evaluate(
+        score_network(
             lambda task: apply,
             [picture],
             TASKS["denoise30"],
@@ -80,13 +82,13 @@ def test_the_ensemble_and_the_protocol_reach_the_tiles():
 
 
 def test_noise_depends_on_seed_and_name_and_nothing_else():
-    picture, task = Picture("a", photograph()), TASKS["denoise50"]
+    picture, task = BenchmarkImage("a", photograph()), TASKS["denoise50"]
     lq, hq = make_lq(picture, task, 0)
     np.testing.assert_array_equal(lq, make_lq(picture, task, 0)[0])
     assert lq.dtype == np.float32 and lq.min() >= 0 and lq.max() <= 255
     assert not np.array_equal(lq, make_lq(picture, task, 1)[0])
-    assert not np.array_equal(lq, make_lq(Picture("b", hq), task, 0)[0])
-    # The first draws for a name, as they are on every machine.
+    assert not np.array_equal(lq, make_lq(BenchmarkImage("b", hq), task, 0)[0])
+    # The first draws for a name are the same on every machine.
     np.testing.assert_allclose(
         generator(0, "101085").standard_normal(3, dtype=np.float32), FIRST_DRAWS, rtol=1e-6
     )
@@ -96,7 +98,7 @@ FIRST_DRAWS = [0.51584917, 2.7333188, 0.41718754]
 
 
 def test_noise_without_clipping_has_the_same_draws():
-    picture, task = Picture("a", photograph()), TASKS["denoise50"]
+    picture, task = BenchmarkImage("a", photograph()), TASKS["denoise50"]
     free = unclipped(task)
     assert free.degrade == Noise(50.0, clipped=0.0) and free.name == "denoise50"
     clipped, hq = make_lq(picture, task, 3)
@@ -109,19 +111,19 @@ def test_noise_without_clipping_has_the_same_draws():
 def test_a_pair_s_own_input_is_used_and_its_size_checked():
     hq = photograph(60, 61)
     lq = np.full((30, 30, 3), 9, np.uint8)
-    np.testing.assert_array_equal(make_lq(Picture("a", hq, lq), TASKS["sr2"], 0)[0], lq)
+    np.testing.assert_array_equal(make_lq(BenchmarkImage("a", hq, lq), TASKS["sr2"], 0)[0], lq)
     with pytest.raises(DataError, match=r"a: .*30x30.*61x60.*20x20"):
-        make_lq(Picture("a", hq, lq), TASKS["sr3"], 0)
+        make_lq(BenchmarkImage("a", hq, lq), TASKS["sr3"], 0)
     with pytest.raises(DataError, match="tiny is 3x3, too small for sr4"):
-        make_lq(Picture("tiny", hq[:3, :3]), TASKS["sr4"], 0)
+        make_lq(BenchmarkImage("tiny", hq[:3, :3]), TASKS["sr4"], 0)
 
 
 def test_a_picture_without_a_score_is_named():
     with pytest.raises(DataError, match=r"small: ssim.*11x11"):
         list(
-            scored(
+            score_images(
                 lambda pairs: (p.lq for p in pairs),
-                [Picture("small", photograph(9, 20))],
+                [BenchmarkImage("small", photograph(9, 20))],
                 TASKS["denoise30"],
             )
         )
@@ -140,9 +142,9 @@ def a_score(task: str, before: float, after: float) -> Score:
 
 
 def test_mean_and_table():
-    average = mean([a_score("sr2", 30, 32), a_score("sr2", 34, 37)])
+    average = mean_score([a_score("sr2", 30, 32), a_score("sr2", 34, 37)])
     assert average.before["psnr_y"] == 32 and average.after["ssim_y"] == pytest.approx(0.345)
-    text = table([average, a_score("denoise50", 20, 28)])
+    text = format_means([average, a_score("denoise50", 20, 28)])
     lines = text.splitlines()
     assert len(lines) == 3 and len(set(map(len, lines))) == 1
     assert lines[1].split() == [
@@ -155,26 +157,6 @@ def test_mean_and_table():
         "0.3200",
         "0.3450",
     ]
-
-
-def test_sheet_shows_the_middle_of_each_picture_at_its_own_pixels(tmp_path):
-    hq, before, after = (photograph(100, 60, seed) for seed in range(3))
-    image = sheet([("sr2", hq, before, after), ("derain", hq, before, after)], side=50)
-    assert image.dtype == np.uint8 and image.shape == (2 * 72, 166, 3)
-    for row in (22, 72 + 22):
-        for column, picture in ((0, hq), (58, before), (116, after)):
-            np.testing.assert_array_equal(
-                image[row : row + 50, column : column + 50], picture[25:75, 5:55]
-            )
-    save_png(tmp_path / "sheet.png", image)
-    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "sheet.png"))[..., ::-1], image)
-
-
-def test_small_pictures_fit_on_a_sheet():
-    small = photograph(12, 14)
-    image = sheet([("sr2", small, small, small)], side=50)
-    np.testing.assert_array_equal(image[22:34, :14], small)
-    assert (image[34:, :14] == 255).all()
 
 
 @pytest.mark.parametrize("clip, y, rgb", [(True, 19.65, 15.00), (False, None, 14.15)])

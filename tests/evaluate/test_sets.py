@@ -1,4 +1,4 @@
-"""Sets in the layouts in which they are handed around."""
+"""Benchmark sets in their usual layouts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ipt_jax.errors import DataError
 from ipt_jax.evaluate.sets import find_sets, kind_of
 from ipt_jax.images.resize import bicubic
 from ipt_jax.tasks import TASKS
-from ipt_jax.weights.named import named_task
+from ipt_jax.weights.task_names import task_from_name
 
 SR2, SR3, DERAIN, DENOISE = (TASKS[name] for name in ("sr2", "sr3", "derain", "denoise50"))
-DEBLUR = named_task("dehaze", 1)
+DEBLUR = task_from_name("dehaze", 1)
 
 
 def put(
@@ -45,12 +45,12 @@ def test_the_edsr_layout_with_low_resolution_files(tmp_path):
     small = put(folder / "LR_bicubic" / "X2" / "babyx2.png", 10, 12, seed=2)
     put(folder / "LR_bicubic" / "X2" / "headx2.png", 10, 12, seed=3)
     found = only(tmp_path, "set5")
-    assert found.describe() == "Set5: 2 pictures, HR/, LR from files x2; LR made for x3 x4"
+    assert found.describe() == "Set5: 2 images, HR/, LR from files x2; LR made for x3 x4"
     first = next(found.pictures(SR2))
     assert first.name == "baby"
     np.testing.assert_array_equal(first.hq, hq)
     np.testing.assert_array_equal(first.lq, small)
-    # The files hold plain bicubic reductions
+    # The LR files are bicubic reductions.
     assert next(found.pictures(TASKS["photo2"])).lq is None
     assert next(found.pictures(SR3)).lq is None and next(found.pictures(DENOISE)).lq is None
     assert found.kinds() == {"sr"} and found.suits(DENOISE) and not found.suits(DEBLUR)
@@ -72,7 +72,7 @@ def test_pairs_of_folders(tmp_path, degraded, clean):
     lq = put(tmp_path / "S" / degraded / "2.png", seed=1)
     put(tmp_path / "S" / degraded / "10.png", seed=6)
     found = only(tmp_path, "S")
-    # Numbers in their order
+    # Names are sorted by their numbers.
     assert [p.name for p in found.pictures(DERAIN)] == ["2", "10"]
     first = next(found.pictures(DERAIN))
     np.testing.assert_array_equal(first.hq, hq)
@@ -104,7 +104,7 @@ def test_the_authors_rain_layout(tmp_path):
 def test_rain_in_one_folder(tmp_path):
     put(tmp_path / "Rain100H" / "norain-1.png")
     put(tmp_path / "Rain100H" / "rain-1.png")
-    assert only(tmp_path, "Rain100H").layout == "pairs rain-x + norain-x"
+    assert only(tmp_path, "Rain100H").layout.words == "pairs rain-x + norain-x"
 
 
 def test_gopro_scenes(tmp_path):
@@ -124,7 +124,7 @@ def test_a_flat_folder_is_a_set_by_itself(tmp_path):
         "a",
         "b",
     ] and found.layout.words == "a flat folder of clean pictures"
-    # Grey is R = G = B
+    # Grey images are read as R = G = B.
     assert next(found.pictures(DENOISE)).hq.tolist() == np.full((9, 9, 3), 7).tolist()
 
 
@@ -148,16 +148,16 @@ def test_wrong_folders_say_what_was_looked_for_and_what_is_there(tmp_path):
     (tmp_path / "file.txt").write_text("x")
     with pytest.raises(DataError, match="not a folder"):
         find_sets(tmp_path / "file.txt")
-    with pytest.raises(DataError, match=r"Looked for.*HR.*rainy \+ clean.*There is: file\.txt"):
+    with pytest.raises(DataError, match=r"Looked for.*HR.*rainy \+ clean.*contains: file\.txt"):
         find_sets(tmp_path)
     put(tmp_path / "Set5" / "HR" / "a.png")
     (tmp_path / "Set14").mkdir()
     with pytest.raises(
-        DataError, match=r"no set 'Set55'.*did you mean 'Set5'.*there is: Set14/, Set5/, file\.txt"
+        DataError, match=r"no set 'Set55'.*did you mean 'Set5'.*contains: Set14/, Set5/, file\.txt"
     ):
         find_sets(tmp_path, ["Set55"])
     with pytest.raises(
-        DataError, match=r"Set14: no pictures in a layout that is known.*There is: nothing"
+        DataError, match=r"Set14: no images in a known layout.*The folder contains: nothing"
     ):
         find_sets(tmp_path, ["Set14"])
 

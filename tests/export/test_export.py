@@ -1,6 +1,4 @@
-"""Exports: what is written computes what the model does, in other processes and without this
-package, or is refused.
-"""
+"""Exports compute what the model computes, without this package and in other processes."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ from ipt_jax.cli.app import main
 from ipt_jax.errors import ExportError, WeightsError
 from ipt_jax.export import model_card as card
 from ipt_jax.export import parity as check
-from ipt_jax.export.export import export
+from ipt_jax.export.export import export_weights
 
 EXAMPLE = places.ROOT / "examples" / "restore_onnx.py"
 LOADER = """
@@ -35,7 +33,8 @@ assert program.platforms == tuple(said["platforms"]) == ("cpu", "cuda", "tpu")
 for count in (1, 5):
     patches = np.load(sys.argv[2])[:count]
     out = np.asarray(program.call(patches))
-    assert out.shape == (count, tile * said["scale"], tile * said["scale"], 3) and out.dtype == np.float32
+    side = tile * said["scale"]
+    assert out.shape == (count, side, side, 3) and out.dtype == np.float32
 np.save(sys.argv[3], out)
 assert not [name for name in sys.modules if name.startswith(("ipt_jax", "flax"))]
 """
@@ -81,7 +80,7 @@ def test_stablehlo_in_a_fresh_process_that_has_only_jax(run, model, tmp_path, ca
         == 0
     )
     assert "largest difference from the model on random patches" in capsys.readouterr().out
-    given = check.patches(16, 5, seed=7)
+    given = check.random_patches(16, 5, seed=7)
     np.save(tmp_path / "in.npy", given)
     words = [
         sys.executable,
@@ -115,7 +114,7 @@ def test_npz_and_folder_are_the_same_to_the_bit_and_make_cards_again(run, model,
         assert [task["name"] for task in said["tasks"]] == ["sr2", "denoise50"]
         assert said["scores"] == {"held_out/sr2/psnr_y": 31.5, "held_out/denoise50/psnr_y": 27.0}
         assert said["training"]["licence of the data"] == "CC0" and said["training"]["steps"] == 20
-        # And nothing of where the run is
+        # The card contains no path of the run.
         assert said["source"] == f"{run.name}@20"
         assert (
             said["training"]["config"]["batch_size"] == 32 * 2
@@ -131,7 +130,7 @@ def test_npz_and_folder_are_the_same_to_the_bit_and_make_cards_again(run, model,
     sizes = [
         (tmp_path / name / "weights.safetensors").stat().st_size for name in ("half", "w.folder")
     ]
-    # The names of so small a model take some
+    # In so small a model the names take a part of the file.
     assert sizes[0] < 0.7 * sizes[1]
     for a, b in zip(
         jax.tree.leaves(ipt_jax.load(str(half)).params), jax.tree.leaves(loaded.params), strict=True
@@ -205,16 +204,18 @@ def test_no_optimiser_state_is_read(run, monkeypatch):
     assert not [path for path, _ in read if "opt" in jax.tree_util.keystr(path)]
 
 
-def test_what_differs_from_the_model_is_refused_and_nothing_is_left(
+def test_a_result_that_differs_from_the_model_is_refused_and_deleted(
     run, model, tmp_path, monkeypatch, capsys
 ):
     from ipt_jax.export import stablehlo
 
-    theirs = stablehlo.read
-    monkeypatch.setattr(stablehlo, "read", lambda path: lambda x, task: theirs(path)(x + 0.1, task))
+    theirs = stablehlo.read_program
+    monkeypatch.setattr(
+        stablehlo, "read_program", lambda path: lambda x, task: theirs(path)(x + 0.1, task)
+    )
     out = tmp_path / "x.stablehlo"
     with pytest.raises(ExportError, match=r"differs from the model by .* the bound is 1e-05"):
-        export(model.only(["sr2"]), out, "stablehlo")
+        export_weights(model.only(["sr2"]), out, "stablehlo")
     assert (
         main(
             [
@@ -245,7 +246,7 @@ def test_what_differs_from_the_model_is_refused_and_nothing_is_left(
     [
         (
             ["--format", "onnx"],
-            "holds one task; name it: --task sr2 (the model has sr2, sr3, sr4, denoise50)",
+            "contains one task; name it: --task sr2 (the model has sr2, sr3, sr4, denoise50)",
         ),
         (["--format", "npz", "--dtype", "float16"], "--format npz is written in float32"),
         (["--format", "npz", "--task", "sr5"], "no task 'sr5'"),
@@ -257,7 +258,7 @@ def test_wrong_usage(run, tmp_path, words, message, capsys):
     assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-def test_a_file_that_is_there_stays(run, tmp_path, capsys):
+def test_an_existing_file_stays(run, tmp_path, capsys):
     (tmp_path / "x").write_text("mine")
     assert (
         main(["export", "--weights", str(run), "--format", "npz", "--out", str(tmp_path / "x")])
@@ -266,9 +267,9 @@ def test_a_file_that_is_there_stays(run, tmp_path, capsys):
     assert (tmp_path / "x").read_text() == "mine" and "--overwrite" in capsys.readouterr().err
 
 
-def test_a_card_of_weights_of_which_nothing_is_known(model):
-    said = card.make(model, EXAMPLE, "npz", "float32", 0.0, card.Details())
-    text = card.markdown(said)
+def test_a_card_of_weights_without_details(model):
+    said = card.make_card(model, EXAMPLE, "npz", "float32", 0.0, card.Details())
+    text = card.card_as_markdown(said)
     assert (
         "- steps: not stated" in text
         and "licence of the training data: not stated" in text
@@ -302,7 +303,7 @@ def test_onnx_of_any_batch(run, model, tmp_path, task, dtype, bound):
     )
     session = ort.InferenceSession(str(out))
     for count in (1, 2, 7):
-        given = check.patches(16, count, seed=count)
+        given = check.random_patches(16, count, seed=count)
         assert near(session.run(None, {"patches": given})[0], model.apply(given, task), bound)
     assert session.get_modelmeta().custom_metadata_map["task"] == task
     assert [i.type for i in (*session.get_inputs(), *session.get_outputs())] == [
@@ -324,12 +325,12 @@ def test_onnx_of_the_authors_variants(tmp_path, out_bias, eps):
         network, golden.params(network, 1), {name: TASKS[name] for name, _ in network.scales}, {}
     )
     for form in ("onnx", "stablehlo"):
-        assert export(restorer.only(["sr4"]), tmp_path / f"x.{form}", form) <= 1e-5
+        assert export_weights(restorer.only(["sr4"]), tmp_path / f"x.{form}", form) <= 1e-5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task, size", [("sr2", (70, 41)), ("denoise50", (10, 55))])
-def test_the_example_gives_the_picture_that_ipt_restore_gives(run, tmp_path, task, size):
+def test_the_example_gives_the_image_that_ipt_restore_gives(run, tmp_path, task, size):
     pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
     Image.fromarray(image).save(tmp_path / "in.png")
@@ -376,7 +377,7 @@ def test_the_example_gives_the_picture_that_ipt_restore_gives(run, tmp_path, tas
         == 0
     )
     a, b = (np.asarray(Image.open(tmp_path / name)).astype(int) for name in ("out.png", "want.png"))
-    # A value at .5 may round either way
+    # A value near .5 may be rounded up or down.
     assert a.shape == b.shape and np.abs(a - b).max() <= 1 and (a != b).mean() < 1e-3
 
 
@@ -392,7 +393,7 @@ def test_torch_files_are_checked_too(run, tmp_path):
     assert (tmp_path / "x.pt.card.md").is_file()
 
 
-def test_onnx_says_what_it_needs(model, tmp_path, monkeypatch):
+def test_onnx_names_the_missing_package(model, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(WeightsError, match=r"pip install 'ipt_jax\[onnx\]'"):
-        export(model.only(["sr2"]), tmp_path / "x.onnx", "onnx")
+        export_weights(model.only(["sr2"]), tmp_path / "x.onnx", "onnx")

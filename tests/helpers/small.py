@@ -1,4 +1,4 @@
-"""A model small enough to train in tests, its config, and batches of noise."""
+"""A small model for tests, its config, and random batches."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from ipt_jax.config import loading as configs
-from ipt_jax.config import resolve
-from ipt_jax.distributed import devices as devices_module
-from ipt_jax.distributed import sharding as partition
+from ipt_jax.config.loading import complete
+from ipt_jax.config.resolve import resolve
+from ipt_jax.distributed import sharding
+from ipt_jax.distributed.devices import make_mesh
 from ipt_jax.model import IPT, build
-from ipt_jax.step import state as state_module
-from ipt_jax.step import train_step as step
+from ipt_jax.step.state import TrainState, init_state
+from ipt_jax.step.train_step import compile_step
 from ipt_jax.tasks import TASKS, make_tasks
 
 MODEL = dict(
@@ -38,7 +38,7 @@ OPTIM = dict(
 
 
 def config(*overrides: str, **changes: Any) -> dict[str, Any]:
-    """A whole, resolved config of the small model."""
+    """Returns a complete, resolved config of the small model."""
     base = {
         "model": MODEL,
         "optim": OPTIM,
@@ -47,17 +47,18 @@ def config(*overrides: str, **changes: Any) -> dict[str, Any]:
         "steps": 20,
         "data": {"source": "embedded"},
     }
-    return resolve.resolve(configs.complete({**base, **changes}, overrides))
+    return resolve(complete({**base, **changes}, overrides))
 
 
-def model(plain: Mapping[str, Any]) -> IPT:
-    return build(plain["model"], make_tasks(plain["tasks"]))
+def model(config: Mapping[str, Any]) -> IPT:
+    """Returns the network of a resolved config."""
+    return build(config["model"], make_tasks(config["tasks"]))
 
 
 def batch(
     names: tuple[str, ...], rows: int, seed: int = 0, tile: int = 16
 ) -> dict[str, dict[str, np.ndarray]]:
-    """`{task: {"lq", "hq"}}` of random numbers, of the dtypes that the pipeline gives."""
+    """Returns `{task: {"lq", "hq"}}` of random numbers, with the dtypes of the pipeline."""
     rng = np.random.default_rng(seed)
     made = {}
     for name in names:
@@ -70,26 +71,24 @@ def batch(
     return made
 
 
-def start(
-    plain: Mapping[str, Any], devices: int
-) -> tuple[jax.sharding.Mesh, state_module.TrainState, Any]:
-    """(mesh, first state, compiled step) on so many devices."""
-    mesh = devices_module.make_mesh(devices)
-    network = model(plain)
+def start(config: Mapping[str, Any], devices: int) -> tuple[jax.sharding.Mesh, TrainState, Any]:
+    """Returns a mesh of so many devices, the first state on it and the compiled step."""
+    mesh = make_mesh(devices)
+    network = model(config)
     fresh = jax.jit(
-        lambda: state_module.init_state(network.init_params(plain["seed"]), plain),
-        out_shardings=partition.replicated(mesh),
+        lambda: init_state(network.init_params(config["seed"]), config),
+        out_shardings=sharding.replicated(mesh),
     )
-    return mesh, fresh(), step.compile_step(network, plain, mesh)
+    return mesh, fresh(), compile_step(network, config, mesh)
 
 
 def run(
-    plain: Mapping[str, Any], devices: int, batches: list[Any]
-) -> tuple[state_module.TrainState, list[dict[str, float]], Any]:
-    """The state after these batches, the metrics of each, and the compiled step."""
-    mesh, state, train_step = start(plain, devices)
+    config: Mapping[str, Any], devices: int, batches: list[Any]
+) -> tuple[TrainState, list[dict[str, float]], Any]:
+    """Trains on the batches; returns the state, the metrics of each step and the compiled step."""
+    mesh, state, train_step = start(config, devices)
     metrics = []
     for one in batches:
-        state, values = train_step(state, partition.put_batch(one, mesh))
+        state, values = train_step(state, sharding.put_batch(one, mesh))
         metrics.append({k: float(v) for k, v in values.items()})
     return jax.device_get(state), metrics, train_step

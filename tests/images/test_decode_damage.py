@@ -189,7 +189,7 @@ def test_truncated_pictures_leave_stderr_clean(tmp_path):
             (tmp_path / f"{i}-{j}").write_bytes(data[: int(len(data) * share)])
     code = (
         "import pathlib, sys\n"
-        "from ipt_jax.data.decode import DecodeError, decode\n"
+        "from ipt_jax.images.decode import DecodeError, decode\n"
         "refused = 0\n"
         "for path in pathlib.Path(sys.argv[1]).iterdir():\n"
         "    try: decode(path.read_bytes())\n"

@@ -1,4 +1,4 @@
-"""The network against the authors' published inference code, its size, and its starts."""
+"""The network: outputs of the authors' published inference code, sizes, initialisation."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ipt_jax.data.sources.embedded import embedded
 from ipt_jax.model import IPT, build, preset
 from ipt_jax.model.layers import LayerNorm, attention_weights, features_of, pixel_shuffle, tokens_of
 from ipt_jax.tasks import PAPER_TASKS, TASKS, make_tasks
-from ipt_jax.weights import state_dict as weights
+from ipt_jax.weights.state_dict import params_from_torch, params_to_torch
 
-# Of the largest magnitude; float32 on the CPU comes within 5e-7 of the float64 originals
+# Relative to the largest magnitude. On the CPU, float32 is within 5e-7 of the float64 originals.
 BOUND = 2e-6
 
 
@@ -103,7 +103,7 @@ def test_shards_change_only_the_order_of_work(shards):
         )
 
 
-# FACTS of the architecture: the authors' files without the 24 fixed mean-shift numbers.
+# Parameters in the authors' files, without the 24 constants of the mean shift.
 @pytest.mark.parametrize(
     "scales, count",
     [
@@ -140,7 +140,7 @@ def test_deblurring_geometry_has_the_papers_tokens():
 def test_state_dict_round_trip_is_exact():
     model = golden.tiny(out_bias=True)
     params = golden.params(model, 5)
-    back = weights.params_from_torch(weights.params_to_torch(params, model), model)
+    back = params_from_torch(params_to_torch(params, model), model)
     jax.tree.map(np.testing.assert_array_equal, back, params)
 
 
@@ -169,7 +169,6 @@ def test_torch_start_has_pytorchs_bounds_and_equal_layers():
     }
     for bound, leaves in bounds.items():
         for leaf in leaves:
-            # Float32
             assert 0.95 * bound < float(jnp.abs(leaf).max()) <= bound * (1 + 1e-6)
             assert float(leaf.std()) == pytest.approx(bound / 3**0.5, rel=0.1)
     for embedding in (params["body"]["position"], own["embedding"]):
@@ -178,7 +177,7 @@ def test_torch_start_has_pytorchs_bounds_and_equal_layers():
 
 @pytest.fixture(scope="module")
 def photograph_tiles() -> np.ndarray:
-    """uint8 [32, 48, 48, 3] out of real photographs."""
+    """Returns tiles of real photographs, uint8 `[32, 48, 48, 3]`."""
     pytest.importorskip("skimage", reason="needs scikit-image's photographs")
     photographs = embedded("all")
     rng = np.random.default_rng(0)
@@ -232,14 +231,14 @@ def test_every_parameter_gets_a_gradient_from_the_start(photograph_tiles, start)
         if not np.any(g)
     ]
     assert not silent
-    # Per layer of the stacks, too.
+    # This also holds for each layer of a stack.
     for stack in ("encoder", "decoder"):
         for path, g in jax.tree_util.tree_leaves_with_path(grads["body"][stack]):
             assert all(np.any(layer) for layer in np.asarray(g)), path
 
 
 def test_input_scale_can_be_folded_into_the_ends(photograph_tiles):
-    """What `model.input_scale` promises: the same function with scale 1 and two rescaled
+    """A model with `input_scale` is the same function as one with scale 1 and two rescaled
     convolutions.
     """
     tasks = [TASKS["sr2"], TASKS["denoise30"]]
@@ -286,7 +285,7 @@ def test_bfloat16_stays_close_and_keeps_norm_softmax_and_output_in_float32(photo
     assert tokens["sr2"].dtype == jnp.bfloat16
     for name in lq:
         assert a[name].dtype == jnp.float32
-        # Levels; bfloat16 has 8 bits
+        # In grey levels. bfloat16 has 8 significant bits.
         assert float(jnp.abs(a[name] - b[name]).mean()) < 1
     text = str(jax.make_jaxpr(lambda p, x: low.apply({"params": p}, x))(params, lq))
     exponentials = [line for line in text.splitlines() if " exp " in line or " rsqrt " in line]
@@ -346,7 +345,7 @@ def test_wrong_batches_are_refused_by_name():
 
 @pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-6), (jnp.bfloat16, 1e-2)])
 def test_attention_weights_are_softmax_and_so_is_their_gradient(dtype, tolerance):
-    """In bfloat16 the backward pass sees the rounded weights, as the forward pass does."""
+    """In bfloat16, the backward pass uses the rounded weights, like the forward pass."""
     rng = np.random.default_rng(0)
     logits, gradient = (
         jnp.asarray(rng.normal(size=(2, 3, 5, 7)) * 3, jnp.float32) for _ in range(2)

@@ -1,4 +1,4 @@
-"""`ipt restore`: pictures of all kinds in and out, what goes wrong, and bounded memory."""
+"""`ipt restore`: images of all kinds, wrong input and damaged files, videos."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ import runs
 from PIL import Image
 
 import ipt_jax
+from ipt_jax.cli import restore as commands_restore
 from ipt_jax.cli.app import main
-from ipt_jax.images.read import read
+from ipt_jax.images.read import read_image
 from ipt_jax.images.resize import bicubic_up
 from ipt_jax.restore import files as restore_files
+from ipt_jax.restore.video import measure_video
 from ipt_jax.weights import default as defaults
 from tests.weights.test_load import Copies
 
@@ -31,10 +33,10 @@ def weights(tmp_path_factory) -> str:
 
 @pytest.fixture
 def copies(weights, monkeypatch) -> str:
-    """The weights of a network that copies its input, enlarged for sr2."""
+    """Makes `ipt restore` use a network that copies its input, enlarged for sr2."""
     loaded = ipt_jax.load(weights)
     made = Copies(loaded.model, loaded.params, loaded.tasks, {})
-    monkeypatch.setattr(restore_files, "load", lambda *_, **__: made)
+    monkeypatch.setattr(commands_restore, "load_weights", lambda *_, **__: made)
     return weights
 
 
@@ -60,7 +62,9 @@ def digests(folder: pathlib.Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("form, suffix", [("png", ".png"), ("tiff", ".tif")])
-def test_thirty_mixed_pictures_keep_what_is_theirs(folder, copies, tmp_path, form, suffix, capsys):
+def test_thirty_mixed_images_keep_what_their_files_hold(
+    folder, copies, tmp_path, form, suffix, capsys
+):
     source, cases = folder
     assert len(cases) == 30
     assert (
@@ -81,10 +85,10 @@ def test_thirty_mixed_pictures_keep_what_is_theirs(folder, copies, tmp_path, for
     assert "30 restored" in said.out and "moving.gif: the first of 3 frames" in said.err
     assert len(digests(tmp_path / "a")) == 30
     for case in cases:
-        out = read((tmp_path / "a" / case.name).with_suffix(suffix))
+        out = read_image((tmp_path / "a" / case.name).with_suffix(suffix))
         pixels = case.pixels
         if form == "tiff" and (pixels.shape[2], pixels.dtype) == (2, np.uint16):
-            # Which few readers know
+            # Few readers know this kind of TIFF, so it is written as RGBA.
             pixels = pixels[..., [0, 0, 0, 1]]
         assert out.pixels.dtype == pixels.dtype and out.pixels.shape == pixels.shape, case.name
         difference = np.abs(out.pixels.astype(int) - pixels.astype(int))
@@ -93,7 +97,7 @@ def test_thirty_mixed_pictures_keep_what_is_theirs(folder, copies, tmp_path, for
             not case.profile or out.profile == mixed.PROFILE
         ), case.name
         assert bool(out.exif) == case.exif, case.name
-        # By Pillow too, metadata and all
+        # Pillow must read the result and its metadata, too.
         with Image.open((tmp_path / "a" / case.name).with_suffix(suffix)) as opened:
             opened.load()
             if case.exif:
@@ -125,11 +129,11 @@ def test_thirty_mixed_pictures_keep_what_is_theirs(folder, copies, tmp_path, for
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
 
 
-def test_super_resolution_enlarges_pixels_alpha_and_what_exif_says(folder, copies, tmp_path):
+def test_super_resolution_enlarges_pixels_alpha_and_sizes_in_exif(folder, copies, tmp_path):
     source, cases = folder
     assert restore(source, "--task", "sr2", "--weights", copies, "-o", tmp_path) == 0
     for case in cases:
-        out = read((tmp_path / case.name).with_suffix(".png"))
+        out = read_image((tmp_path / case.name).with_suffix(".png"))
         height, width, channels = case.pixels.shape
         assert (
             out.pixels.shape == (2 * height, 2 * width, channels)
@@ -137,7 +141,7 @@ def test_super_resolution_enlarges_pixels_alpha_and_what_exif_says(folder, copie
         )
         if channels in (2, 4) and case.pixels.dtype == np.uint8:
             np.testing.assert_array_equal(out.pixels[..., -1], bicubic_up(case.pixels[..., -1], 2))
-        # To sixteen bits, where eight give them to 128
+        # With 16 bits the result has more than 256 levels.
         if channels in (2, 4) and case.pixels.dtype == np.uint16:
             exact = bicubic_up((case.pixels[..., -1] >> 8).astype(np.uint8), 2).astype(int) * 257
             assert np.abs(out.pixels[..., -1] - exact).max() < 700
@@ -150,7 +154,7 @@ def test_super_resolution_enlarges_pixels_alpha_and_what_exif_says(folder, copie
 @pytest.mark.parametrize(
     "form, suffix, kept", [("jpeg", ".jpg", 3), ("webp", ".webp", 4), ("bmp", ".bmp", 3)]
 )
-def test_other_formats_hold_what_they_can_and_say_what_they_cannot(
+def test_other_formats_keep_what_they_can_and_report_what_they_lose(
     folder, copies, tmp_path, form, suffix, kept, capsys
 ):
     source, _ = folder
@@ -170,24 +174,24 @@ def test_other_formats_hold_what_they_can_and_say_what_they_cannot(
     assert restore(*(source / name for name in names), *words) == 0
     said = capsys.readouterr().err
     assert f"{form} cannot hold 16 bits (rounded to 8)" in said
-    deep = read(tmp_path / f"rgba16{suffix}").pixels
-    expected = read(source / "png/rgba16.png").pixels[..., :kept] / 257
+    deep = read_image(tmp_path / f"rgba16{suffix}").pixels
+    expected = read_image(source / "png/rgba16.png").pixels[..., :kept] / 257
     assert (
         deep.dtype == np.uint8
         and deep.shape[2] == kept
         and np.abs(deep - expected).max() <= (4 if form == "jpeg" else 0.51)
     )
-    other = read(tmp_path / f"lossless{suffix}")
+    other = read_image(tmp_path / f"lossless{suffix}")
     assert bool(other.exif) == bool(other.profile) == (form != "bmp")
-    assert read(tmp_path / f"grey_alpha{suffix}").pixels.shape[2] == (4 if form == "webp" else 1)
+    assert read_image(tmp_path / f"grey_alpha{suffix}").pixels.shape[2] == (
+        4 if form == "webp" else 1
+    )
     assert ("alpha" in said) == (form != "webp") and ("colour profile and EXIF" in said) == (
         form == "bmp"
     )
 
 
-def test_files_are_what_model_restore_gives_also_for_one_task_after_another(
-    weights, folder, tmp_path
-):
+def test_files_are_what_model_restore_gives_also_for_a_chain_of_tasks(weights, folder, tmp_path):
     source, _ = folder
     model = ipt_jax.load(weights)
     for task in ("sr2", "denoise50,sr2"):
@@ -198,7 +202,7 @@ def test_files_are_what_model_restore_gives_also_for_one_task_after_another(
         )
         with Image.open(source / "png" / "rgba.png") as image:
             expected = model.restore(image, task, overlap=4, batch=2)
-        np.testing.assert_array_equal(read(out).pixels, np.asarray(expected))
+        np.testing.assert_array_equal(read_image(out).pixels, np.asarray(expected))
         np.testing.assert_array_equal(
             np.asarray(expected),
             model.restore(np.asarray(image), task.split(","), overlap=4, batch=2),
@@ -215,7 +219,7 @@ def test_names_of_results(folder, copies, tmp_path, capsys, monkeypatch):
     assert restore("x.jpg", *words) == 0 and (tmp_path / "restored" / "x.png").is_file()
     assert restore("x.*", *words, "-o", "globbed") == 0
     assert sorted(p.name for p in (tmp_path / "globbed").iterdir()) == ["x.jpg.png", "x.png.png"]
-    # The output folder inside the input folder is no input
+    # The output folder is inside the input folder and must not become an input.
     assert restore(".", *words, "-o", "restored") == 0
     assert sorted(digests(tmp_path / "restored")) == [
         "globbed/x.jpg.png",
@@ -224,7 +228,7 @@ def test_names_of_results(folder, copies, tmp_path, capsys, monkeypatch):
         "x.png",
         "x.png.png",
     ]
-    assert restore("x.jpg", *words, "-o", "y.webp") == 0 and read(tmp_path / "y.webp")
+    assert restore("x.jpg", *words, "-o", "y.webp") == 0 and read_image(tmp_path / "y.webp")
     before = (tmp_path / "y.webp").read_bytes()
     assert restore("x.png", *words, "-o", "y.webp") == 1
     assert "y.webp" in capsys.readouterr().out and (tmp_path / "y.webp").read_bytes() == before
@@ -238,13 +242,13 @@ def test_names_of_results(folder, copies, tmp_path, capsys, monkeypatch):
 def test_a_comparison_sheet(folder, copies, tmp_path):
     source, cases = folder
     assert restore(source, "--task", "sr2", "--weights", copies, "-o", tmp_path, "--compare") == 0
-    sheet = read(tmp_path / "compare.png").pixels
+    sheet = read_image(tmp_path / "compare.png").pixels
     assert sheet.shape[1] > 700 and sheet.shape[0] > 200 * len(cases)
 
 
 BAD = {
     "a missing file": (["nothing.png"], "there is no such file"),
-    "a folder without pictures": (["empty"], "no pictures"),
+    "a folder without pictures": (["empty"], "no images"),
     "a glob without hits": (["*.xyz"], "nothing matches"),
     "an unknown task": (
         ["good.png", "--task", "sr3"],
@@ -310,10 +314,8 @@ def test_a_bad_file_does_not_stop_the_others(folder, copies, tmp_path, capsys):
     assert restore(*words) == 1
     said = capsys.readouterr()
     assert "1 restored" in said.out and "6 could not be restored" in said.err
-    assert (
-        "e.png: 30000x30000 pixels are more than the limit of 500,000,000; --max-megapixels raises it"
-        in said.err
-    )
+    limit = "30000x30000 pixels are more than the limit of 500,000,000"
+    assert f"e.png: {limit}; --max-megapixels raises it" in said.err
     assert (
         "a.png: the PNG is truncated" in said.err
         and "c.png: an empty file" in said.err
@@ -324,7 +326,7 @@ def test_a_bad_file_does_not_stop_the_others(folder, copies, tmp_path, capsys):
     assert "70x50" not in said.err and "--max-megapixels raises it" in capsys.readouterr().err
 
 
-def test_protocols_that_hold_the_whole_picture_refuse_what_is_too_large(
+def test_protocols_that_hold_the_complete_image_refuse_large_images(
     folder, copies, tmp_path, capsys, monkeypatch
 ):
     words = (
@@ -338,16 +340,16 @@ def test_protocols_that_hold_the_whole_picture_refuse_what_is_too_large(
         "official",
     )
     assert restore(folder[0] / "png" / "rgb.png", *words) == 0
-    monkeypatch.setattr(restore_files, "WHOLE", 1000)
+    monkeypatch.setattr(restore_files, "WHOLE_IMAGE_BYTES", 1000)
     assert restore(folder[0] / "png" / "rgb.png", *words, "--overwrite") == 1
-    assert "holds the whole picture" in capsys.readouterr().err
+    assert "holds the complete image" in capsys.readouterr().err
 
 
-def test_weights_are_found_or_it_is_said_how_to_get_some(
+def test_default_weights_are_found_or_the_message_explains_how_to_get_some(
     folder, weights, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    # As a package without weights
+    # The package contains weights, which must not be found here.
     monkeypatch.setattr(defaults, "SHIPPED", tmp_path / "none")
     words = (folder[0] / "one.png", "--task", "sr2", "-o", tmp_path / "x.png")
     assert restore(*words) == 2
@@ -387,9 +389,7 @@ def test_a_video_through_ffmpeg(copies, tmp_path, capsys):
         timeout=60,
     )
     assert restore(source, "--task", "sr2", "--weights", copies, "-o", tmp_path / "out.mp4") == 0
-    from ipt_jax.restore import video
-
-    assert video.measure(tmp_path / "out.mp4") == (96, 128, 5)
+    assert measure_video(tmp_path / "out.mp4") == (96, 128, 5)
     probe = ["ffprobe", "-v", "error", "-show_streams", str(tmp_path / "out.mp4")]
     assert (
         "codec_type=audio"

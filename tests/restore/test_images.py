@@ -1,6 +1,4 @@
-"""Tiles: cut, shared between pictures, put together; the published protocols against the authors'
-outputs.
-"""
+"""Cutting, batching and stitching of tiles; published protocols against the authors' outputs."""
 
 from __future__ import annotations
 
@@ -19,13 +17,13 @@ from ipt_jax.distributed import devices
 from ipt_jax.restore.ensemble import EIGHT, transformed, undone
 from ipt_jax.restore.images import count_tiles, restore_pictures, to_uint8
 from ipt_jax.restore.network import CompiledNetwork
-from ipt_jax.restore.tiling import PROTOCOLS, blend_weights, offsets, stitcher
+from ipt_jax.restore.tiling import PROTOCOLS, blend_weights, make_stitcher, offsets
 
 CHOP = places.GOLDEN / "golden_chop.npz"
 
 
 def nearest_neighbour(scale: int):
-    """A stand-in network that commutes with cutting: every pixel becomes scale x scale pixels."""
+    """Returns a network that commutes with cutting: a pixel becomes scale x scale pixels."""
     return lambda tiles: tiles.repeat(scale, 1).repeat(scale, 2)
 
 
@@ -56,7 +54,7 @@ def test_blend_weights_leave_no_pixel_out_and_are_smooth(size, overlap):
         assert np.abs(np.diff(weight)).max() < np.pi / 2 / max(overlap, 1) + 1e-9
         total[start : start + 48] += weight
     assert total.min() > 0
-    # No pixel under three tiles: two ramps are sin^2 and cos^2
+    # Where no pixel is under three tiles, the two ramps are sin^2 and cos^2.
     if len(starts) == 1 or np.diff(starts).min() >= 24:
         np.testing.assert_allclose(total, 1, atol=1e-9)
 
@@ -84,17 +82,17 @@ def test_a_network_that_commutes_with_cutting_gives_the_picture(protocol, scale,
     scale=st.integers(1, 3),
 )
 def test_every_protocol_covers_every_size(height, width, protocol, scale):
-    made = stitcher(protocol, height, width, tile=48, scale=scale)
-    assert len(set(made.corners)) == len(made.corners)
-    for k, (y, x) in enumerate(made.corners):
+    stitcher = make_stitcher(protocol, height, width, tile=48, scale=scale)
+    assert len(set(stitcher.corners)) == len(stitcher.corners)
+    for k, (y, x) in enumerate(stitcher.corners):
         assert 0 <= y <= height - 48 and 0 <= x <= width - 48
-        made.add(k, np.full((48 * scale, 48 * scale, 3), 7, np.float32))
-    whole = made.picture()
+        stitcher.add(k, np.full((48 * scale, 48 * scale, 3), 7, np.float32))
+    whole = stitcher.stitched()
     assert whole.shape == (height * scale, width * scale, 3)
     np.testing.assert_allclose(whole, 7, rtol=1e-6)
 
 
-def test_tiles_of_several_pictures_share_calls_and_the_order_is_kept():
+def test_tiles_of_several_images_share_calls_and_the_order_is_kept():
     images = [
         picture(h, w, i)
         for i, (h, w) in enumerate([(50, 100), (20, 20), (48, 48), (97, 60), (130, 49)])
@@ -112,7 +110,7 @@ def test_tiles_of_several_pictures_share_calls_and_the_order_is_kept():
         np.testing.assert_allclose(out, image, atol=1e-4)
 
 
-def test_pictures_are_asked_for_only_when_they_are_needed():
+def test_images_are_drawn_only_when_they_are_needed():
     given_out = 0
 
     def images():
@@ -123,7 +121,7 @@ def test_pictures_are_asked_for_only_when_they_are_needed():
 
     outs = restore_pictures(lambda tiles: tiles, images(), scale=1, batch=4)
     next(outs)
-    # Two calls: one read while the next one runs
+    # The first call is read while the second call runs.
     assert given_out <= 8
 
 
@@ -131,7 +129,7 @@ def test_no_seams_where_the_network_is_wrong_at_its_borders():
     """Blending turns a jump between neighbouring tiles into a ramp."""
     level = iter(range(0, 1000, 40))
 
-    # Each tile is off by a constant of its own
+    # Each tile has another constant error.
     def apply(tiles):
         return np.stack([np.full((48, 48, 3), next(level), np.float32) for _ in tiles])
 
@@ -158,7 +156,7 @@ def test_the_ensemble_is_the_mean_of_what_the_network_makes_of_each_view():
     (plain,) = restore_pictures(lambda tiles: tiles + slope, [image], scale=1)
     (mean,) = restore_pictures(lambda tiles: tiles + slope, [image], scale=1, ensemble=True)
     assert np.abs(plain - 100).max() == pytest.approx(10, abs=1e-4)
-    # Up and down, left and right cancel
+    # The slopes of opposite flips cancel.
     np.testing.assert_allclose(mean, 100, atol=1e-4)
 
 
@@ -229,7 +227,7 @@ def test_official_protocol_is_the_authors(name, ensemble):
 
 
 def by_definition(image: np.ndarray, network, stride: int, margin: int) -> np.ndarray:
-    """The published procedure as it is described, step by step, for scale 1 and tile 48."""
+    """Returns the result of the published procedure, step by step, for scale 1 and tile 48."""
     h, w = image.shape[:2]
     hc, wc = (h - 48) % stride, (w - 48) % stride
     big_h, big_w, q = h - hc, w - wc, margin
@@ -286,7 +284,7 @@ def by_definition(image: np.ndarray, network, stride: int, margin: int) -> np.nd
 def test_published_protocols_are_what_is_described(protocol, stride, margin, size):
     position = np.random.default_rng(1).normal(0, 9, (1, 48, 48, 3)).astype(np.float32)
 
-    # Depends on where in the tile a pixel is, so that it matters which tile it is taken from
+    # The output depends on the position within the tile, which shows the tile of each pixel.
     def network(tiles):
         return tiles * (1 + position / 50) + position
 

@@ -1,4 +1,4 @@
-"""Restoring strip by strip: the same numbers as whole pictures, from a few rows."""
+"""Restoring strip by strip gives the same numbers as restoring complete images."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from ipt_jax.restore.strips import Rows, restore_strips
 
 @functools.cache
 def network(scale: int):
-    """A network whose output depends on where in the tile a pixel is: that tiles are blended alike
-    can be seen.
-    """
+    """Returns a network whose output depends on the position within the tile."""
     shade = np.random.default_rng(scale).normal(size=(16 * scale, 16 * scale, 3)).astype(np.float32)
     return lambda tiles: tiles.repeat(scale, 1).repeat(scale, 2) + shade
 
@@ -80,10 +78,10 @@ def test_rows_of_strips():
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 6])
 def test_alpha_of_16_bits_is_enlarged_as_bytes_are(scale):
-    # Nothing is clipped on the way
+    # With these values nothing is clipped.
     alpha = np.random.default_rng(2).integers(64, 192, (13, 9)).astype(np.uint8)
     big = channels.enlarged(alpha.astype(np.uint16) * 257, scale) / 257
-    # The exact one rounds to bytes between height and width, too.
+    # `bicubic_up` also rounds to bytes between the two axes.
     assert np.abs(big - bicubic_up(alpha, scale)).max() < 1.2
     np.testing.assert_array_equal(
         np.concatenate(

@@ -22,13 +22,12 @@ def test_golden_values(case):
 
 
 def direct_eq5(f: np.ndarray) -> float:
-    """Equation 5, as written, in float64."""
+    """Returns equation 5 as the paper has it, in float64."""
     f = f / np.linalg.norm(f, axis=-1, keepdims=True)
     n, patches = f.shape[:2]
     total = 0.0
     for j in range(n):
         for a in range(patches):
-            # [i2]
             below = sum(np.exp(f[j, a] @ f[k].T) for k in range(n) if k != j)
             total += np.sum(-np.log(np.exp(f[j, a] @ f[j].T) / below))
     return total / (n * patches**2)
@@ -42,9 +41,7 @@ def test_eq5_is_the_equation_for_each_group(pictures):
 
 
 def test_eq5_of_two_pictures_agrees_with_the_general_form():
-    """Two pictures take a short cut; a third that repeats the second adds log 2 to the denominators
-    of the first.
-    """
+    """Groups of two images are computed in a shorter way."""
     two = np.random.default_rng(0).normal(size=(1, 2, 6, 4)).astype(np.float32)
     direct = direct_eq5(two[0].astype(np.float64))
     assert float(eq5(jnp.asarray(two))[0]) == pytest.approx(direct, abs=1e-6)
@@ -58,7 +55,7 @@ def test_gradients_are_finite_and_right(loss, pictures):
     grad = jax.grad(value)(features)
     direction = jnp.asarray(np.random.default_rng(2).normal(size=features.shape), jnp.float32)
     numeric = (value(features + 1e-2 * direction) - value(features - 1e-2 * direction)) / 2e-2
-    # Finite difference
+    # The derivative in a direction, against a finite difference.
     assert float(jnp.vdot(grad, direction)) == pytest.approx(float(numeric), rel=1e-2, abs=1e-3)
     zero = jax.grad(value)(features.at[0, 0, 0].set(0))
     assert bool(jnp.isfinite(zero).all())

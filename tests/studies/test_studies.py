@@ -1,4 +1,4 @@
-"""The networks that studies/ compares, and how it does."""
+"""The networks that the studies compare, and how the studies compare them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ipt_jax.errors import WeightsError
 from ipt_jax.model import build, preset
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.tasks import TASKS
-from ipt_jax.weights import authors
-from ipt_jax.weights import folder as weights_folder
+from ipt_jax.weights.authors import write_authors_file
+from ipt_jax.weights.folder import write_weights_folder
 from studies import curves, pretraining, study
 
 PARTS = {
@@ -31,8 +31,9 @@ PARTS = {
 
 @pytest.mark.parametrize("part", PARTS)
 def test_networks_of_the_studies(part, tmp_path):
-    """Parts left out or added: all that is there is trained, and weights folders keep it; the
-    authors' form cannot.
+    """Every parameter of a changed network is trained and kept by a weights folder.
+
+    The authors' format has no place for them, so writing it fails.
     """
     tasks = [TASKS["sr2"], TASKS["denoise50"]]
     model = build({**preset("tiny"), **small.MODEL, **PARTS[part]}, tasks)
@@ -58,15 +59,15 @@ def test_networks_of_the_studies(part, tmp_path):
     assert ("norm_memory" in grads["body"].get("decoder", {})) == model.memory_norm
 
     restorer = Restorer(model, params, {task.name: task for task in tasks}, {})
-    weights_folder.write(restorer, tmp_path / "weights")
+    write_weights_folder(restorer, tmp_path / "weights")
     again = load(tmp_path / "weights")
     assert again.model.memory_norm == model.memory_norm
     same, _ = jax.jit(lambda p, x: again.model.apply({"params": p}, x))(again.params, lq)
     for name in outputs:
-        # Of 255
+        # Outputs are in 0..255.
         np.testing.assert_allclose(same[name], outputs[name], rtol=1e-5, atol=1e-3)
     with pytest.raises(WeightsError, match="the authors' code has no network"):
-        authors.write(restorer, tmp_path / "x.safetensors", "safetensors")
+        write_authors_file(restorer, tmp_path / "x.safetensors", "safetensors")
 
 
 def result(variant: str, *scores: float, seed: int = 0, tasks: str = "ab") -> study.Result:
@@ -80,12 +81,12 @@ def test_only_variants_that_are_near_another_on_the_same_tasks_are_trained_again
         result("c", 30.05, 20.05),
         result("other", 25.0, tasks="a"),
     ]
-    assert study.close(results) == {"a", "c"}
-    assert study.close(results[:2]) == set()
+    assert study.find_close(results) == {"a", "c"}
+    assert study.find_close(results[:2]) == set()
 
 
 def test_the_table_has_means_and_half_the_spread_over_seeds():
-    text = study.table(
+    text = study.format_table(
         [result("a", 30.0, 20.0), result("a", 30.2, 20.4, seed=1), result("alone", 31.5, tasks="a")]
     )
     assert text.splitlines()[0] == "| PSNR-Y, dB | a | b | mean | seeds |"
@@ -113,7 +114,7 @@ def test_curves_of_two_logs(tmp_path, capsys):
     ]
     (tmp_path / "empty").write_text("")
     assert curves.main([f"x={tmp_path / 'empty'}", "-o", str(out)]) == 2
-    assert "no line of it has losses" in capsys.readouterr().err
+    assert "no line has losses" in capsys.readouterr().err
 
 
 @pytest.mark.soak

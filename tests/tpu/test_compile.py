@@ -1,6 +1,4 @@
-"""`ipt compile`: reading HLO, memory, estimates, advice, errors; with libtpu also the compiler
-itself (slow).
-"""
+"""`ipt compile`: HLO, memory, estimates, advice and errors. With libtpu, also the compiler."""
 
 from __future__ import annotations
 
@@ -17,27 +15,31 @@ import places
 import pytest
 
 from ipt_jax.cli.app import main
-from ipt_jax.distributed import sharding as partition
 from ipt_jax.errors import UserError
-from ipt_jax.tpu import chips, hlo
-from ipt_jax.tpu import estimate as fit
+from ipt_jax.tpu import chips, estimate, hlo
 from ipt_jax.tpu.chips import GIB
 
 HERE = places.GOLDEN / "hlo"
-# What libtpu 0.0.52 gives for a step with a scan of 12 layers, cut down to what matters.
+# The output of libtpu 0.0.52 for a step with a scan of 12 layers, shortened.
 TPU = (HERE / "tpu.txt").read_text()
-# A CPU's: the compiler notes how often a loop runs.
+# The output of a CPU's compiler, which notes how often a loop runs.
 CPU = (HERE / "cpu.txt").read_text()
+# One gather that a TPU divides into three parts beside three products, as in the step of
+# configs/pretrain_1b.py, shortened.
+SPREAD = (HERE / "spread.txt").read_text()
 REFUSED = (
     "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "
     "required for HLO temporaries "
     "(17.43G) exceeds available HBM (15.75G). HLO module: jit_step."
 )
-OLDER = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 17.43G of 15.75G hbm."
+OLDER = (
+    "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
+    "Used 17.43G of 15.75G hbm."
+)
 
 
 def test_collectives_count_as_often_as_their_loop_runs():
-    program = hlo.read(TPU)
+    program = hlo.read_program(TPU)
     layer = 2 * 2304 + 2 * 576 * 2304 + 4 * 576
     assert program.summary() == [
         {"kind": "all-reduce", "count": 12, "bytes": 12 * layer},
@@ -50,47 +52,18 @@ def test_collectives_count_as_often_as_their_loop_runs():
     assert {c.group for c in program.collectives} == {8}
 
 
-# One gather that a TPU does in three parts, beside three products, as in the step of
-# configs/pretrain_1b.py; cut down.
-SPREAD = """HloModule jit_step, is_scheduled=true
-
-%fused_computation.1 (param_0.1: bf16[8,64]) -> bf16[64,64] {
-  %param_0.1 = bf16[8,64]{1,0} parameter(0)
-  ROOT %all-gather.1 = bf16[64,64]{1,0} all-gather(%param_0.1), channel_id=201, replica_groups=[1,8]<=[8], dimensions={0}
-}
-
-%async_collective_fusion.2 (param_0.2: bf16[8,64]) -> bf16[64,64] {
-  %param_0.2 = bf16[8,64]{1,0} parameter(0)
-  ROOT %all-gather.2 = bf16[64,64]{1,0} all-gather(%param_0.2), channel_id=201, replica_groups=[1,8]<=[8], dimensions={0}
-}
-
-%fused_computation.3 (param_0.3: bf16[8,64]) -> bf16[64,64] {
-  %param_0.3 = bf16[8,64]{1,0} parameter(0)
-  ROOT %all-gather.3 = bf16[64,64]{1,0} all-gather(%param_0.3), channel_id=201, replica_groups=[1,8]<=[8], dimensions={0}
-}
-
-ENTRY %main (p: bf16[8,64]) -> bf16[64,64] {
-  %p = bf16[8,64]{1,0} parameter(0)
-  %fusion.1 = bf16[64,64]{1,0} fusion(%p), kind=kCustom, calls=%fused_computation.1
-  %fusion.2 = bf16[64,64]{1,0} fusion(%p), kind=kCustom, calls=%async_collective_fusion.2
-  %all-gather.4 = bf16[64,64]{1,0} all-gather(%p), channel_id=202, replica_groups=[1,8]<=[8], dimensions={0}
-  ROOT %fusion.3 = bf16[64,64]{1,0} fusion(%p), kind=kCustom, calls=%fused_computation.3
-}
-"""
-
-
 def test_a_collective_spread_over_fusions_counts_once():
-    assert hlo.read(SPREAD).summary() == [
+    assert hlo.read_program(SPREAD).summary() == [
         {"kind": "all-gather", "count": 2, "bytes": 2 * 2 * 64 * 64}
     ]
 
 
 def test_cycles_are_those_of_operations_not_of_what_is_fused_in_them():
-    assert hlo.read(TPU).cycles == 12 * 1902 + 100
+    assert hlo.read_program(TPU).cycles == 12 * 1902 + 100
 
 
 def test_the_compilers_trip_count_and_a_scattered_sum():
-    (found,) = hlo.read(CPU).collectives
+    (found,) = hlo.read_program(CPU).collectives
     assert (found.kind, found.times, found.group, found.bytes) == (
         "reduce-scatter",
         3,
@@ -108,7 +81,7 @@ def test_bytes_of_shapes(shape, size):
 
 def test_what_is_no_program():
     with pytest.raises(ValueError, match="no HLO module"):
-        hlo.read("hello")
+        hlo.read_program("hello")
     with pytest.raises(ValueError, match="is no shape"):
         hlo.shape_bytes("hello")
 
@@ -121,25 +94,25 @@ def test_memory_by_the_compilers_account():
         alias_size_in_bytes=19,
         generated_code_size_in_bytes=3,
     )
-    found = fit.memory(analysis, "", 1000.0)
+    found = estimate.memory_needed(analysis, "", 1000.0)
     assert found["needed"] == 20 + 100 + 21 - 19 + 3 and found["available"] == 1000.0
 
 
 @pytest.mark.parametrize("message", [REFUSED, OLDER])
 def test_memory_by_the_compilers_refusal(message):
-    found = fit.memory(None, message, 1.0)
+    found = estimate.memory_needed(None, message, 1.0)
     assert found["needed"] == pytest.approx(17.43 * GIB) and found["available"] == pytest.approx(
         15.75 * GIB
     )
 
 
 def test_a_refusal_without_figures():
-    found = fit.memory(None, "RESOURCE_EXHAUSTED: for some reason", 5.0)
+    found = estimate.memory_needed(None, "RESOURCE_EXHAUSTED: for some reason", 5.0)
     assert math.isnan(found["needed"]) and found["available"] == 5.0
 
 
 def test_the_estimate_is_the_roofline():
-    where = chips.topology("v5e:2x4")
+    where = chips.find_topology("v5e:2x4")
     program = hlo.Program(
         (
             hlo.Collective("all-reduce", (), 10**9, 2, 8, ""),
@@ -147,7 +120,7 @@ def test_the_estimate_is_the_roofline():
         ),
         3000,
     )
-    found = fit.estimate(8 * 197e12 * 0.5, 64, program, where, 0.5)
+    found = estimate.estimate_step(8 * 197e12 * 0.5, 64, program, where, 0.5)
     assert found["compute_s"] == pytest.approx(1.0)
     assert found["collectives_s"] == pytest.approx((2 * 2 + 1) * 1e9 * 7 / 8 / 200e9)
     assert found["step_s"] == pytest.approx(found["compute_s"] + found["collectives_s"])
@@ -156,7 +129,9 @@ def test_the_estimate_is_the_roofline():
     ] == pytest.approx(64 / found["step_s"])
     assert found["compiler_s"] == pytest.approx(3000 / 1.5e9)
     assert any("45 %" in text or "50 %" in text for text in found["assumptions"])
-    two = fit.estimate(8 * 197e12 * 0.5, 64, program, chips.topology("v5e:2x4", 2), 0.5)
+    two = estimate.estimate_step(
+        8 * 197e12 * 0.5, 64, program, chips.find_topology("v5e:2x4", 2), 0.5
+    )
     assert two["collectives_s"] > found["collectives_s"] and any(
         "between slices" in text for text in two["assumptions"]
     )
@@ -176,8 +151,8 @@ def report(needed: float, **changes):
 
 
 def test_advice_says_what_fits_and_about_how_much_it_needs():
-    # 3 GiB stay, 0.5 a sample: 26 samples fit, so 24
-    lines = fit.advice(report(27), GIB, 12)
+    # 3 GiB are constant, and a sample takes 0.5. So 26 samples fit, of which 24 are a multiple.
+    lines = estimate.advise(report(27), GIB, 12)
     assert lines[0] == "--batch-per-chip=24: about 15.0 of 16.00 GiB"
     assert any(line.startswith("--config.model.remat=elementwise: about 15.5") for line in lines)
     assert any(line.startswith("--config.optim.accumulate=2: about 15.0") for line in lines)
@@ -185,12 +160,12 @@ def test_advice_says_what_fits_and_about_how_much_it_needs():
 
 
 def test_advice_where_the_state_is_the_trouble():
-    lines = fit.advice(report(40, state=17 * GIB), 4 * GIB, 12)
-    assert lines == ["--config.sharding=fsdp: the state, 17.0 GiB on every chip, in pieces"]
+    lines = estimate.advise(report(40, state=17 * GIB), 4 * GIB, 12)
+    assert lines == ["--config.sharding=fsdp: splits the state, which takes 17.0 GiB on every chip"]
 
 
 def test_advice_where_nothing_helps_alone():
-    (line,) = fit.advice(report(200, remat="layer", batch_per_chip=12), GIB, 12)
+    (line,) = estimate.advise(report(200, remat="layer", batch_per_chip=12), GIB, 12)
     assert "chips with more memory" in line
 
 
@@ -207,13 +182,16 @@ def test_advice_where_nothing_helps_alone():
 )
 def test_unknown_topologies_list_the_known_ones(name, message):
     with pytest.raises(UserError, match=message):
-        chips.topology(name)
+        chips.find_topology(name)
 
 
 def test_topologies():
-    assert chips.topology("v5e:16x16").chips == 256 and chips.topology("v4:2x2x2", 3).chips == 24
+    assert (
+        chips.find_topology("v5e:16x16").chips == 256
+        and chips.find_topology("v4:2x2x2", 3).chips == 24
+    )
     with pytest.raises(UserError, match="--slices=0"):
-        chips.topology("v5e:2x4", 0)
+        chips.find_topology("v5e:2x4", 0)
 
 
 def test_without_libtpu_the_message_names_the_extra(monkeypatch, capsys):
@@ -242,21 +220,21 @@ def test_a_share_of_the_peak_is_a_share(capsys):
             "batch_size=184 must be a multiple of 96 = 6 task(s) a step x what 8 device(s)",
         ),
         (["--config.batch_size=48"], "batch_size=48 must be a multiple of 96"),
-        (["--batch-per-chip=-1"], "--batch-per-chip=-1: at least 1"),
+        (["--batch-per-chip=-1"], "--batch-per-chip=-1: must be at least 1"),
         (["--slices=0"], "--slices=0"),
         (["--json=nowhere/report.json"], "--json=nowhere/report.json: there is no folder nowhere"),
         (["--config.model.remat=all"], "model.remat: unknown 'all'"),
     ],
 )
 def test_what_cannot_be_compiled_is_refused_at_once(flags, message, monkeypatch, capsys):
-    # No compiler is asked
+    # Without a compiler, a config that is not refused would fail in another way.
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["compile", "--config=configs/demo.py", "--topology=v5e:2x4", *flags]) == 2
     assert message in capsys.readouterr().err
 
 
 def ipt_compile(folder: pathlib.Path, *arguments: str, seconds: int = 1500):
-    """`ipt compile` as a user runs it: (exit code, its report, what it said)."""
+    """Runs `ipt compile`; returns its exit code, its report and its output."""
     path = folder / "report.json"
     environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
     done = subprocess.run(
@@ -279,7 +257,7 @@ def libtpu():
         pytest.skip("needs libtpu: pip install '.[tpu]'")
 
 
-# Minutes to half an hour of libtpu's compiler on two cores
+# libtpu's compiler takes minutes to half an hour on two cores.
 @pytest.mark.soak
 @pytest.mark.timeout(1600)
 def test_a_small_model_on_a_small_slice(libtpu, tmp_path):
@@ -294,13 +272,13 @@ def test_a_small_model_on_a_small_slice(libtpu, tmp_path):
     assert found["fits"] and found["chips"] == 8 and found["batch"] == 192 and found["hosts"] == 2
     assert [one["kind"] for one in found["collectives"]] == ["all-reduce"]
     weights = 4 * found["parameters"]
-    # The gradients, and little else
+    # The collective carries the gradients and little else.
     assert 0.9 * weights < found["collectives"][0]["bytes"] < 2 * weights
     assert found["hbm"]["needed"] < GIB and found["estimate"]["cycles"] > 0
     assert "all-reduce" in said and "MFU" in said
 
 
-# Minutes to half an hour of libtpu's compiler on two cores
+# libtpu's compiler takes minutes to half an hour on two cores.
 @pytest.mark.soak
 @pytest.mark.timeout(1600)
 def test_the_papers_size_fits_a_pod(libtpu, tmp_path):
@@ -313,7 +291,7 @@ def test_the_papers_size_fits_a_pod(libtpu, tmp_path):
     assert found["hbm"]["needed"] < 12 * GIB
 
 
-# Minutes to half an hour of libtpu's compiler on two cores
+# libtpu's compiler takes minutes to half an hour on two cores.
 @pytest.mark.soak
 @pytest.mark.timeout(1600)
 def test_what_does_not_fit_says_by_how_much_and_what_would(libtpu, tmp_path):
@@ -338,9 +316,11 @@ def test_what_does_not_fit_says_by_how_much_and_what_would(libtpu, tmp_path):
 
 @pytest.mark.slow
 def test_several_slices_can_be_described(libtpu):
-    script = "from ipt_jax import partition as p; m = p.topology_mesh('v5e:2x4', 2); print(m.size, m.devices[-1].slice_index)"
+    script = (
+        "from ipt_jax.distributed.devices import topology_mesh; "
+        "mesh = topology_mesh('v5e:2x4', 2); print(mesh.size, mesh.devices[-1].slice_index)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=300
     )
     assert done.stdout.split() == ["16", "1"], done.stderr
-    assert partition.DATA == "data"

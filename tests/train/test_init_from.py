@@ -18,7 +18,7 @@ import ipt_jax
 from ipt_jax import trees
 from ipt_jax.checkpoints.checkpoints import Checkpoints
 from ipt_jax.cli import app as cli
-from ipt_jax.cli.train import settings
+from ipt_jax.cli.train import finetune_config
 from ipt_jax.config import loading as configs
 from ipt_jax.config.loading import complete
 from ipt_jax.errors import ConfigError, WeightsError
@@ -137,15 +137,15 @@ def test_geometry_is_the_weights_and_what_differs_is_listed(weights, photographs
     values = changes(photographs)
     del values["model"]
     file = str(write_config(tmp_path / "c.py", values))
-    config = settings(file, [f"init_from={weights}"], str(tmp_path / "a"))
+    config = finetune_config(file, [f"init_from={weights}"], str(tmp_path / "a"))
     assert (
         config.model.features == 4 and config.model.tile == 16 and config.model.input_scale == 127.5
     )
     with pytest.raises(ConfigError, match=r"init_from is empty.*ipt pretrain"):
-        settings(file, [], str(tmp_path / "a"))
+        finetune_config(file, [], str(tmp_path / "a"))
     with pytest.raises(WeightsError, match=r"there is no"):
-        settings(file, [f"init_from={tmp_path}/none"], str(tmp_path / "a"))
-    config = settings(
+        finetune_config(file, [f"init_from={tmp_path}/none"], str(tmp_path / "a"))
+    config = finetune_config(
         file, [f"init_from={weights}", "model.hidden=64", "model.features=8"], str(tmp_path / "a")
     )
     with pytest.raises(
@@ -155,7 +155,9 @@ def test_geometry_is_the_weights_and_what_differs_is_listed(weights, photographs
         pretrain(config, str(tmp_path / "a"))
     with pytest.raises(ValueError, match=r"matches no parameter"):
         pretrain(
-            settings(file, [f"init_from={weights}", "finetune.freeze=bdy"], str(tmp_path / "b")),
+            finetune_config(
+                file, [f"init_from={weights}", "finetune.freeze=bdy"], str(tmp_path / "b")
+            ),
             str(tmp_path / "b"),
         )
 
@@ -325,7 +327,7 @@ def test_deblurring_in_another_geometry_end_to_end(photographs, tmp_path):
         "evaluate.batch=2",
         "devices=1",
     ]
-    config = settings("configs/finetune_deblur.py", overrides, str(tmp_path / "fine"))
+    config = finetune_config("configs/finetune_deblur.py", overrides, str(tmp_path / "fine"))
     assert (config.model.patch, config.model.tile) == (8, 32)
     outcome = pretrain(config, str(tmp_path / "fine"))
     assert outcome.finished and np.isfinite(outcome.scores["deblur"]["psnr_y"])

@@ -1,4 +1,4 @@
-"""`ipt_jax.load` and what it returns."""
+"""`ipt_jax.load`, and the Restorer that it returns."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def restorer(folder) -> Restorer:
 
 
 def test_importing_the_package_imports_neither_jax_nor_torch():
-    code = "import sys, ipt_jax; ipt_jax.load; print([m for m in ('jax', 'numpy', 'torch') if m in sys.modules])"
+    code = (
+        "import sys, ipt_jax; ipt_jax.load; "
+        "print([m for m in ('jax', 'numpy', 'torch') if m in sys.modules])"
+    )
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     ).stdout
@@ -78,14 +81,14 @@ def test_apply_is_the_network_on_tiles_of_any_number(restorer):
     expected = jax.jit(restorer.model.apply)({"params": restorer.params}, {"sr2": patches})[0][
         "sr2"
     ]
-    # More than a call takes
+    # 140 tiles are more than one call takes.
     for count in (1, 140):
         out = restorer.apply(patches[:count], task="sr2")
         assert out.shape == (count, 32, 32, 3) and out.dtype == np.float32
         np.testing.assert_allclose(
             out, expected[:count], rtol=0, atol=1e-5 * np.abs(expected).max()
         )
-    # Not clipped
+    # The result is not clipped.
     assert out.min() < 0 or out.max() > 255
 
 
@@ -107,7 +110,7 @@ def test_restore_takes_any_size_with_one_program(restorer, task, scale):
 
 
 class Copies(Restorer):
-    """A network that returns its input, enlarged for sr2: what is around it can be seen."""
+    """A network that copies its input, enlarged for sr2, which shows what is done around it."""
 
     def bind(self, task):
         scale = self.task(task).scale
@@ -135,7 +138,7 @@ def test_channels_and_dtype_come_back_as_they_went_in(copies, dtype, channels):
 
 
 def test_alpha_is_enlarged_as_bicubic(copies):
-    # 16 bits are as near as 8 where nothing is clipped
+    # With these values nothing is clipped, so 16 bits are as accurate as 8.
     image = RNG.integers(64, 192, (20, 24, 4)).astype(np.uint8)
     np.testing.assert_array_equal(
         copies.restore(image, "sr2", overlap=4)[..., 3], bicubic_up(image[..., 3], 2)
@@ -208,7 +211,7 @@ def test_wrong_paths_say_what_is_there(folder, tmp_path):
     with pytest.raises(WeightsError, match="not a run's config"):
         ipt_jax.load(str(tmp_path))
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
-    with pytest.raises(WeightsError, match="no checkpoint yet"):
+    with pytest.raises(WeightsError, match="there is no checkpoint in"):
         ipt_jax.load(str(tmp_path))
 
 

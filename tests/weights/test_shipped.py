@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 import ipt_jax
-from ipt_jax.evaluate.scoring import Picture, baseline, make_lq
+from ipt_jax.evaluate.scoring import BenchmarkImage, baseline, make_lq
 from ipt_jax.metrics import psnr
 from ipt_jax.tasks import PAPER_TASKS, TASKS
 from ipt_jax.weights import default as defaults
 
 FOLDER = defaults.SHIPPED / "ipt_small"
-# What each task must gain in dB on a photograph that was not among the training pictures: about
-# half of what it gains.
+# What each task must gain in dB on a photograph that was not in the training data: about half of
+# what it gains today.
 GAINS = {"sr2": 0.8, "sr3": 0.3, "sr4": 0.3, "derain": 2.0, "denoise30": 4.0, "denoise50": 5.0}
 
 
@@ -34,9 +34,9 @@ def test_it_restores_a_photograph(model, task):
     pytest.importorskip("skimage", reason="needs scikit-image's photographs")
     from ipt_jax.data.sources.embedded import embedded
 
-    # A face
+    # The crop shows a face.
     hq = embedded("all")[0][96:240, 120:264]
-    lq, clean = make_lq(Picture("astronaut", hq), TASKS[task], seed=0)
+    lq, clean = make_lq(BenchmarkImage("astronaut", hq), TASKS[task], seed=0)
     restored = model.restore(lq, task=task)
     restored = np.clip(np.round(restored), 0, 255).astype(np.uint8)
     scores = [

@@ -1,4 +1,4 @@
-"""The authors' files in and out, and weights folders."""
+"""Reading and writing files with the authors' names, and weights folders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ipt_jax.errors import WeightsError
 from ipt_jax.model import IPT
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.tasks import PAPER_TASKS, TASKS, make_task
-from ipt_jax.weights import authors, named
+from ipt_jax.weights import authors, task_names
 from ipt_jax.weights import folder as weights_folder
 from ipt_jax.weights import state_dict as weights
 
@@ -37,7 +37,7 @@ def command(*words: str) -> int:
 
 
 def restorer_of(model: IPT, seed: int = 0) -> Restorer:
-    tasks = {name: named.named_task(name, scale) for name, scale in model.scales}
+    tasks = {name: task_names.task_from_name(name, scale) for name, scale in model.scales}
     return Restorer(model, runs.random_params(model, seed), tasks, {"from": "a test"})
 
 
@@ -123,9 +123,9 @@ def test_fixed_tensors_may_be_missing_but_not_different(tmp_path):
         {name: value for name, value in state.items() if name not in fixed},
     )
     same(ipt_jax.load(str(path), heads=2).params, one.params)
-    # A file for pictures in 0..1
+    # A file for images in 0..1 has this value.
     state["sub_mean.bias"] = state["sub_mean.bias"] / 255
-    with pytest.raises(WeightsError, match=r"sub_mean\.bias: not the published value"):
+    with pytest.raises(WeightsError, match=r"sub_mean\.bias: it is not the published value"):
         ipt_jax.load(str(saved(tmp_path / "b.safetensors", state)), heads=2)
 
 
@@ -144,7 +144,7 @@ def test_other_floats_become_float32(tmp_path, dtype):
         np.testing.assert_array_equal(have, want.astype(dtype).astype(np.float32))
 
 
-def test_all_that_is_wrong_is_listed_and_nothing_loads(tmp_path):
+def test_all_differences_are_listed_and_nothing_is_loaded(tmp_path):
     state = state_of(micro())
     del state["body.encoder.layers.1.linear2.bias"], state["head.2.1.body.0.weight"]
     state["body.decoder.layers.0.norm4.weight"] = np.zeros(16, np.float32)
@@ -160,7 +160,7 @@ def test_all_that_is_wrong_is_listed_and_nothing_loads(tmp_path):
         "head.2.1.body.0.weight: missing, [4, 4, 5, 5]",
         "body.decoder.layers.0.norm4.weight: unexpected, [16]",
         "tail.3.1.weight: [3, 4, 5, 5], not [3, 4, 3, 3]",
-        "body.linear_encoding.bias: holds values that are not finite",
+        "body.linear_encoding.bias: it contains values that are not finite",
     ):
         assert line in text
     with pytest.raises(WeightsError):
@@ -171,13 +171,13 @@ def test_all_that_is_wrong_is_listed_and_nothing_loads(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"head.0.0.weight": None}, "not IPT's weights: no head.0.0.weight; it holds"),
+        ({"head.0.0.weight": None}, "not IPT's weights: no head.0.0.weight; it contains"),
         ({"body.linear_encoding.weight": np.zeros((15, 15), np.float32)}, "do not fit 4 features"),
         (
             {"body.query_embed.weight": np.zeros((2, 256), np.float32)},
             "6 heads, 6 tails and 2 task embeddings",
         ),
-        ({"head.999999.0.weight": np.zeros(1, np.float32)}, "stands for"),
+        ({"head.999999.0.weight": np.zeros(1, np.float32)}, "has the numbers"),
         (
             {"tail.0.0.0.weight": np.zeros((20, 4, 3, 3), np.float32)},
             r"tail.0.0.0.weight: \[20, 4, 3, 3\], not \[16, 4, 3, 3\]",
@@ -202,8 +202,8 @@ def test_other_architectures_are_refused(tmp_path, change, message):
 def test_export_folds_the_input_scale_and_computes_the_same(tmp_path):
     one = restorer_of(small.model(small.config(tasks=("sr2", "denoise50"))))
     assert one.model.input_scale == 127.5
-    authors.write(one, tmp_path / "a.safetensors", "safetensors")
-    # Heads and tasks: our exports say them
+    authors.write_authors_file(one, tmp_path / "a.safetensors", "safetensors")
+    # Our exports state the heads and the tasks.
     back = ipt_jax.load(str(tmp_path / "a.safetensors"))
     assert back.model == one.model.clone(input_scale=1.0, start="torch") and list(back.tasks) == [
         "sr2",
@@ -215,7 +215,7 @@ def test_export_folds_the_input_scale_and_computes_the_same(tmp_path):
         np.testing.assert_allclose(
             back.apply(patches, task), expected, rtol=0, atol=2e-6 * np.abs(expected).max()
         )
-    authors.write(back, tmp_path / "b.safetensors", "safetensors")
+    authors.write_authors_file(back, tmp_path / "b.safetensors", "safetensors")
     same(load_file(tmp_path / "b.safetensors"), load_file(tmp_path / "a.safetensors"))
 
 
@@ -264,7 +264,7 @@ def test_one_task_is_cut_out_in_the_single_task_form(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["folder", "npz"])
-def test_our_own_forms_are_read_as_they_were_written(tmp_path, kind):
+def test_our_own_formats_are_read_as_they_were_written(tmp_path, kind):
     odd = make_task({"name": "denoise7", "degradation": "noise", "sigma": 7.5})
     plain = small.config(tasks=("sr2", {"name": "denoise7", "degradation": "noise", "sigma": 7.5}))
     model = small.model(plain)
@@ -273,7 +273,8 @@ def test_our_own_forms_are_read_as_they_were_written(tmp_path, kind):
         model, params, {"sr2": TASKS["sr2"], "denoise7": odd}, {"from": "a test", "step": 7}
     )
     out = tmp_path / "weights"
-    (weights_folder.write if kind == "folder" else weights_folder.write_npz)(one, out)
+    write = {"folder": weights_folder.write_weights_folder, "npz": weights_folder.write_npz}[kind]
+    write(one, out)
     back = ipt_jax.load(str(out))
     same(back.params, params)
     assert back.model.clone(start=model.start) == model
@@ -282,9 +283,9 @@ def test_our_own_forms_are_read_as_they_were_written(tmp_path, kind):
 
 
 def test_a_folder_of_format_1_is_read(tmp_path):
-    """As the first version wrote it: later ones must go on reading it."""
+    """Later versions must be able to read what the first version wrote."""
     one = micro(("sr2", 2))
-    weights_folder.write(one, tmp_path / "w")
+    weights_folder.write_weights_folder(one, tmp_path / "w")
     described = json.loads((tmp_path / "w" / "model.json").read_text())
     assert described["format"] == 1 and described["tasks"] == [{"name": "sr2", "scale": 2}]
     assert described["model"] == {
@@ -300,10 +301,10 @@ def test_a_folder_of_format_1_is_read(tmp_path):
         "norm_eps": 1e-5,
         "memory_norm": False,
     }
-    # The first files had none
+    # The first files did not have this key.
     del described["model"]["memory_norm"]
     (tmp_path / "w" / "model.json").write_text(json.dumps(described))
-    back = weights_folder.read(tmp_path / "w")
+    back = weights_folder.read_weights_folder(tmp_path / "w")
     same(back.params, one.params)
     assert not back.model.memory_norm
     assert sorted(load_file(tmp_path / "w" / "weights.safetensors"))[:2] == [
@@ -313,7 +314,7 @@ def test_a_folder_of_format_1_is_read(tmp_path):
 
 
 def broken_folder(tmp_path: pathlib.Path, change) -> str:
-    weights_folder.write(micro(("sr2", 2)), tmp_path / "w")
+    weights_folder.write_weights_folder(micro(("sr2", 2)), tmp_path / "w")
     described = json.loads((tmp_path / "w" / "model.json").read_text())
     change(described)
     (tmp_path / "w" / "model.json").write_text(json.dumps(described))
@@ -357,7 +358,7 @@ def test_a_folder_without_its_parts_is_refused(tmp_path):
 def test_writing_overwrites_nothing_else(tmp_path):
     (tmp_path / "thesis.txt").write_text("x")
     with pytest.raises(WeightsError, match="not a weights folder; name another one"):
-        weights_folder.write(micro(("sr2", 2)), tmp_path)
+        weights_folder.write_weights_folder(micro(("sr2", 2)), tmp_path)
     with pytest.raises(WeightsError, match="is a folder; name a file"):
         command("export", "--weights", "w", "--format", "npz", "--out", str(tmp_path))
     with pytest.raises(WeightsError, match="there is no folder"):
@@ -393,7 +394,7 @@ def test_a_run_is_exported_with_its_average(tmp_path):
     assert back.provenance["part"] == "ema" and back.provenance["step"] == 20
 
 
-# Files that are not what they should be.
+# Damaged files, and files of other formats.
 
 
 def header(text: str, length: int | None = None) -> bytes:
@@ -404,19 +405,19 @@ def header(text: str, length: int | None = None) -> bytes:
 BAD = {
     "empty": (b"", "an empty file"),
     "text": (b"hello, these are no weights at all", "not a MindSpore checkpoint"),
-    "absurd header length": (header('{"a": 1}', 2**60), "not a whole safetensors file"),
+    "absurd header length": (header('{"a": 1}', 2**60), "not an intact safetensors file"),
     "header cut short": (
         header('{"a": {"dtype": "F32", "shape": [2]', 5000),
-        "not a whole safetensors file",
+        "not an intact safetensors file",
     ),
     "absurd shape": (
         header('{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,16]}}')
         + bytes(16),
-        "not a whole safetensors file",
+        "not an intact safetensors file",
     ),
     "data cut short": (
         header('{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}') + bytes(8),
-        "not a whole safetensors",
+        "not an intact safetensors",
     ),
     "other tensors": (
         header('{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}') + bytes(16),
@@ -441,7 +442,7 @@ def test_broken_files_are_refused_by_name(tmp_path, data, message):
 
 def test_every_cut_of_a_file_is_refused(tmp_path):
     one = micro(("sr2", 2))
-    authors.write(one, tmp_path / "a.safetensors", "safetensors")
+    authors.write_authors_file(one, tmp_path / "a.safetensors", "safetensors")
     weights_folder.write_npz(one, tmp_path / "a.npz")
     for name in ("a.safetensors", "a.npz"):
         data = (tmp_path / name).read_bytes()
@@ -453,7 +454,7 @@ def test_every_cut_of_a_file_is_refused(tmp_path):
 
 def test_an_npz_with_objects_or_an_absurd_header_is_refused(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(WeightsError, match=r"x: its header announces \[1\] of object"):
+    with pytest.raises(WeightsError, match=r"x.npy: Object arrays cannot be loaded"):
         ipt_jax.load(str(tmp_path / "a.npz"))
     np.savez(tmp_path / "b.npz", x=np.zeros(3, np.float32))
     data = (
@@ -466,7 +467,7 @@ def test_an_npz_with_objects_or_an_absurd_header_is_refused(tmp_path):
         ipt_jax.load(str(tmp_path / "b.npz"))
 
 
-# MindSpore's .ckpt, written by hand from the description of the format.
+# MindSpore's .ckpt files, written by hand from the description of the format.
 
 
 def varint(value: int) -> bytes:
@@ -528,9 +529,9 @@ def test_a_mindspore_checkpoint_is_read_without_mindspore(tmp_path):
     loaded = ipt_jax.load(str(tmp_path / "a.ckpt"), heads=2)
     same(loaded.params, one.params)
     assert loaded.model.norm_eps == 1e-7
-    authors.write(loaded, tmp_path / "a.safetensors", "safetensors")
+    authors.write_authors_file(loaded, tmp_path / "a.safetensors", "safetensors")
     assert ipt_jax.load(str(tmp_path / "a.safetensors")).model.norm_eps == 1e-7
-    weights_folder.write(loaded, tmp_path / "folder")
+    weights_folder.write_weights_folder(loaded, tmp_path / "folder")
     assert ipt_jax.load(str(tmp_path / "folder")).model.norm_eps == 1e-7
 
 

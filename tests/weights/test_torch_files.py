@@ -1,4 +1,4 @@
-"""Exchange with PyTorch: files it wrote, files it must load, and the same pictures from both."""
+"""Exchange with PyTorch: its files are read, it reads ours, and both compute the same."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def tensors(state):
 
 
 def imported(tmp_path: pathlib.Path, model: IPT, seed: int) -> Restorer:
-    """The golden weights, written as a .pt, through `ipt import`."""
+    """Returns the golden weights after they were saved as .pt and imported by `ipt import`."""
     torch.save(
         tensors(weights.params_to_torch(golden.params(model, seed), model)), tmp_path / "a.pt"
     )
@@ -102,7 +102,7 @@ def test_exports_load_strictly_in_pytorch_and_give_the_same_pictures(tmp_path, o
 
     one = exported() if only is None else exported().only([only])
     path = tmp_path / "weights"
-    authors.write(one, path, kind)
+    authors.write_authors_file(one, path, kind)
     net = TorchIPT(one.model).eval()
     net.load_state_dict(
         torch.load(path, weights_only=True) if kind == "torch" else load_file(path), strict=True
@@ -144,8 +144,8 @@ def test_round_trips_are_bit_identical(tmp_path):
     state = TorchIPT(exported().model).state_dict()
     torch.save(state, tmp_path / "a.pt")
     loaded = ipt_jax.load(str(tmp_path / "a.pt"), task=NAMES, heads=2)
-    weights_folder.write(loaded, tmp_path / "w")
-    authors.write(ipt_jax.load(str(tmp_path / "w")), tmp_path / "b.pt", "torch")
+    weights_folder.write_weights_folder(loaded, tmp_path / "w")
+    authors.write_authors_file(ipt_jax.load(str(tmp_path / "w")), tmp_path / "b.pt", "torch")
     back = torch.load(tmp_path / "b.pt", weights_only=True)
     assert back.keys() == state.keys()
     for name, value in state.items():
@@ -198,7 +198,7 @@ def test_code_is_refused_and_not_run(tmp_path, legacy):
     )
     with pytest.raises(
         WeightsError,
-        match=r"a\.pt: refused: it holds something else than tensors.*\(posix\.system\);",
+        match=r"a\.pt: refused: it contains something other than tensors.*\(posix\.system\);",
     ):
         ipt_jax.load(str(tmp_path / "a.pt"))
     (tmp_path / "b.pt").write_bytes(pickle.dumps(Code(tmp_path / "ran")))
@@ -211,12 +211,12 @@ def test_code_is_refused_and_not_run(tmp_path, legacy):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ([1, 2], "it holds list"),
-        ({}, "it holds dict"),
-        ({"epoch": 3}, r"not only named tensors in it: epoch \(int\)"),
-        ({"state_dict": {"a": 1.5}}, "not only named tensors"),
-        (torch.zeros(3), "it holds ndarray"),
-        ({"a": torch.zeros(3)}, "not IPT's weights: no head.0.0.weight; it holds a"),
+        ([1, 2], "it contains list"),
+        ({}, "it contains dict"),
+        ({"epoch": 3}, r"it contains more than named tensors: epoch \(int\)"),
+        ({"state_dict": {"a": 1.5}}, "more than named tensors"),
+        (torch.zeros(3), "it contains ndarray"),
+        ({"a": torch.zeros(3)}, "not IPT's weights: no head.0.0.weight; it contains a"),
     ],
 )
 def test_other_contents_are_refused(tmp_path, content, message):

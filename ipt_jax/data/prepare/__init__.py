@@ -1,1 +1,1 @@
-"""Preparing and inspecting data sets."""
+"""Building, packing and inspecting data sets: the work behind `ipt data`."""

@@ -1,4 +1,8 @@
-"""ImageNet-2012 through TFDS's own builder, to array_record."""
+"""Builds ImageNet-2012 as an array_record set (`ipt data prepare imagenet2012`).
+
+TFDS's own builder does the work. This module checks the two archives before it and samples the
+result after it.
+"""
 
 from __future__ import annotations
 
@@ -12,32 +16,37 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ipt_jax.data.prepare.inspect import check
+from ipt_jax.data.prepare.inspect import check_source
 from ipt_jax.data.sources.tfds import Tfds
 from ipt_jax.errors import DataError
 from ipt_jax.messages import first_line, listed
 
 NAME = "imagenet2012"
-# Split -> (archive, what its members are called, how many the real one has).
+# Split -> (name of the archive, pattern of its members' names, number of members).
 ARCHIVES = {
     "train": ("ILSVRC2012_img_train.tar", re.compile(r"n\d{8}\.tar"), 1_000),
     "validation": ("ILSVRC2012_img_val.tar", re.compile(r"ILSVRC2012_val_\d{8}\.JPEG"), 50_000),
 }
-# Pictures of each split that are decoded when it is made
+# Images of each split that are decoded after it is built.
 SAMPLE = 1_000
-# Bytes, of a tar
+# Bytes of a tar file's block.
 _BLOCK = 512
 
 
-class Report(NamedTuple):
-    """What to tell the user, and how many of the pictures looked at cannot be read."""
+class BuildReport(NamedTuple):
+    """The result of building or finding the set.
+
+    Attributes:
+      lines: for the user.
+      unreadable: how many of the sampled images cannot be read.
+    """
 
     lines: list[str]
     unreadable: int
 
 
 class Subset:
-    """Every so many-th picture of a source."""
+    """About `count` evenly spaced images of a source."""
 
     def __init__(self, source: Tfds, count: int):
         self._source, self._step = source, max(1, len(source) // count)
@@ -52,20 +61,20 @@ class Subset:
         return self._source.name(i * self._step)
 
 
-def prepare(manual_dir: str, data_dir: str, splits: Sequence[str]) -> Report:
-    """Builds the set, or finds it built, and checks it.
+def prepare(manual_dir: str, data_dir: str, splits: Sequence[str]) -> BuildReport:
+    """Builds the set unless it exists, and decodes a sample of it.
 
-    TFDS builds beside the place where the set will be and renames at the end: after an interruption
-    it starts again, and a set that is there is whole.
+    TFDS builds in a temporary folder and renames it at the end. A set that exists is therefore
+    complete, and after an interruption the build starts again.
 
     Args:
-      manual_dir: the folder of the archives; local.
+      manual_dir: the local folder of the archives.
       data_dir: TFDS's data_dir; local or gs://.
       splits: keys of `ARCHIVES`.
 
     Raises:
-      DataError: archives that are missing, misnamed or truncated, no TensorFlow, or a set without
-        one of the splits.
+      DataError: an archive is missing, misnamed or truncated, TensorFlow is missing, or the set
+        exists without one of the splits.
       OSError: building failed.
     """
     lines = []
@@ -76,21 +85,21 @@ def prepare(manual_dir: str, data_dir: str, splits: Sequence[str]) -> Report:
         if "has no split" in str(missing):
             raise DataError(
                 f"{NAME} in {data_dir} was built without one of the splits that you ask for "
-                f"({missing}); TFDS "
-                "does not add to a set: remove it, or build into another --data-dir"
+                f"({missing}); TFDS does not add splits to a set: remove the set, or build into "
+                "another --data-dir"
             ) from None
         folder = pathlib.Path(manual_dir).expanduser()
         warnings = [warning for split in splits for warning in check_archive(folder, split)]
         lines += warnings
         _build(folder, data_dir, splits)
         lines += [
-            f"note: {left} is of a build that was interrupted, and can be removed"
+            f"note: an interrupted build left {left}, which can be removed"
             for left in _unfinished(data_dir)
         ]
         sources = [Tfds(NAME, split, data_dir) for split in splits]
     unreadable = 0
     for split, source in zip(splits, sources, strict=True):
-        found = check(Subset(source, SAMPLE))
+        found = check_source(Subset(source, SAMPLE))
         unreadable += len(found["unreadable"])
         lines.append(
             f"{split}: {len(source)} pictures; {found['pictures']} of them decoded, "
@@ -99,14 +108,14 @@ def prepare(manual_dir: str, data_dir: str, splits: Sequence[str]) -> Report:
         lines += [f"  {name}: {fault}" for name, fault in found["unreadable"].items()]
     lines.append(f"to decode all: ipt data check {NAME} --data-dir {data_dir} --split {splits[0]}")
     lines.append(f"to train on it: --config.data.source=tfds --config.data.dir={data_dir}")
-    return Report(lines, unreadable)
+    return BuildReport(lines, unreadable)
 
 
 def check_archive(folder: pathlib.Path, split: str) -> list[str]:
-    """Looks at the headers of a split's archive; returns warnings.
+    """Checks a split's archive by the headers of its members; returns warnings.
 
     Raises:
-      DataError: it is missing, not a tar, truncated, or holds something else.
+      DataError: the archive is missing, not a tar file, truncated, or holds other members.
     """
     name, pattern, usual = ARCHIVES[split]
     path = folder / name
@@ -163,9 +172,9 @@ def _build(manual: pathlib.Path, data_dir: str, splits: Sequence[str]) -> None:
         raise DataError(
             f'building {NAME} needs TensorFlow ({error}): pip install "ipt_jax[prepare]"'
         ) from error
-    _check_room(manual, data_dir, splits)
+    check_room(manual, data_dir, splits)
     builder = tfds.builder(NAME, data_dir=data_dir, file_format="array_record")
-    # Of a run that was killed, or that goes on beside this one
+    # These belong to a run that was killed, or to one that is building at the same time.
     before = _unfinished(data_dir)
     try:
         with _only(manual, splits) as archives:
@@ -174,21 +183,21 @@ def _build(manual: pathlib.Path, data_dir: str, splits: Sequence[str]) -> None:
             )
     except Exception as error:
         raise OSError(
-            f"TFDS could not build {NAME} in {data_dir}: {first_line(error)}; what was begun has "
-            "been removed, "
-            "start the same command again"
+            f"TFDS could not build {NAME} in {data_dir}: {first_line(error)}; the unfinished files "
+            "have been removed, start the same command again"
         ) from error
     finally:
         for folder in _unfinished(data_dir) - before:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_room(folder: pathlib.Path, data_dir: str, splits: Sequence[str]) -> None:
+def check_room(folder: pathlib.Path, data_dir: str, splits: Sequence[str]) -> None:
+    """Raises DataError if the disk of a local data_dir has too little room for the build."""
     if "://" in data_dir:
         return
     target = pathlib.Path(data_dir).expanduser().absolute()
     there = next(parent for parent in (target, *target.parents) if parent.exists())
-    # TFDS shuffles through a temporary copy of a split, so for a while there are two.
+    # TFDS shuffles by way of a temporary copy of a split, so it needs room for both.
     need = sum((folder / ARCHIVES[split][0]).stat().st_size for split in splits)
     need += max((folder / ARCHIVES[split][0]).stat().st_size for split in splits)
     free = shutil.disk_usage(there).free
@@ -201,7 +210,7 @@ def _check_room(folder: pathlib.Path, data_dir: str, splits: Sequence[str]) -> N
 
 @contextlib.contextmanager
 def _only(folder: pathlib.Path, splits: Sequence[str]) -> Iterator[str]:
-    """A folder with the archives of these splits alone: TFDS's builder takes all that it finds."""
+    """Makes a folder of links to these splits' archives: TFDS's builder takes all it finds."""
     with tempfile.TemporaryDirectory() as links:
         for split in splits:
             (pathlib.Path(links) / ARCHIVES[split][0]).symlink_to(
@@ -211,5 +220,6 @@ def _only(folder: pathlib.Path, splits: Sequence[str]) -> Iterator[str]:
 
 
 def _unfinished(data_dir: str) -> set[pathlib.Path]:
+    """Returns the folders of unfinished builds in a local data_dir."""
     folder = pathlib.Path(data_dir).expanduser() / NAME
     return set() if "://" in data_dir else set(folder.glob("incomplete.*"))

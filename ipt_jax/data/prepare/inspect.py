@@ -1,84 +1,42 @@
-"""`ipt data check`: reads a whole set and says what is in it."""
+"""Looks into data: finds the data set that a user names, reads all of it, and draws batches."""
 
 from __future__ import annotations
 
-import argparse
 import collections
-import json
 import os
 import pathlib
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
-from ipt_jax.data.sources.packed import DESCRIPTION
-from ipt_jax.errors import DataError
+import cv2
+import numpy as np
+from tqdm import tqdm
 
-# Side of the largest crop: four times the paper's tile of 48
-CROP = 192
-_MAGIC = {
-    b"\xff\xd8": "JPEG",
-    b"\x89PNG": "PNG",
-    b"RIFF": "WebP",
-    b"BM": "BMP",
-    b"II": "TIFF",
-    b"MM": "TIFF",
-}
+from ipt_jax.data.sources.folder import Folder
+from ipt_jax.data.sources.packed import DESCRIPTION, Packed, crc32
+from ipt_jax.data.sources.tfds import Tfds
+from ipt_jax.errors import DataError, DecodeError
+from ipt_jax.images.decode import decode
+from ipt_jax.images.formats import TITLES, sniff_format
+from ipt_jax.images.sheet import Page
 
 
-def add_parser(commands: Any) -> None:
-    """`ipt data check`."""
-    command = commands.add_parser(
-        "check",
-        allow_abbrev=False,
-        help="read a whole set: what is in it, and what of it cannot be read",
-        description="Reads and decodes every picture of a set; exit code 1 if any cannot be read.",
-    )
-    command.add_argument(
-        "set", metavar="SET", help="a folder of pictures, a packed set, or the name of a TFDS set"
-    )
-    command.add_argument("--data-dir", metavar="DIR", help="where the TFDS set is; local or gs://")
-    command.add_argument("--split", metavar="NAME", help="of a TFDS set (default: train)")
-    command.add_argument(
-        "--crop",
-        type=int,
-        default=CROP,
-        metavar="PIXELS",
-        help=f"count pictures with a side shorter than this (default: {CROP}, the x4 task's)",
-    )
-    command.add_argument(
-        "--threads",
-        type=int,
-        default=0,
-        metavar="N",
-        help="that read and decode (default: all cores)",
-    )
-    command.add_argument("--json", metavar="FILE", help="also write the report there")
-    command.set_defaults(run=run)
+def find_source(
+    name: str, data_dir: str | None, split: str | None = None
+) -> Folder | Packed | Tfds:
+    """Returns the source that a user names: a folder of images, a packed set, or a TFDS set.
 
-
-def run(options: argparse.Namespace) -> int:
-    """Runs `ipt data check`."""
-    source = find(options.set, options.data_dir, options.split)
-    found = check(source, options.crop, options.threads)
-    print("\n".join(lines(options.set, found)))
-    if options.json:
-        pathlib.Path(options.json).write_text(json.dumps(found, indent=1) + "\n")
-    return 1 if found["unreadable"] else 0
-
-
-def find(name: str, data_dir: str | None, split: str | None = None) -> Any:
-    """The source that a word of the user's means: what lies in a folder of that name, else a TFDS
-    set.
+    Args:
+      name: path of a folder, or name of a TFDS set.
+      data_dir: folder that holds the TFDS set, local or gs://; None for a folder or a packed set,
+        or for TFDS's default folder.
+      split: of a TFDS set (default: train).
 
     Raises:
-      DataError: there is neither.
+      DataError: neither is there, or `split` is given for a folder.
     """
-    from ipt_jax.data.sources.folder import Folder
-    from ipt_jax.data.sources.packed import Packed
-    from ipt_jax.data.sources.tfds import Tfds
-
     path = pathlib.Path(name).expanduser()
     if data_dir is None and path.is_dir():
         if split is not None:
@@ -87,7 +45,7 @@ def find(name: str, data_dir: str | None, split: str | None = None) -> Any:
             return Packed(path)
         if (path / "dataset_info.json").exists():
             raise DataError(
-                f"{name} is a TFDS set; name it and say where it is: ipt data check "
+                f"{name} is a TFDS set; give its name and its folder: ipt data check "
                 f"{path.absolute().parent.name} --data-dir {path.absolute().parent.parent}"
             )
         return Folder(path)
@@ -99,40 +57,39 @@ def find(name: str, data_dir: str | None, split: str | None = None) -> Any:
     return Tfds(name, split or "train", data_dir)
 
 
-def check(source: Any, crop: int = CROP, threads: int = 0) -> dict[str, Any]:
-    """Reads and decodes all of a source.
+def check_source(source: Any, crop: int = 0, threads: int = 0) -> dict[str, Any]:
+    """Reads and decodes all images of a source.
 
     Args:
       source: a `Source`.
-      crop: side in pixels; shorter pictures are counted.
-      threads: 0 = as many as there are cores.
+      crop: side in pixels; images with a shorter side are counted.
+      threads: number of threads; 0 for one per core.
 
     Returns:
-      What can be written as JSON: `pictures`, `bytes`, `formats` (name -> count), `sides`
-        (smallest, median and largest of
-      the shorter and of the longer side), `smaller_than_crop`, `crop`, `unreadable` (name ->
-      reason).
+      A report that can be written as JSON: `pictures` (their number), `bytes`, `formats` (name ->
+      count), `sides` (smallest, median and largest of the shorter and of the longer sides),
+      `crop`, `smaller_than_crop`, and `unreadable` (name -> reason).
     """
-    from tqdm import tqdm
-
     formats: collections.Counter[str] = collections.Counter()
-    shorter, longer, total, unreadable = [], [], 0, {}
-    for i, (kind, size, shape, fault) in enumerate(
-        tqdm(
-            _all(source, threads or os.cpu_count() or 1),
-            "checking",
-            len(source),
-            unit=" pictures",
-            file=sys.stderr,
-        )
-    ):
-        total += size
-        if fault:
-            unreadable[source.name(i)] = fault
+    shorter: list[int] = []
+    longer: list[int] = []
+    unreadable: dict[str, str] = {}
+    total = 0
+    findings = tqdm(
+        _inspect_all(source, threads or os.cpu_count() or 1),
+        "checking",
+        len(source),
+        unit=" pictures",
+        file=sys.stderr,
+    )
+    for i, found in enumerate(findings):
+        total += found.bytes
+        if found.fault:
+            unreadable[source.name(i)] = found.fault
         else:
-            formats[kind] += 1
-            shorter.append(min(shape))
-            longer.append(max(shape))
+            formats[found.format] += 1
+            shorter.append(min(found.height, found.width))
+            longer.append(max(found.height, found.width))
     return {
         "pictures": len(source),
         "bytes": total,
@@ -144,42 +101,54 @@ def check(source: Any, crop: int = CROP, threads: int = 0) -> dict[str, Any]:
     }
 
 
-def _all(source: Any, threads: int) -> Iterator[tuple[str, int, tuple[int, int], str]]:
-    """(format, bytes, (height, width), fault) of every picture, in order."""
-    import cv2
+class _Finding(NamedTuple):
+    """What was found about one image; `fault` is "" if it can be read."""
 
-    from ipt_jax.data.sources.packed import Packed, crc32
-    from ipt_jax.errors import DecodeError
-    from ipt_jax.images.decode import decode
+    format: str
+    bytes: int
+    height: int
+    width: int
+    fault: str
 
-    def one(i: int) -> tuple[str, int, tuple[int, int], str]:
-        raw = b""
-        try:
-            raw = source[i]
-            if not isinstance(raw, bytes):
-                return "array", raw.nbytes, raw.shape[:2], ""
-            if isinstance(source, Packed) and crc32(raw) != source.checksum(i):
-                return "", len(raw), (0, 0), "not what was packed: wrong checksum"
-            shape = decode(raw).shape
-        except DecodeError as error:
-            return "", len(raw), (0, 0), str(error)
-        kind = next((name for magic, name in _MAGIC.items() if raw.startswith(magic)), "other")
-        return kind, len(raw), (shape[0], shape[1]), ""
 
+def _inspect_all(source: Any, threads: int) -> Iterator[_Finding]:
+    """Yields what is found about each image of a source, in order."""
     cv2.setNumThreads(1)
     with ThreadPoolExecutor(threads) as pool:
-        # map() alone would hold all that it has read
+        # In parts: a single map() would hold the results of all images that are read.
         for start in range(0, len(source), 64 * threads):
-            yield from pool.map(one, range(start, min(len(source), start + 64 * threads)))
+            part = range(start, min(len(source), start + 64 * threads))
+            yield from pool.map(lambda i: _inspect(source, i), part)
+
+
+def _inspect(source: Any, i: int) -> _Finding:
+    raw = b""
+    try:
+        raw = source[i]
+        if not isinstance(raw, bytes):
+            return _Finding("array", raw.nbytes, *raw.shape[:2], "")
+        if isinstance(source, Packed) and crc32(raw) != source.checksum(i):
+            return _Finding("", len(raw), 0, 0, "not what was packed: wrong checksum")
+        height, width, _ = decode(raw).shape
+    except DecodeError as error:
+        return _Finding("", len(raw), 0, 0, str(error))
+    return _Finding(TITLES[str(sniff_format(raw[:12]))], len(raw), height, width, "")
 
 
 def _spread(sides: list[int]) -> list[int]:
+    """Returns smallest, median and largest, or nothing of nothing."""
     ordered = sorted(sides)
     return [ordered[0], ordered[len(ordered) // 2], ordered[-1]] if ordered else []
 
 
-def lines(name: str, found: dict[str, Any], limit: int = 50) -> Iterator[str]:
-    """The report for the user."""
+def report_lines(name: str, found: dict[str, Any], limit: int = 50) -> Iterator[str]:
+    """Yields the lines of a report of `check_source` for the user.
+
+    Args:
+      name: of the source.
+      found: the report.
+      limit: of unreadable images that are named.
+    """
     yield f"{name}: {found['pictures']} pictures, {found['bytes'] / 1e6:.1f} MB"
     yield "formats: " + (
         ", ".join(f"{kind} {count}" for kind, count in found["formats"].items()) or "none"
@@ -188,13 +157,49 @@ def lines(name: str, found: dict[str, Any], limit: int = 50) -> Iterator[str]:
         if spread:
             yield f"{which} side: {spread[0]} to {spread[2]} pixels, median {spread[1]}"
     if found["smaller_than_crop"]:
-        yield f"{found['smaller_than_crop']} smaller than the largest crop ({found['crop']} pixels): they will be enlarged"
-    if found["unreadable"]:
-        yield f"{len(found['unreadable'])} cannot be read:"
-        for i, (picture, fault) in enumerate(found["unreadable"].items()):
-            if i == limit:
-                yield f"  and {len(found['unreadable']) - limit} more (--json FILE lists all)"
-                break
-            yield f"  {picture}: {fault}"
-    else:
+        yield (
+            f"{found['smaller_than_crop']} are smaller than the largest crop ({found['crop']} "
+            "pixels) and will be enlarged"
+        )
+    if not found["unreadable"]:
         yield "all can be read"
+        return
+    yield f"{len(found['unreadable'])} cannot be read:"
+    for i, (picture, fault) in enumerate(found["unreadable"].items()):
+        if i == limit:
+            yield f"  and {len(found['unreadable']) - limit} more (--json FILE lists all)"
+            break
+        yield f"  {picture}: {fault}"
+
+
+def batch_sheet(batch: dict[str, dict[str, np.ndarray]], pairs: int) -> np.ndarray:
+    """Draws a batch with one row per task; each pair shows lq beside hq.
+
+    Smaller images are enlarged to the side of the largest hq without interpolation, so that their
+    pixels become squares.
+
+    Args:
+      batch: `{task: {"lq", "hq"}}`.
+      pairs: show at most this many pairs of each task.
+
+    Returns:
+      uint8 RGB `[H, W, 3]`.
+    """
+    side = max(pair["hq"].shape[1] for pair in batch.values())
+    columns = min(pairs, max(len(pair["hq"]) for pair in batch.values()))
+    # Pixels: between rows and pairs, between the two images of a pair, and of a row's label.
+    gap, inner, text = 6, 2, 20
+    across, down = 2 * side + inner + 2 * gap, side + text + gap
+    page = Page(len(batch) * down + gap, columns * across + gap)
+    for row, (name, pair) in enumerate(batch.items()):
+        top = gap + row * down
+        page.write_label(f"{name}: degraded | clean", top + 3, gap)
+        for column, images in enumerate(
+            zip(pair["lq"][:columns], pair["hq"][:columns], strict=True)
+        ):
+            for place, image in enumerate(images):
+                pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+                squares = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_NEAREST)
+                left = gap + column * across + place * (side + inner)
+                page.place_image(squares, top + text, left)
+    return page.pixels()

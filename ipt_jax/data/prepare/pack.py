@@ -1,4 +1,7 @@
-"""Writes packed sets: see :mod:`ipt_jax.data.sources.packed`."""
+"""Packs a folder of images into a few large files (`ipt data prepare folder`).
+
+:mod:`ipt_jax.data.sources.packed` describes the result and reads it.
+"""
 
 from __future__ import annotations
 
@@ -24,33 +27,40 @@ from ipt_jax.images.decode import decode
 from ipt_jax.messages import listed
 
 SHARD_BYTES = 256 * 2**20
-# One by one, for random access; pictures are compressed already
+# Groups of one record for random access; image files are compressed already.
 _OPTIONS = "group_size:1,uncompressed"
 
 
-class Outcome(NamedTuple):
-    """What was packed: the number of pictures, their bytes, and what was left out, with reasons."""
+class PackOutcome(NamedTuple):
+    """What was packed.
+
+    Attributes:
+      pictures: number of images.
+      bytes: of all images.
+      unreadable: "name: reason" of each image that was left out.
+    """
 
     pictures: int
     bytes: int
     unreadable: list[str]
 
 
-def pack(source: str, target: str, shard_bytes: int = SHARD_BYTES, threads: int = 0) -> Outcome:
-    """Packs all pictures below a folder, byte for byte, in the order of their names.
+def pack(source: str, target: str, shard_bytes: int = SHARD_BYTES, threads: int = 0) -> PackOutcome:
+    """Packs all images below a folder, byte for byte, in the order of their names.
 
-    Pictures that cannot be decoded are left out and named. All is written beside the target and
-    gets its name when it is whole and has been read back; whatever goes wrong before, nothing is
-    left.
+    Images that cannot be decoded are left out. The files are written to a folder beside the
+    target, which takes the target's name after all records have been read back. After a failure
+    nothing is left.
 
     Args:
-      source: the folder of pictures, as for `Folder`.
-      target: the folder to make; local.
-      shard_bytes: a file is closed at the first picture that takes it there.
-      threads: that read and decode; 0 = as many as there are cores.
+      source: the folder of images, as for `Folder`.
+      target: the local folder to make.
+      shard_bytes: a file is closed after the image with which it reaches this size.
+      threads: number of threads that read and decode; 0 for one per core.
 
     Raises:
-      DataError: no pictures, the target exists, no room, or no picture can be read.
+      DataError: the folder has no images, or none that can be read, the target exists, or the disk
+        has too little room.
       OSError: writing failed.
     """
     pictures = Folder(source)
@@ -60,7 +70,7 @@ def pack(source: str, target: str, shard_bytes: int = SHARD_BYTES, threads: int 
     unfinished = final.with_name(final.name + ".incomplete")
     _check_room(pictures, source, final)
     try:
-        # Of a run that was killed
+        # A run that was killed may have left it.
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         outcome = _write(pictures, unfinished, shard_bytes, threads or os.cpu_count() or 1)
@@ -86,12 +96,16 @@ def _check_room(pictures: Folder, source: str, final: pathlib.Path) -> None:
         )
 
 
-def _write(pictures: Folder, folder: pathlib.Path, shard_bytes: int, threads: int) -> Outcome:
+def _write(pictures: Folder, folder: pathlib.Path, shard_bytes: int, threads: int) -> PackOutcome:
     shards = _Shards(folder, shard_bytes)
     names, checksums, unreadable, total = [], [], [], 0
     with contextlib.closing(shards):
         for name, data, fault in tqdm(
-            _read(pictures, threads), "packing", len(pictures), unit=" pictures", file=sys.stderr
+            _read_all(pictures, threads),
+            "packing",
+            len(pictures),
+            unit=" pictures",
+            file=sys.stderr,
         ):
             if fault:
                 unreadable.append(f"{name}: {fault}")
@@ -114,13 +128,13 @@ def _write(pictures: Folder, folder: pathlib.Path, shard_bytes: int, threads: in
         "crc32": checksums,
     }
     (folder / DESCRIPTION).write_text(json.dumps(description) + "\n")
-    return Outcome(len(names), total, unreadable)
+    return PackOutcome(len(names), total, unreadable)
 
 
-def _read(pictures: Folder, threads: int) -> Iterator[tuple[str, bytes, str]]:
-    """(name, bytes, what is wrong with it or "") of all pictures, in order, some of them ahead."""
+def _read_all(pictures: Folder, threads: int) -> Iterator[tuple[str, bytes, str]]:
+    """Yields (name, bytes, fault or "") of all images in order; threads read some of them ahead."""
 
-    def one(i: int) -> tuple[str, bytes, str]:
+    def read_one(i: int) -> tuple[str, bytes, str]:
         data = pictures[i]
         try:
             decode(data)
@@ -133,7 +147,7 @@ def _read(pictures: Folder, threads: int) -> Iterator[tuple[str, bytes, str]]:
     with ThreadPoolExecutor(threads) as pool:
         try:
             for i in range(len(pictures)):
-                waiting.append(pool.submit(one, i))
+                waiting.append(pool.submit(read_one, i))
                 if len(waiting) > 2 * threads:
                     yield waiting.popleft().result()
             while waiting:
@@ -144,8 +158,9 @@ def _read(pictures: Folder, threads: int) -> Iterator[tuple[str, bytes, str]]:
 
 
 class _Shards:
-    """Array_record files, one after the other; they get their final names when their number is
-    known.
+    """Writes array_record files one after the other.
+
+    They get their final names when their number is known.
     """
 
     def __init__(self, folder: pathlib.Path, shard_bytes: int):
@@ -183,7 +198,7 @@ class _Shards:
                 ) from error
 
     def described(self) -> list[dict[str, Any]]:
-        """Names the files; their counts, sizes and checksums."""
+        """Renames the files and returns their names, counts, sizes and checksums."""
         shards = []
         for i, count in enumerate(self._counts):
             path = self._folder / f"pictures-{i:05}-of-{len(self._counts):05}.array_record"
@@ -205,6 +220,7 @@ class _Shards:
 
 
 def _read_back(folder: pathlib.Path) -> None:
+    """Raises OSError unless every record has the checksum of its image."""
     packed = Packed(folder)
     wrong = [
         packed.name(i)
@@ -213,13 +229,13 @@ def _read_back(folder: pathlib.Path) -> None:
     ]
     if wrong:
         raise OSError(
-            f"{len(wrong)} pictures were not written as they are (a full or faulty disk?): "
+            f"{len(wrong)} pictures read back differ from what was written (a faulty disk?): "
             f"{listed(wrong)}"
         )
 
 
-def report(outcome: Outcome, target: str) -> Sequence[str]:
-    """Lines for the user."""
+def report_lines(outcome: PackOutcome, target: str) -> Sequence[str]:
+    """Returns the lines of the report for the user."""
     lines = [
         f"{target}: {outcome.pictures} pictures, {outcome.bytes / 1e9:.2f} GB; to train on it: "
         f"--config.data.source=packed --config.data.dir={target}"

@@ -1,7 +1,8 @@
-"""Random-access sources of images: what the pipeline draws its crops from.
+"""Random-access sources of training images.
 
-A source is an immutable, picklable sequence of images, encoded or (where they are few) decoded. No
-open file is ever pickled: every process opens its own files when it first reads.
+A source is an immutable, picklable sequence of images: encoded, or decoded if there are only a few.
+Open files are never pickled; each process opens its own when it first reads. Importing this
+package loads neither grain nor TFDS.
 """
 
 from ipt_jax.data.sources.embedded import Embedded, embedded

@@ -1,4 +1,7 @@
-"""The photographs that scikit-image ships."""
+"""The photographs that scikit-image ships: enough for a demo without a download.
+
+The authors of scikit-image placed them in its package. They are decoded once and kept in memory.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,13 @@ HELD_OUT = "coffee.png"
 
 
 class Embedded:
-    """The photographs that scikit-image ships, as read-only arrays; nothing is downloaded.
+    """The photographs that scikit-image ships, as read-only arrays uint8 `[H, W, 3]`.
 
     Args:
-      split: "train" (all but `HELD_OUT`), "eval" (that one) or "all".
+      split: "train" (all but `HELD_OUT`), "eval" (only that one) or "all".
 
     Raises:
-      DataError: scikit-image, or one of its photographs, is missing.
+      DataError: scikit-image or one of its photographs is missing.
     """
 
     def __init__(self, split: str = "train"):
@@ -45,9 +48,11 @@ class Embedded:
         return _photograph(self._names[i])
 
     def name(self, i: int) -> str:
+        """Returns the photograph's path within site-packages."""
         return f"skimage/data/{self._names[i]}"
 
     def fingerprint(self) -> str:
+        """Returns the digest of all pixels."""
         digest = hashlib.sha256()
         for i in range(len(self)):
             digest.update(repr(self[i].shape).encode() + self[i].tobytes())
@@ -55,13 +60,13 @@ class Embedded:
 
 
 def embedded(split: str = "train") -> Embedded:
-    """Same as `Embedded(split)`."""
+    """Returns `Embedded(split)`."""
     return Embedded(split)
 
 
 @functools.cache
 def _photograph(name: str) -> np.ndarray:
-    # Read from the package's folder: skimage.data's functions download what they do not find there.
+    # From the package's folder, because skimage.data's functions download what they do not find.
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
         raise DataError('the embedded photographs need scikit-image: pip install "ipt_jax[demo]"')
@@ -72,6 +77,6 @@ def _photograph(name: str) -> np.ndarray:
         raise DataError(
             f"this version of scikit-image does not ship {path.name} (looked in {path.parent})"
         ) from None
-    # All readers share it.
+    # All callers share this array.
     image.flags.writeable = False
     return image

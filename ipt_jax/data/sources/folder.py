@@ -1,4 +1,8 @@
-"""Images in a folder and its subfolders."""
+"""Images in a folder and its subfolders, in the order of their relative paths.
+
+The order, the names and the choice of held-out images depend only on the relative paths, so a
+folder can be moved or copied.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +12,25 @@ import pathlib
 
 from ipt_jax.data.sources.held_out import check_held_out, check_split, held_out_names
 from ipt_jax.errors import DataError
-from ipt_jax.images.decode import SUFFIXES
+from ipt_jax.images.formats import SUFFIXES
 from ipt_jax.messages import listed
 
+# The most images whose content goes into the fingerprint.
 SAMPLED = 1024
 
 
 class Folder:
-    """All pictures in a folder and its subfolders, sorted by relative path.
+    """All images in a folder and its subfolders, sorted by relative path.
 
     Args:
-      directory: folder with PNG, JPEG, WebP, BMP or TIFF files, known by their suffix. Hidden files
-        and folders are skipped; links are followed.
-      split: "train" (all but the held-out pictures), "eval" (these) or "all".
-      held_out: number of pictures held out. They are those whose names have the smallest hashes, so
-        a file more or less changes at most one of them.
+      directory: a folder with PNG, JPEG, WebP, BMP or TIFF files, recognised by their suffix.
+        Hidden files and folders are skipped, and links are followed.
+      split: "train" (all but the held-out images), "eval" (only these) or "all".
+      held_out: number of held-out images. They have the names with the smallest hashes, so adding
+        or removing a file changes at most one of them.
 
     Raises:
-      DataError: the folder is missing or has no pictures, or `held_out` leaves one of the splits
+      DataError: the folder is missing or has no images, or `held_out` leaves one of the splits
         empty.
     """
 
@@ -55,8 +60,9 @@ class Folder:
         return self._names[i]
 
     def fingerprint(self) -> str:
-        """Digest of all names and sizes, and of 4 KiB out of the middle of up to `SAMPLED`
-        pictures.
+        """Returns the digest of all names and sizes, and of 4 KiB of up to `SAMPLED` images.
+
+        These bytes come from the middle of each file.
         """
         if not self._fingerprint:
             digest = hashlib.sha256()
@@ -79,12 +85,21 @@ class Folder:
 
 
 def list_pictures(directory: str, shown: str) -> list[str]:
-    """Relative POSIX paths of the pictures, sorted."""
+    """Returns the sorted relative POSIX paths of the images below a local folder.
+
+    Args:
+      directory: the folder.
+      shown: the folder as the user wrote it, for messages.
+
+    Raises:
+      DataError: the folder is missing, remote, or has no images.
+    """
     if not shown:
         raise DataError("data.dir is empty: give the folder that holds the pictures")
     if "://" in shown:
         raise DataError(
-            f"{shown}: folders must be local; copy it, or use data.source=tfds, which reads gs://"
+            f"{shown}: folders must be local; copy it, or use data.source=packed or "
+            "data.source=tfds, which read gs://"
         )
     if not os.path.exists(directory):
         raise DataError(f"folder not found: {shown} (looked at {os.path.abspath(directory)})")
@@ -95,7 +110,7 @@ def list_pictures(directory: str, shown: str) -> list[str]:
     visited: set[str] = set()
     for parent, folders, files in os.walk(directory, followlinks=True):
         real = os.path.realpath(parent)
-        # A link back to a folder above would never end.
+        # A link to a parent folder would never end.
         if real in visited:
             folders.clear()
             continue

@@ -1,4 +1,4 @@
-"""The error that all data raises, and the checks and wordings that the sources share."""
+"""Splits: the choice of held-out images, and the checks that all sources share."""
 
 from __future__ import annotations
 
@@ -19,8 +19,16 @@ def check_split(split: str) -> None:
 
 
 def check_held_out(split: str, held_out: int, total: int, what: str) -> None:
-    """Raises DataError unless holding out `held_out` of `total` pictures leaves some for
-    `split`.
+    """Checks that a split is not empty.
+
+    Args:
+      split: "train", "eval" or "all".
+      held_out: number of held-out images.
+      total: number of images.
+      what: names the source in messages.
+
+    Raises:
+      DataError: there are no images, or none are left for the split.
     """
     if not total:
         raise DataError(f"{what} is empty")
@@ -36,8 +44,9 @@ def check_held_out(split: str, held_out: int, total: int, what: str) -> None:
 
 
 def held_out_names(names: Iterable[str], held_out: int) -> set[str]:
-    """The `held_out` names with the smallest hashes, so that a file more or less changes at most
-    one of them.
+    """Returns the `held_out` names with the smallest SHA-256 hashes.
+
+    Adding or removing a file changes at most one of them.
     """
     return set(
         heapq.nsmallest(

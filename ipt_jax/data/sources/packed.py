@@ -1,7 +1,14 @@
-"""Packed sets: a folder of pictures as a few array_record files and a JSON that describes them.
+"""Packed sets: the images of a folder in a few array_record files, described by a JSON file.
 
-`ipt data prepare folder` writes them (:mod:`ipt_jax.data.prepare.pack`). Each record is a picture's
-file as it was; order, names and held-out pictures are those of the folder, and so are the batches.
+`ipt data prepare folder` writes them (:mod:`ipt_jax.data.prepare.pack`). Each record holds the
+bytes of an image file. Order, names, held-out images and therefore batches are those of the folder.
+
+`packed.json` holds:
+
+- `format`, `version`: "ipt_jax packed pictures" and 1;
+- `pictures`, `bytes`: number of images and of their bytes;
+- `shards`: a list of `{file, pictures, bytes, sha256}`;
+- `names`, `crc32`: relative path and checksum of each image, in order.
 """
 
 from __future__ import annotations
@@ -23,15 +30,16 @@ VERSION = 1
 
 
 class Packed:
-    """The pictures of a packed set, as the bytes of the files that were packed.
+    """The images of a packed set, as the bytes of the files that were packed.
 
     Args:
       directory: the folder that holds packed.json; local or gs://.
-      split: "train" (all but the held-out pictures), "eval" (these) or "all".
-      held_out: number of pictures held out, chosen as in `Folder`.
+      split: "train" (all but the held-out images), "eval" (only these) or "all".
+      held_out: number of held-out images, chosen as in `Folder`.
 
     Raises:
-      DataError: no packed set there, or one that lacks files, is of a later version, or is damaged.
+      DataError: the folder holds no packed set, or the set lacks files, has a later version, or is
+        damaged.
     """
 
     def __init__(self, directory: str | os.PathLike[str], split: str = "all", held_out: int = 0):
@@ -59,7 +67,7 @@ class Packed:
         try:
             return self._records[place]
         except Exception as error:
-            # As in `Tfds`: what is damaged can be replaced, what cannot be reached just now cannot.
+            # A damaged record may be replaced; storage that fails now may work later (see `Tfds`).
             kind = DecodeError if "Corrupted" in str(error) else DataError
             raise kind(
                 f"cannot read {self.name(i)} in {self._directory}: {first_line(error)}"
@@ -69,17 +77,18 @@ class Packed:
         return self._described()["names"][self._place(i)]
 
     def checksum(self, i: int) -> int:
-        """CRC-32 of picture i as it was packed."""
+        """Returns the CRC-32 of image i when it was packed."""
         return self._described()["crc32"][self._place(i)]
 
     def fingerprint(self) -> str:
-        """Digest of all names and checksums."""
+        """Returns the digest of all names and checksums."""
         digest = hashlib.sha256()
         for i in range(len(self)):
             digest.update(os.fsencode(f"{self.name(i)}\0{self.checksum(i)}\0"))
         return digest.hexdigest()
 
     def _place(self, i: int) -> int:
+        """Returns the position in the entire set of image i of the split."""
         if not 0 <= i < len(self):
             raise IndexError(i)
         if self._split == "all":
@@ -91,7 +100,7 @@ class Packed:
         return i
 
     def _described(self) -> dict[str, Any]:
-        # A worker reads it when it needs it: a million names are not sent to each.
+        # A worker reads the description when it needs it, so that a million names are not pickled.
         if self._description is None:
             self._description = read_description(self._directory)
         return self._description
@@ -101,12 +110,12 @@ class Packed:
 
 
 def read_description(directory: str) -> dict[str, Any]:
-    """The description of a packed set, checked against the files that are there.
+    """Reads the description of a packed set and checks it against the files in its folder.
 
     Raises:
-      DataError: as `Packed` does.
+      DataError: as for `Packed`.
     """
-    # Also opens gs:// paths.
+    # epath also opens gs:// paths.
     from etils import epath
 
     if not directory:
@@ -164,7 +173,7 @@ def read_description(directory: str) -> dict[str, Any]:
 
 
 def crc32(data: bytes) -> int:
-    """The checksum that a packed set keeps of each picture."""
+    """Returns the checksum that a packed set keeps of each image."""
     return zlib.crc32(data)
 
 

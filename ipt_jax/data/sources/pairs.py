@@ -1,5 +1,7 @@
-"""Pairs of degraded and clean pictures in a folder, in the layouts that `ipt evaluate` knows
-(`ipt_jax.data.layouts`).
+"""Pairs of degraded and clean images in a folder, for tasks without a synthetic degradation.
+
+The layouts are those of `ipt evaluate` (see :mod:`ipt_jax.data.layouts`). Names of partners and
+sizes are checked once, when the source is opened.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from ipt_jax.data.layouts import LOOKED_FOR, picture_files, understand
 from ipt_jax.data.sources.held_out import check_held_out, check_split, held_out_names
 from ipt_jax.errors import DataError, DecodeError
 from ipt_jax.images.decode import decode
+from ipt_jax.images.metadata import ORIENTATION
 from ipt_jax.messages import listed
 
 
@@ -24,15 +27,19 @@ class Pairs:
     """All pairs of a folder, in the order of their names.
 
     Args:
-      directory: e.g. with `rainy/` and `clean/`, `input/` and `target/`, `blur/` and `sharp/` (of
-        scenes too), or `HR/` and `LR_bicubic/X2/`.
-      split: "train" (all but the held-out pairs), "eval" (these) or "all".
-      held_out: pairs held out; those whose names have the smallest hashes.
-      scale: side of the clean over side of the degraded pictures; 0 for what there is.
+      directory: a folder with, for example, `rainy/` and `clean/`, `input/` and `target/`, `blur/`
+        and `sharp/` (also within folders of scenes), or `HR/` and `LR_bicubic/X2/`.
+      split: "train" (all but the held-out pairs), "eval" (only these) or "all".
+      held_out: number of held-out pairs: those with the smallest hashes of their names.
+      scale: side of a clean image divided by that of its degraded image; 0 to use the only scale
+        that the folder holds.
+
+    Attributes:
+      scale: of the pairs.
 
     Raises:
-      DataError: no such folder, no pairs in a known layout, partners that are missing on either
-        side, sizes that do not match, several scales to choose from; what is wrong is named.
+      DataError: the folder does not exist or holds no pairs in a known layout, an image has no
+        partner, sizes do not match, or there are several scales to choose from.
     """
 
     def __init__(
@@ -68,8 +75,7 @@ class Pairs:
         if extra:
             raise DataError(
                 f"{shown}: {len(hq)} clean and {len(hq) + len(extra)} degraded pictures; without a "
-                "clean one: "
-                f"{listed(extra)}"
+                f"clean one: {listed(extra)}"
             )
         names = list(hq)
         check_held_out(split, held_out, len(names), f"{shown} ({found.words})")
@@ -85,7 +91,7 @@ class Pairs:
         for small, big in self._files.values():
             try:
                 sizes = _size(small), _size(big)
-            # A damaged file is met, named and counted when it is read
+            # A damaged file is reported when it is decoded, and then replaced.
             except (OSError, ValueError, SyntaxError):
                 continue
             if tuple(side * self.scale for side in sizes[0]) != sizes[1] and not _floored(
@@ -104,7 +110,7 @@ class Pairs:
         return len(self._names)
 
     def __getitem__(self, i: int) -> tuple[bytes, bytes]:
-        """(lq, hq), encoded."""
+        """Returns the encoded files (lq, hq)."""
         try:
             small, big = (Path(file).read_bytes() for file in self._files[self._names[i]])
         except OSError as error:
@@ -115,7 +121,7 @@ class Pairs:
         return self._names[i]
 
     def fingerprint(self) -> str:
-        """Digest of all names and sizes, and of 4 KiB out of the middle of each file."""
+        """Returns the digest of all names and sizes, and of 4 KiB from the middle of each file."""
         digest = hashlib.sha256()
         for name in self._names:
             for file in self._files[name]:
@@ -131,7 +137,7 @@ class Pairs:
 
 
 def _unpaired(lq: Mapping[str, Path], hq: Mapping[str, Path]) -> list[str]:
-    """Degraded pictures in the folders of the paired ones that belong to no clean one."""
+    """Returns the degraded images without a clean partner, in the folders of those with one."""
     taken = {str(path) for path in (*lq.values(), *hq.values())}
     folders = {path.parent for path in lq.values()} - {path.parent for path in hq.values()}
     return [
@@ -143,27 +149,31 @@ def _unpaired(lq: Mapping[str, Path], hq: Mapping[str, Path]) -> list[str]:
 
 
 def _size(file: str) -> tuple[int, int]:
-    """Width and height, from the header; turned as the picture is decoded."""
+    """Returns width and height from the header, after the EXIF orientation."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with Image.open(file) as image:
             width, height = image.size
-            turned = image.getexif().get(0x0112, 1) >= 5
+            turned = image.getexif().get(ORIENTATION, 1) >= 5
     return (height, width) if turned else (width, height)
 
 
 def _floored(small: tuple[int, int], big: tuple[int, int], scale: int) -> bool:
-    """Whether the clean picture has a remainder that the degraded one could not show, as in
-    benchmark sets.
+    """Tells whether the clean image exceeds the scaled degraded image by a remainder only.
+
+    Some benchmark sets have such pairs: their sides are not multiples of the scale.
     """
     return scale > 1 and all(b // scale == s for s, b in zip(small, big, strict=True))
 
 
 def decode_pair(raw: tuple[bytes, bytes], scale: int) -> tuple[np.ndarray, np.ndarray]:
-    """(lq uint8 `[H, W, 3]`, hq uint8 `[H * scale, W * scale, 3]`).
+    """Decodes a pair; a remainder of the clean image is cut off.
+
+    Returns:
+      lq uint8 `[H, W, 3]` and hq uint8 `[H * scale, W * scale, 3]`.
 
     Raises:
-      DecodeError: either cannot be read, or their sizes do not match.
+      DecodeError: either image cannot be read, or their sizes do not match.
     """
     lq, hq = (decode(data) for data in raw)
     height, width = lq.shape[:2]

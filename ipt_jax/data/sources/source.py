@@ -1,8 +1,10 @@
-"""The interface of a source of images, and `open_source`."""
+"""The interface of all sources, and `open_source`, which opens the one that a config names.
+
+A new kind of source is a class with these four methods and an entry in `open_source`.
+"""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,38 +16,44 @@ from ipt_jax.data.sources.packed import Packed
 from ipt_jax.data.sources.pairs import Pairs
 from ipt_jax.data.sources.tfds import Tfds
 from ipt_jax.errors import DataError
+from ipt_jax.messages import nearest
 
 
 @runtime_checkable
 class Source(Protocol):
-    """A fixed, ordered set of pictures."""
+    """A fixed, ordered, picklable set of images."""
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Returns the number of images."""
 
     def __getitem__(self, i: int) -> bytes | np.ndarray | tuple[bytes, bytes]:
-        """Picture i: encoded bytes for `decode`, or uint8 [H, W, 3], or (lq, hq) bytes. IndexError
-        beyond the end.
+        """Returns image i: encoded bytes, pixels uint8 `[H, W, 3]`, or encoded (lq, hq).
+
+        Raises:
+          IndexError: i is beyond the end.
+          DecodeError: the image is damaged for good, so another may replace it.
+          DataError: the image cannot be read now, so no other may replace it.
         """
 
     def name(self, i: int) -> str:
-        """What to call picture i in a message."""
+        """Returns the name of image i for messages."""
 
     def fingerprint(self) -> str:
-        """Hexadecimal digest of the content and its order; independent of where it is stored."""
+        """Returns a hexadecimal digest of content and order, independent of the location."""
 
 
 def open_source(config_data: Mapping[str, Any], split: str = "train") -> Source:
-    """Opens the source that a config's `data` section asks for.
+    """Opens the source that a config's `data` section names.
 
     Args:
-      config_data: `source` ("embedded", "folder", "pairs", "packed" or "tfds") and what that source
-        needs of `dir`, `name` (default "imagenet2012"), `split` (of the TFDS set; default "train")
-        and `held_out` (number of pictures kept for evaluation; default 0).
-      split: "train", "eval" (the held-out pictures) or "all".
+      config_data: `source` ("embedded", "folder", "pairs", "packed" or "tfds") and the keys which
+        that source needs: `dir`, `name` (default "imagenet2012"), `split` (of the TFDS set; default
+        "train"), `scale` (of pairs) and `held_out` (number of images kept for validation; default
+        0).
+      split: "train", "eval" (the held-out images) or "all".
 
     Raises:
-      DataError: unknown source or split, or data that is not there.
+      DataError: the source or the split is unknown, or the data is missing.
     """
 
     def get(key: str, default: Any) -> Any:
@@ -63,9 +71,8 @@ def open_source(config_data: Mapping[str, Any], split: str = "train") -> Source:
     }
     source = str(get("source", ""))
     if source not in openers:
-        near = difflib.get_close_matches(source, openers, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise DataError(
-            f"data.source: unknown source {source!r}{hint} (known: {', '.join(openers)})"
+            f"data.source: unknown source {source!r}{nearest(source, openers)}; known: "
+            f"{', '.join(openers)}"
         )
     return openers[source]()

@@ -1,4 +1,7 @@
-"""Prepared TFDS sets as a source of encoded pictures."""
+"""Prepared TFDS sets as a source of encoded images, read without TensorFlow.
+
+TFDS and its array_record reader are imported when a set is opened, since that takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +17,20 @@ from ipt_jax.storage import reachable
 
 
 class Tfds:
-    """The pictures of a prepared TFDS set (array_record files), as the encoded bytes it stores.
-
-    Needs no TensorFlow; preparing a set does.
+    """The images of a prepared TFDS set (array_record files), as the encoded bytes it stores.
 
     Args:
-      name: "imagenet2012", "imagenet2012:5.1.0", "imagenet_resized/32x32", ...: any set with an
-        image feature "image". Without a version the newest one that is there is taken.
-      tfds_split: a split of the set, or a part of one: "train", "validation", "train[:1000]".
-      data_dir: the folder that holds the set's folder; local or gs://. None means TFDS's own
-        default.
+      name: of any set with an image feature "image", such as "imagenet2012", "imagenet2012:5.1.0"
+        or "imagenet_resized/32x32". Without a version, the newest version in `data_dir` is used.
+      tfds_split: a split of the set or a part of one, such as "train" or "train[:1000]".
+      data_dir: the folder that holds the set's folder; local or gs://. None means TFDS's default.
       split: "train", "eval" or "all".
-      held_out: number of pictures held out: the last ones. TFDS shuffled the set when it was
+      held_out: number of held-out images: the last ones, since TFDS shuffled the set when it was
         prepared.
 
     Raises:
-      DataError: the set, the split or the feature is missing, is not in array_record format, or
-        lacks files.
+      DataError: the set, the split or the feature is missing, or the set lacks files or is not in
+        array_record format.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Tfds:
         info = builder.info
         try:
             parts = info.splits[tfds_split].file_instructions
-        # TFDS raises nearly anything for a split it cannot parse.
+        # TFDS raises exceptions of nearly any type for a split that it cannot parse.
         except Exception as error:
             splits = ", ".join(
                 f"{key} ({value.num_examples})" for key, value in info.splits.items()
@@ -87,20 +87,18 @@ class Tfds:
         return self._read(i)["image"]
 
     def name(self, i: int) -> str:
-        """For example "imagenet2012/train[123] (n01440764_10026.JPEG)"; reads the record."""
+        """Reads the record and returns, e.g., "imagenet2012/train[123] (n01440764_10026.JPEG)"."""
         label = f"{self._label}[{self._indices[i]}]"
         try:
             return (
                 f"{label} ({self._read(i)['file_name'].decode()})" if self._has_file_name else label
             )
-        # The last: a record without that feature
+        # AttributeError: the record lacks that feature.
         except (DataError, UnicodeDecodeError, AttributeError):
             return label
 
     def fingerprint(self) -> str:
-        """Digest of name, version, split, number and lengths of the shards, and 16 of the
-        pictures.
-        """
+        """Returns the digest of name, version, split, shards and their lengths, and 16 images."""
         digest = hashlib.sha256(self._identity.encode())
         for i in range(0, len(self), max(1, len(self) // 16)):
             try:
@@ -111,15 +109,15 @@ class Tfds:
 
     def _read(self, i: int) -> dict[str, Any]:
         index = self._indices[i]
-        # Two threads may both do this; the second wins, and nothing is lost.
+        # Two threads may both open the records; the second result is kept, and both are valid.
         if self._records is None:
             self._records = _tfds_records(self._builder_dir, self._tfds_split)
         try:
             record = self._records[index]
         except Exception as error:
-            # A damaged record is unreadable for ever and can be replaced; anything else, such as
-            # storage that does not answer, may be readable next time, when a replacement would make
-            # it another batch.
+            # A damaged record stays unreadable, so another image may replace it. Any other fault,
+            # such as storage that does not answer, may be gone next time: a replacement now would
+            # give the same step different batches.
             kind = DecodeError if "Corrupted" in str(error) else DataError
             raise kind(
                 f"cannot read {self._label}[{index}] in {self._builder_dir}: {first_line(error)}"
@@ -127,8 +125,7 @@ class Tfds:
         if not isinstance(record["image"], bytes):
             raise DataError(
                 f'{self._label}[{index}] in {self._builder_dir} has no feature "image", which '
-                "features.json names: "
-                "its files were written by something else"
+                "features.json names: another program wrote its files"
             )
         return record
 
@@ -137,14 +134,18 @@ class Tfds:
 
 
 def _epath(path: str | os.PathLike[str]) -> Any:
-    # Also opens gs:// paths.
+    # epath also opens gs:// paths.
     from etils import epath
 
     return epath.Path(path).expanduser()
 
 
 def _tfds_directory(name: str, data_dir: str | os.PathLike[str] | None) -> str:
-    """The folder <data_dir>/<name>[/<config>]/<version> of a prepared set."""
+    """Returns the folder <data_dir>/<name>[/<config>]/<version> of a prepared set.
+
+    Raises:
+      DataError: the name is malformed, or the folder does not exist.
+    """
     match = re.fullmatch(r"(\w+)(?:/([\w.+-]+))?(?::(\d+\.\d+\.\d+))?", name)
     if match is None:
         raise DataError(
@@ -182,7 +183,11 @@ def _tfds_directory(name: str, data_dir: str | os.PathLike[str] | None) -> str:
 
 
 def _tfds_builder(builder_dir: str, name: str) -> Any:
-    """The set's read-only builder, once it is known to be one this module can read."""
+    """Returns the read-only builder of a set that this module can read.
+
+    Raises:
+      DataError: the set's description is damaged, or it lacks the format or the feature.
+    """
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -190,7 +195,7 @@ def _tfds_builder(builder_dir: str, name: str) -> Any:
     try:
         builder = tfds.builder_from_directory(builder_dir)
         formats = {file_format.value for file_format in builder.info.available_file_formats()}
-    # A damaged or ancient dataset_info.json or features.json.
+    # dataset_info.json or features.json is damaged or too old.
     except Exception as error:
         raise DataError(
             f"cannot read the description of a TFDS set in {builder_dir}: {first_line(error)}"
@@ -198,9 +203,9 @@ def _tfds_builder(builder_dir: str, name: str) -> Any:
     if "array_record" not in formats:
         raise DataError(
             f"TFDS set {name} in {builder_dir} is in {' and '.join(sorted(formats))} format, which "
-            "has no "
-            "random access; build it again with file_format=array_record, or convert it (needs "
-            "tensorflow-cpu and apache-beam): python -m tensorflow_datasets.scripts.convert_format "
+            "has no random access; build it again with file_format=array_record, or convert it "
+            "(needs tensorflow-cpu and apache-beam): python -m "
+            "tensorflow_datasets.scripts.convert_format "
             f"--dataset_version_dir={builder_dir} --out_file_format=array_record"
         )
     builder.info.set_file_format("array_record", override=True, override_if_initialized=True)

@@ -1,52 +1,35 @@
-"""TFDS's own imagenet2012 builder, run on stand-in archives, and its output read through `Tfds`."""
+"""`ipt data prepare imagenet2012`: the archives' checks, and (slow) TFDS's own builder on
+stand-ins.
+"""
 
+from __future__ import annotations
+
+import argparse
 import importlib.util
 import io
 import os
 import pathlib
-import shlex
+import shutil
 import subprocess
 import sys
 import tarfile
 
-import numpy as np
 import places
 import pytest
+from data_sets import jpeg, write_tfds
 
-from ipt_jax.data.sources.embedded import Embedded
-from ipt_jax.data.sources.source import open_source
+from ipt_jax.cli import data as cli
+from ipt_jax.data.prepare import imagenet
 from ipt_jax.data.sources.tfds import Tfds
 from ipt_jax.errors import DataError
-from ipt_jax.images.decode import decode
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("tensorflow") is None,
-        reason='TensorFlow is not installed: pip install "ipt_jax[prepare]"',
-    ),
-]
+needs_tensorflow = pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow") is None,
+    reason='TensorFlow is not installed: pip install "ipt_jax[prepare]"',
+)
 
 
-def _photographs() -> dict[str, bytes]:
-    """File name <wnid>_<name>.JPEG -> JPEG: of ImageNet if $IPT_TEST_DATA has some, else
-    scikit-image's.
-    """
-    folder = pathlib.Path(os.environ.get("IPT_TEST_DATA", "nowhere"), "imagenet_samples")
-    if folder.is_dir():
-        return {path.name: path.read_bytes() for path in sorted(folder.glob("n*_*.JPEG"))[:40]}
-    cv2 = pytest.importorskip("cv2")
-    pytest.importorskip("skimage")
-    source = Embedded("all")
-    names = ["n01440764_0.JPEG", "n01440764_1.JPEG", "n01494475_0.JPEG", "n01514859_0.JPEG"]
-    images = [np.ascontiguousarray(source[i][:, :, ::-1]) for i in range(4)]
-    return {
-        name: cv2.imencode(".jpg", image)[1].tobytes()
-        for name, image in zip(names, images, strict=True)
-    }
-
-
-def _tar(files: dict[str, bytes]) -> bytes:
+def tar(files: dict[str, bytes]) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for name, data in files.items():
@@ -56,115 +39,194 @@ def _tar(files: dict[str, bytes]) -> bytes:
     return stream.getvalue()
 
 
-def _run(*arguments: str) -> None:
-    command = [sys.executable, *arguments]
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    result = subprocess.run(
-        command, capture_output=True, text=True, env=environment, check=False, timeout=300
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
-
-
-@pytest.fixture(scope="module")
-def photographs() -> dict[str, bytes]:
-    return _photographs()
-
-
-@pytest.fixture(scope="module")
-def archives(photographs, tmp_path_factory) -> pathlib.Path:
-    """A folder with stand-ins for the two archives that ImageNet's owners hand out."""
-    folder = tmp_path_factory.mktemp("archives")
-    synsets: dict[str, dict[str, bytes]] = {}
-    for name, data in photographs.items():
-        synsets.setdefault(name.split("_")[0], {})[name] = data
-    train = {f"{synset}.tar": _tar(files) for synset, files in synsets.items()}
-    validation = {
-        f"ILSVRC2012_val_{i:08}.JPEG": data for i, data in enumerate(photographs.values(), 1)
+@pytest.fixture
+def archives(tmp_path) -> pathlib.Path:
+    """Stand-ins for the two archives, of 12 and 5 pictures."""
+    folder = tmp_path / "archives"
+    folder.mkdir()
+    synsets = {
+        f"{wnid}.tar": tar({f"{wnid}_{i}.JPEG": jpeg(7 * k + i) for i in range(4)})
+        for k, wnid in enumerate(("n01440764", "n01494475", "n01514859"))
     }
-    (folder / "ILSVRC2012_img_train.tar").write_bytes(_tar(train))
-    (folder / "ILSVRC2012_img_val.tar").write_bytes(_tar(validation))
+    (folder / "ILSVRC2012_img_train.tar").write_bytes(tar(synsets))
+    (folder / "ILSVRC2012_img_val.tar").write_bytes(
+        tar({f"ILSVRC2012_val_{i:08}.JPEG": jpeg(50 + i) for i in range(1, 6)})
+    )
     return folder
 
 
-def _build(archives: pathlib.Path, data_dir: pathlib.Path, file_format: str) -> pathlib.Path:
-    # By TFDS's Python interface, since its command line needs apache-beam and mlcroissant, too. In
-    # a process of its own, so that this one stays without TensorFlow.
-    code = (
-        "import sys, tensorflow_datasets as tfds\n"
-        "archives, data_dir, file_format = sys.argv[1:]\n"
-        "config = tfds.download.DownloadConfig(manual_dir=archives)\n"
-        "builder = tfds.builder('imagenet2012', data_dir=data_dir, file_format=file_format)\n"
-        "builder.download_and_prepare(download_config=config)\n"
+def options(archives: pathlib.Path, data_dir: pathlib.Path, *more: str) -> argparse.Namespace:
+    top = argparse.ArgumentParser()
+    cli.add_parser(top.add_subparsers(required=True))
+    return top.parse_args(
+        [
+            "prepare",
+            "imagenet2012",
+            "--manual-dir",
+            str(archives),
+            "--data-dir",
+            str(data_dir),
+            *more,
+        ]
     )
-    _run("-c", code, str(archives), str(data_dir), file_format)
-    return data_dir
 
 
-@pytest.fixture(scope="module")
-def array_record(archives, tmp_path_factory) -> pathlib.Path:
-    return _build(archives, tmp_path_factory.mktemp("array_record"), "array_record")
+def test_whole_archives_pass_with_a_note_on_their_size(archives):
+    (note,) = imagenet.check_archive(archives, "train")
+    assert note == "note: ILSVRC2012_img_train.tar has 3 members; ImageNet's own has 1000"
+    (note,) = imagenet.check_archive(archives, "validation")
+    assert note == "note: ILSVRC2012_img_val.tar has 5 members; ImageNet's own has 50000"
 
 
-def _file_name(source: Tfds, i: int) -> str:
-    return source.name(i).rsplit("(", 1)[1].rstrip(")")
+def refused(archives: pathlib.Path, split: str = "train") -> str:
+    with pytest.raises(DataError) as error:
+        imagenet.check_archive(archives, split)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
-def test_train_split_holds_the_files_of_the_archives(array_record, photographs):
-    source = Tfds("imagenet2012", "train", array_record)
-    read = {_file_name(source, i): source[i] for i in range(len(source))}
-    assert read == photographs
-    assert source.name(0).startswith("imagenet2012/train[0] (n")
-    for i in range(len(source)):
-        assert decode(source[i]).shape[2] == 3
-
-
-def test_validation_split_holds_the_files_of_the_archives(array_record, photographs):
-    source = Tfds("imagenet2012", "validation", array_record)
-    read = {_file_name(source, i): source[i] for i in range(len(source))}
-    assert read == {
-        f"ILSVRC2012_val_{i:08}.JPEG": data for i, data in enumerate(photographs.values(), 1)
-    }
-
-
-def test_held_out_pictures_are_not_trained_on(array_record, photographs):
-    config = {"source": "tfds", "dir": str(array_record), "held_out": 2}
-    train, held_out = open_source(config, "train"), open_source(config, "eval")
-    names = [{_file_name(source, i) for i in range(len(source))} for source in (train, held_out)]
+def test_missing_archives_say_what_is_there(archives, tmp_path):
+    (archives / "ILSVRC2012_img_train.tar").rename(archives / "ilsvrc2012_img_train (1).tar")
+    message = refused(archives)
     assert (
-        len(names[1]) == 2 and not names[0] & names[1] and names[0] | names[1] == set(photographs)
+        "has no ILSVRC2012_img_train.tar: the folder holds ILSVRC2012_img_val.tar, "
+        "ilsvrc2012_img_train (1).tar" in message
     )
+    assert (
+        "is it 'ilsvrc2012_img_train (1).tar'? Then rename it" in message
+        and "image-net.org" in message
+    )
+    assert "that folder does not exist" in refused(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "the folder holds nothing" in refused(tmp_path / "empty")
 
 
-def test_reading_does_not_import_tensorflow(array_record):
+@pytest.mark.parametrize("split", imagenet.ARCHIVES)
+def test_truncated_archives_are_refused_wherever_they_end(archives, split):
+    path = archives / imagenet.ARCHIVES[split][0]
+    whole = path.read_bytes()
+    with tarfile.open(path) as archive:
+        members = archive.getmembers()
+    ends = [
+        members[-1].offset_data + members[-1].size // 2,
+        members[1].offset_data + 300,
+        members[-1].offset + 100,
+        members[-1].offset_data + (members[-1].size + 511) // 512 * 512,
+    ]
+    for end in ends:
+        path.write_bytes(whole[:end])
+        assert "is truncated" in refused(archives, split)
+    path.write_bytes(whole[:200])
+    assert "download it again" in refused(archives, split)
+
+
+def test_archives_of_something_else_are_refused(archives):
+    train, validation = (archives / name for name, *_ in imagenet.ARCHIVES.values())
+    shutil.copy(validation, train)
+    assert "holds 'ILSVRC2012_val_00000001.JPEG', which is not of the train archive" in refused(
+        archives
+    )
+    validation.write_bytes(b"<html>please log in</html>" * 100)
+    assert "is not a tar archive" in refused(archives, "validation")
+    validation.write_bytes(b"")
+    assert "download it again" in refused(archives, "validation")
+
+
+def test_no_room_and_no_tensorflow_are_told_before_anything_is_written(
+    archives, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(DataError, match=r'needs TensorFlow .*: pip install "ipt_jax\[prepare\]"'):
+        cli.prepare_imagenet(options(archives, tmp_path / "out"))
+    usage = type(shutil.disk_usage("/"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 1, 1))
+    with pytest.raises(
+        DataError, match=r"building imagenet2012 takes up to 0\.0 GB; .* has 0\.0 GB free"
+    ):
+        imagenet.check_room(archives, str(tmp_path / "out"), ("train",))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_set_that_is_there_is_checked_and_not_built_again(tmp_path, capsys):
+    pictures = [jpeg(i) for i in range(5)]
+    write_tfds(tmp_path, pictures, name="imagenet2012")
+    chosen = options(tmp_path / "no archives", tmp_path, "--split", "train")
+    assert chosen.run(chosen) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "already; nothing to build" in printed
+        and "train: 5 pictures; 5 of them decoded, 0 of these" in printed
+    )
+    with pytest.raises(DataError, match="was built without one of the splits"):
+        imagenet.prepare(str(tmp_path / "no archives"), str(tmp_path), ("train", "validation"))
+    write_tfds(tmp_path / "bad", [*pictures, pictures[0][:900]], name="imagenet2012")
+    chosen = options(tmp_path, tmp_path / "bad", "--split", "train")
+    assert chosen.run(chosen) == 1
+    assert "imagenet2012/train[5] (5.jpg): the JPEG is truncated" in capsys.readouterr().out
+
+
+def run(
+    archives: pathlib.Path, data_dir: pathlib.Path, *more: str, before: str = ""
+) -> subprocess.CompletedProcess[str]:
     code = (
-        "import sys\n"
-        "from ipt_jax.data.sources import Tfds\n"
-        f"assert len(Tfds('imagenet2012', 'train', {str(array_record)!r})[0]) > 100\n"
-        "assert 'tensorflow' not in sys.modules\n"
+        f"{before}\nimport argparse, sys\nfrom ipt_jax.cli import data\n"
+        "top = argparse.ArgumentParser()\n"
+        "data.add_parser(top.add_subparsers(required=True))\n"
+        "options = top.parse_args(sys.argv[1:])\n"
+        "sys.exit(options.run(options))\n"
     )
-    root = places.ROOT
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        cwd=root,
-        check=False,
-        timeout=300,
+    arguments = [
+        "prepare",
+        "imagenet2012",
+        "--manual-dir",
+        str(archives),
+        "--data-dir",
+        str(data_dir),
+        *more,
+    ]
+    environment = os.environ | {
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "PYTHONPATH": str(places.ROOT),
+    }
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment, timeout=300
     )
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("apache_beam") is None, reason="apache-beam is not installed"
-)
-def test_the_advice_for_a_tfrecord_set_works(archives, array_record, tmp_path):
-    data_dir = _build(archives, tmp_path / "tfrecord", "tfrecord")
-    with pytest.raises(DataError, match="is in tfrecord format") as error:
-        Tfds("imagenet2012", "train", data_dir)
-    command = shlex.split(str(error.value).rsplit(": ", 1)[1])
-    assert command[0] == "python"
-    _run(*command[1:])
-    converted, direct = (
-        Tfds("imagenet2012", "train", folder) for folder in (data_dir, array_record)
+@pytest.mark.slow
+@needs_tensorflow
+def test_both_archives_become_a_set_that_is_read_without_tensorflow(archives, tmp_path):
+    result = run(archives, tmp_path / "sets")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert (
+        "train: 12 pictures; 12 of them decoded" in result.stdout
+        and "validation: 5 pictures" in result.stdout
     )
-    assert [converted[i] for i in range(len(converted))] == [direct[i] for i in range(len(direct))]
+    train = Tfds("imagenet2012", "train", tmp_path / "sets")
+    assert {train[i] for i in range(12)} == {jpeg(7 * k + i) for k in range(3) for i in range(4)}
+    assert not list((tmp_path / "sets/imagenet2012").glob("incomplete*"))
+    again = run(archives, tmp_path / "sets")
+    assert again.returncode == 0 and "nothing to build" in again.stdout
+
+
+@pytest.mark.slow
+@needs_tensorflow
+def test_one_split_needs_one_archive_and_takes_no_other(archives, tmp_path):
+    result = run(archives, tmp_path / "sets", "--split", "validation")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert len(Tfds("imagenet2012", "validation", tmp_path / "sets")) == 5
+    with pytest.raises(DataError, match="has no split 'train'; its splits: validation"):
+        Tfds("imagenet2012", "train", tmp_path / "sets")
+
+
+@pytest.mark.slow
+@needs_tensorflow
+def test_a_build_that_fails_leaves_nothing(archives, tmp_path):
+    limit = (
+        "import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))\n"
+    )
+    result = run(archives, tmp_path / "sets", before=limit)
+    assert result.returncode == 1 and "OSError: TFDS could not build imagenet2012" in result.stderr
+    assert not [path for path in (tmp_path / "sets").rglob("*") if path.is_file()]

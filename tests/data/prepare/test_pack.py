@@ -1,232 +1,126 @@
-"""`ipt data prepare imagenet2012`: the archives' checks, and (slow) TFDS's own builder on
-stand-ins.
-"""
+"""Packing a folder: what is written, and what is left when it fails."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import io
+import json
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
-import tarfile
+import zlib
 
 import places
 import pytest
-from data_sets import jpeg, write_tfds
+from data_sets import jpeg
 
-from ipt_jax.cli import data as prepare
-from ipt_jax.data.prepare import imagenet
-from ipt_jax.data.sources.tfds import Tfds
+from ipt_jax.cli import data as cli
+from ipt_jax.data.prepare import pack as packing
+from ipt_jax.data.prepare.pack import pack
+from ipt_jax.data.sources.packed import DESCRIPTION, Packed
 from ipt_jax.errors import DataError
 
-needs_tensorflow = pytest.mark.skipif(
-    importlib.util.find_spec("tensorflow") is None,
-    reason='TensorFlow is not installed: pip install "ipt_jax[prepare]"',
-)
 
-
-def tar(files: dict[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    return stream.getvalue()
-
-
-@pytest.fixture
-def archives(tmp_path) -> pathlib.Path:
-    """Stand-ins for the two archives, of 12 and 5 pictures."""
-    folder = tmp_path / "archives"
-    folder.mkdir()
-    synsets = {
-        f"{wnid}.tar": tar({f"{wnid}_{i}.JPEG": jpeg(7 * k + i) for i in range(4)})
-        for k, wnid in enumerate(("n01440764", "n01494475", "n01514859"))
-    }
-    (folder / "ILSVRC2012_img_train.tar").write_bytes(tar(synsets))
-    (folder / "ILSVRC2012_img_val.tar").write_bytes(
-        tar({f"ILSVRC2012_val_{i:08}.JPEG": jpeg(50 + i) for i in range(1, 6)})
-    )
-    return folder
-
-
-def options(archives: pathlib.Path, data_dir: pathlib.Path, *more: str) -> argparse.Namespace:
+def parsed(*arguments: str) -> argparse.Namespace:
     top = argparse.ArgumentParser()
-    prepare.add_parser(top.add_subparsers(required=True))
-    return top.parse_args(
-        [
-            "prepare",
-            "imagenet2012",
-            "--manual-dir",
-            str(archives),
-            "--data-dir",
-            str(data_dir),
-            *more,
-        ]
+    cli.add_parser(top.add_subparsers(required=True))
+    return top.parse_args(arguments)
+
+
+def test_the_description_says_what_is_there(folder, packed):
+    description = json.loads((packed / DESCRIPTION).read_text())
+    assert description["pictures"] == 11 and description["bytes"] == sum(
+        p.stat().st_size for p in folder.rglob("*.jpg")
     )
-
-
-def test_whole_archives_pass_with_a_note_on_their_size(archives):
-    (note,) = imagenet.check_archive(archives, "train")
-    assert note == "note: ILSVRC2012_img_train.tar has 3 members; ImageNet's own has 1000"
-    (note,) = imagenet.check_archive(archives, "validation")
-    assert note == "note: ILSVRC2012_img_val.tar has 5 members; ImageNet's own has 50000"
-
-
-def refused(archives: pathlib.Path, split: str = "train") -> str:
-    with pytest.raises(DataError) as error:
-        imagenet.check_archive(archives, split)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def test_missing_archives_say_what_is_there(archives, tmp_path):
-    (archives / "ILSVRC2012_img_train.tar").rename(archives / "ilsvrc2012_img_train (1).tar")
-    message = refused(archives)
-    assert (
-        "has no ILSVRC2012_img_train.tar: the folder holds ILSVRC2012_img_val.tar, "
-        "ilsvrc2012_img_train (1).tar" in message
+    assert description["names"] == sorted(
+        p.relative_to(folder).as_posix() for p in folder.rglob("*.jpg")
     )
-    assert (
-        "is it 'ilsvrc2012_img_train (1).tar'? Then rename it" in message
-        and "image-net.org" in message
-    )
-    assert "that folder does not exist" in refused(tmp_path / "nowhere")
-    (tmp_path / "empty").mkdir()
-    assert "the folder holds nothing" in refused(tmp_path / "empty")
-
-
-@pytest.mark.parametrize("split", imagenet.ARCHIVES)
-def test_truncated_archives_are_refused_wherever_they_end(archives, split):
-    path = archives / imagenet.ARCHIVES[split][0]
-    whole = path.read_bytes()
-    with tarfile.open(path) as archive:
-        members = archive.getmembers()
-    ends = [
-        members[-1].offset_data + members[-1].size // 2,
-        members[1].offset_data + 300,
-        members[-1].offset + 100,
-        members[-1].offset_data + (members[-1].size + 511) // 512 * 512,
+    assert description["crc32"] == [
+        zlib.crc32((folder / name).read_bytes()) for name in description["names"]
     ]
-    for end in ends:
-        path.write_bytes(whole[:end])
-        assert "is truncated" in refused(archives, split)
-    path.write_bytes(whole[:200])
-    assert "download it again" in refused(archives, split)
+    import hashlib
+
+    for shard in description["shards"]:
+        data = (packed / shard["file"]).read_bytes()
+        assert shard["bytes"] == len(data) and shard["sha256"] == hashlib.sha256(data).hexdigest()
+    assert sum(shard["pictures"] for shard in description["shards"]) == 11
 
 
-def test_archives_of_something_else_are_refused(archives):
-    train, validation = (archives / name for name, *_ in imagenet.ARCHIVES.values())
-    shutil.copy(validation, train)
-    assert "holds 'ILSVRC2012_val_00000001.JPEG', which is not of the train archive" in refused(
-        archives
-    )
-    validation.write_bytes(b"<html>please log in</html>" * 100)
-    assert "is not a tar archive" in refused(archives, "validation")
-    validation.write_bytes(b"")
-    assert "download it again" in refused(archives, "validation")
-
-
-def test_no_room_and_no_tensorflow_are_told_before_anything_is_written(
-    archives, tmp_path, monkeypatch
-):
-    monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(DataError, match=r'needs TensorFlow .*: pip install "ipt_jax\[prepare\]"'):
-        prepare._imagenet(options(archives, tmp_path / "out"))
-    usage = type(shutil.disk_usage("/"))
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 1, 1))
-    with pytest.raises(
-        DataError, match=r"building imagenet2012 takes up to 0\.0 GB; .* has 0\.0 GB free"
-    ):
-        imagenet._check_room(archives, str(tmp_path / "out"), ("train",))
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_set_that_is_there_is_checked_and_not_built_again(tmp_path, capsys):
-    pictures = [jpeg(i) for i in range(5)]
-    write_tfds(tmp_path, pictures, name="imagenet2012")
-    chosen = options(tmp_path / "no archives", tmp_path, "--split", "train")
-    assert chosen.run(chosen) == 0
+def test_unreadable_pictures_are_left_out_and_named(folder, tmp_path, capsys):
+    (folder / "3.jpg").write_bytes(b"no picture")
+    (folder / "deep/er/1.jpg").write_bytes(jpeg(1)[:1500])
+    options = parsed("prepare", "folder", f"{folder}/", "--shard-mb", "0.01", "--threads", "2")
+    assert options.run(options) == 1
     printed = capsys.readouterr().out
-    assert (
-        "already; nothing to build" in printed
-        and "train: 5 pictures; 5 of them decoded, 0 of these" in printed
+    assert "10 pictures" in printed and "2 picture(s) cannot be read" in printed
+    assert "3.jpg: not a JPEG, PNG" in printed and "deep/er/1.jpg: the JPEG is truncated" in printed
+    assert len(Packed(f"{folder}.packed")) == 10
+
+
+def test_what_cannot_be_packed_says_why(folder, packed, tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="exists already; remove it, or name another"):
+        pack(folder, packed)
+    with pytest.raises(DataError, match="folder not found"):
+        pack(tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/a.png").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"none of the 1 pictures can be read: a\.png"):
+        pack(tmp_path / "bad", tmp_path / "out")
+    usage = type(shutil.disk_usage("/"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100, 90, 10))
+    with pytest.raises(DataError, match=r"11 pictures of 0\.00 GB do not fit"):
+        pack(folder, tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad", "packed", "photos"]
+
+
+FULL = """
+import resource, signal, sys
+from ipt_jax.data.prepare.pack import pack
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    pack(sys.argv[1], sys.argv[2])
+except OSError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_fills_up_leaves_nothing(folder, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(places.ROOT)}
+    result = subprocess.run(
+        [sys.executable, "-c", FULL, str(folder), str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        timeout=120,
     )
-    with pytest.raises(DataError, match="was built without one of the splits"):
-        imagenet.prepare(str(tmp_path / "no archives"), str(tmp_path), ("train", "validation"))
-    write_tfds(tmp_path / "bad", [*pictures, pictures[0][:900]], name="imagenet2012")
-    chosen = options(tmp_path, tmp_path / "bad", "--split", "train")
-    assert chosen.run(chosen) == 1
-    assert "imagenet2012/train[5] (5.jpg): the JPEG is truncated" in capsys.readouterr().out
+    assert "failed:" in result.stdout and "nothing of it was kept" in result.stdout, result
+    assert [p.name for p in tmp_path.iterdir()] == ["photos"]
 
 
-def run(
-    archives: pathlib.Path, data_dir: pathlib.Path, *more: str, before: str = ""
-) -> subprocess.CompletedProcess[str]:
-    code = (
-        f"{before}\nimport argparse, sys\nfrom ipt_jax.data import prepare\ntop = "
-        "argparse.ArgumentParser()\n"
-        "prepare.add_parser(top.add_subparsers(required=True))\noptions = "
-        "top.parse_args(sys.argv[1:])\n"
-        "sys.exit(options.run(options))\n"
+def test_what_was_written_wrong_is_noticed_and_removed(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        packing, "crc32", lambda data: zlib.crc32(data[1:]) if data == jpeg(4) else zlib.crc32(data)
     )
-    arguments = [
-        "prepare",
-        "imagenet2012",
-        "--manual-dir",
-        str(archives),
-        "--data-dir",
-        str(data_dir),
-        *more,
-    ]
-    environment = os.environ | {
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "PYTHONPATH": str(places.ROOT),
-    }
-    command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, env=environment, timeout=300
-    )
+    assert len(pack(folder, tmp_path / "ok").unreadable) == 0
+    calls = iter(range(100))
+    monkeypatch.setattr(packing, "crc32", lambda data: next(calls))
+    with pytest.raises(OSError, match="11 pictures read back differ"):
+        pack(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out.incomplete").exists()
 
 
-@pytest.mark.slow
-@needs_tensorflow
-def test_both_archives_become_a_set_that_is_read_without_tensorflow(archives, tmp_path):
-    result = run(archives, tmp_path / "sets")
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert (
-        "train: 12 pictures; 12 of them decoded" in result.stdout
-        and "validation: 5 pictures" in result.stdout
-    )
-    train = Tfds("imagenet2012", "train", tmp_path / "sets")
-    assert {train[i] for i in range(12)} == {jpeg(7 * k + i) for k in range(3) for i in range(4)}
-    assert not list((tmp_path / "sets/imagenet2012").glob("incomplete*"))
-    again = run(archives, tmp_path / "sets")
-    assert again.returncode == 0 and "nothing to build" in again.stdout
+def test_an_interrupted_run_is_cleared_away_by_the_next(folder, tmp_path, monkeypatch):
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
 
-
-@pytest.mark.slow
-@needs_tensorflow
-def test_one_split_needs_one_archive_and_takes_no_other(archives, tmp_path):
-    result = run(archives, tmp_path / "sets", "--split", "validation")
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert len(Tfds("imagenet2012", "validation", tmp_path / "sets")) == 5
-    with pytest.raises(DataError, match="has no split 'train'; its splits: validation"):
-        Tfds("imagenet2012", "train", tmp_path / "sets")
-
-
-@pytest.mark.slow
-@needs_tensorflow
-def test_a_build_that_fails_leaves_nothing(archives, tmp_path):
-    limit = (
-        "import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))\n"
-    )
-    result = run(archives, tmp_path / "sets", before=limit)
-    assert result.returncode == 1 and "OSError: TFDS could not build imagenet2012" in result.stderr
-    assert not [path for path in (tmp_path / "sets").rglob("*") if path.is_file()]
+    with monkeypatch.context() as patch:
+        patch.setattr(packing, "_read_back", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pack(folder, tmp_path / "out")
+    assert not (tmp_path / "out.incomplete").exists()
+    (tmp_path / "out.incomplete").mkdir()
+    (tmp_path / "out.incomplete/pictures-00000").write_bytes(b"of a run that was killed")
+    pack(folder, tmp_path / "out")
+    assert len(Packed(tmp_path / "out")) == 11

@@ -223,7 +223,7 @@ def test_open_source_takes_a_config_dict(folder):
     [
         (
             "foldr",
-            "unknown source 'foldr'; did you mean 'folder'.*known: embedded, folder, pairs, "
+            r"unknown source 'foldr' .did you mean 'folder'.*known: embedded, folder, pairs, "
             "packed, tfds",
         ),
         ("", "unknown source ''"),

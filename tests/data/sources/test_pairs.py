@@ -132,7 +132,7 @@ def test_what_is_wrong_is_named(tmp_path):
     write(folder / "input" / "p3.png", np.zeros((40, 49, 3), np.uint8))
     with pytest.raises(
         DataError,
-        match=r"1 pair.s. whose sizes do not match at x1: .*p3.png \(49x40\) and .*p3.png \(50x40\)",
+        match=r"1 pair.s. whose sizes do not match at x1: .*3.png \(49x40\) and .*3.png \(50x40\)",
     ):
         Pairs(str(folder))
     with pytest.raises(DataError, match=r"held_out=4 must be between 0 and 3"):
