@@ -400,7 +400,8 @@ def test_a_disk_that_fails_in_the_middle_of_a_run(photographs, tmp_path):
                 since = functools.partial(said_since, tmp_path / "stderr", begun)
                 wait_until(
                     lambda since=since: (
-                        since().count("; the run continues") > 3 and ".png could not be written: " in since()
+                        since().count("; the run continues") > 3
+                        and ".png could not be written: " in since()
                     ),
                     process,
                 )
