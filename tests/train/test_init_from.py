@@ -22,7 +22,9 @@ from ipt_jax.cli.train import finetune_config
 from ipt_jax.config import loading as configs
 from ipt_jax.config.loading import complete
 from ipt_jax.errors import ConfigError, WeightsError
+from ipt_jax.model import build
 from ipt_jax.run_folder.folder import best_step
+from ipt_jax.tasks import PAPER_TASKS, make_tasks
 from ipt_jax.train import init_from, validation
 from ipt_jax.train.loop import pretrain
 
@@ -292,7 +294,7 @@ def test_shipped_configs_are_the_papers_recipe(name):
         "constant",
     )
     assert len(config.tasks) == 1 and config.evaluate.best == "psnr_y"
-    task = configs.make_tasks(config.tasks)[0]
+    task = make_tasks(config.tasks)[0]
     assert f"finetune_{task.name}" == name
     assert configs.load(f"configs/{name}.py:tiny").model.features == 16
     file = configs.find(f"configs/{name}.py").read_text()
@@ -302,7 +304,7 @@ def test_shipped_configs_are_the_papers_recipe(name):
 
 
 def test_all_of_the_papers_tasks_have_a_config():
-    assert {name.removeprefix("finetune_") for name in FINETUNE} == {*configs.PAPER_TASKS, "deblur"}
+    assert {name.removeprefix("finetune_") for name in FINETUNE} == {*PAPER_TASKS, "deblur"}
 
 
 @pytest.mark.slow
@@ -312,7 +314,7 @@ def test_deblurring_in_another_geometry_end_to_end(photographs, tmp_path):
     blur = configs.load("configs/pretrain_deblur.py").tasks[0]
     first = changes(photographs, model=model, tasks=[dict(blur)], steps=2)
     pretrain(complete(first), str(tmp_path / "pre"))
-    from test_pairs import make_pairs
+    from tests.data.sources.test_pairs import make_pairs
 
     make_pairs(tmp_path / "gopro" / "scene1", 5, names=("blur", "sharp"))
     overrides = [
@@ -341,7 +343,7 @@ def test_deblurring_in_another_geometry_end_to_end(photographs, tmp_path):
 
 def test_the_papers_deblurring_geometry():
     config = configs.load("configs/pretrain_deblur.py")
-    network = ipt_jax.model.build(config.model.to_dict(), configs.make_tasks(config.tasks))
+    network = build(config.model.to_dict(), make_tasks(config.tasks))
     assert (network.tile, network.patch, network.features, network.tokens, network.width) == (
         256,
         8,
