@@ -87,9 +87,10 @@ def _train(options: argparse.Namespace, load_config: Callable[[], Any]) -> int:
     with start.together(start_options(options)):
         # The imports are local because a process that waits for the others needs no jax.
         from ipt_jax.distributed import devices
+        from ipt_jax.run_folder.folder import COMPILED
         from ipt_jax.train.loop import pretrain
 
-        devices.cache_programs(os.path.join(os.path.expanduser(options.workdir), "compiled"))
+        devices.cache_programs(os.path.join(os.path.expanduser(options.workdir), COMPILED))
         outcome = pretrain(load_config(), options.workdir, options.force_config)
     return 0 if outcome.finished else int(options.stopped_code)
 
@@ -108,9 +109,10 @@ def finetune_config(file: str, overrides: list[str], workdir: str) -> Any:
 
     from ipt_jax import config
     from ipt_jax.errors import ConfigError
+    from ipt_jax.run_folder.folder import CONFIG
     from ipt_jax.weights import load
 
-    record = epath.Path(workdir).expanduser() / "config.json"
+    record = epath.Path(workdir).expanduser() / CONFIG
     unchecked = config.load(file, overrides, checked=False)
     if record.exists():
         try:

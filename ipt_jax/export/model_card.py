@@ -17,6 +17,7 @@ from etils import epath
 from ipt_jax.model.ipt import GEOMETRY
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.run_folder import metrics_log
+from ipt_jax.run_folder.folder import CONFIG, METRICS
 from ipt_jax.versions import versions
 from ipt_jax.weights.tensor_files import sha256_of
 
@@ -67,9 +68,9 @@ def collect_details(
     step = provenance.get("step")
     name, _, _ = weights.rpartition("@")
     for folder in (epath.Path(weights), epath.Path(name or weights)):
-        if (folder / "config.json").exists():
-            config = json.loads((folder / "config.json").read_text())["config"]
-            file = folder / "metrics.jsonl"
+        if (folder / CONFIG).exists():
+            config = json.loads((folder / CONFIG).read_text())["config"]
+            file = folder / METRICS
             lines = metrics_log.read_lines(file) if file.exists() else []
             lines = [line for line in lines if any("/psnr" in key for key in line)]
             lines = [line for line in lines if step is None or line["step"] <= step]

@@ -77,12 +77,14 @@ def save_state(
         checkpoints.wait()
     except CheckpointError as error:
         # The save before this one failed; this one takes its place.
-        logger.error("%s; going on", error)
+        logger.error("%s; the run continues", error)
     try:
         checkpoints.save(step, state, run.meta())
     except CheckpointError as error:
         if last:
             raise
         logger.error(
-            "%s; going on, the next save is in %d steps", error, run.config["checkpoint"]["every"]
+            "%s; the run continues and saves again in %d steps",
+            error,
+            run.config["checkpoint"]["every"],
         )

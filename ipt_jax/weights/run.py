@@ -15,7 +15,7 @@ from ipt_jax.model import build
 from ipt_jax.model.lora import merge_adapters
 from ipt_jax.model.trainable import is_partial, overlay
 from ipt_jax.restore.restorer import Restorer
-from ipt_jax.run_folder.folder import best_step
+from ipt_jax.run_folder.folder import CHECKPOINTS, CONFIG, best_step
 from ipt_jax.tasks import make_tasks
 from ipt_jax.weights.check import check_params
 
@@ -32,7 +32,7 @@ def read_run(folder: epath.Path, step: str, raw: bool) -> Restorer:
       WeightsError: the folder is not a run's, or it has no such checkpoint.
       CheckpointError: every checkpoint is damaged.
     """
-    file = folder / "config.json"
+    file = folder / CONFIG
     if not file.exists():
         content = ", ".join(sorted(f.name for f in folder.iterdir())[:8]) or "nothing"
         raise WeightsError(
@@ -47,10 +47,10 @@ def read_run(folder: epath.Path, step: str, raw: bool) -> Restorer:
         model = build(config["model"], tasks)
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{file} is not a run's config: {error!r}") from None
-    with Checkpoints(folder / "checkpoints") as checkpoints:
+    with Checkpoints(folder / CHECKPOINTS) as checkpoints:
         steps = checkpoints.steps()
         if not steps:
-            raise WeightsError(f"{folder}: there is no checkpoint in {folder / 'checkpoints'} yet")
+            raise WeightsError(f"{folder}: there is no checkpoint in {folder / CHECKPOINTS} yet")
         if step == "best":
             chosen = best_step(folder)
             if chosen is None:

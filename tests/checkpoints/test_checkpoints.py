@@ -1,4 +1,4 @@
-"""Checkpoints: what is restored is what was saved, or an error says why not."""
+"""Checkpoints: a restored state is what was saved, or an error says why not."""
 
 from __future__ import annotations
 
@@ -36,9 +36,7 @@ many_devices = pytest.mark.skipif(len(jax.devices()) < 8, reason="needs 8 device
 
 @flax.struct.dataclass
 class State:
-    """What a trainer may hold: nested parameters, optax's tuples, an average or None, several
-    counters.
-    """
+    """A state as trainers have it: parameters, optax's tuples, an EMA or None, counters."""
 
     step: jax.Array
     params: Any
@@ -100,7 +98,7 @@ def save_all(folder: Path, *steps: int, **options: Any) -> None:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with steps 1 and 2, not to be changed."""
+    """A folder with steps 1 and 2; tests must not change it."""
     folder = tmp_path_factory.mktemp("two") / "checkpoints"
     save_all(folder, 1, 2)
     return folder
@@ -109,9 +107,6 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(two: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(two, tmp_path / "checkpoints"))
-
-
-# What is saved comes back.
 
 
 @pytest.mark.parametrize("ema", [False, True])
@@ -218,9 +213,6 @@ def test_meta_is_read_without_starting_devices(two: Path) -> None:
     assert done.stdout.strip() == "2 {'config': {'seed': 2}, 'step': 2}"
 
 
-# Which ones are kept.
-
-
 def test_keeps_the_last_and_every_nth(tmp_path: Path) -> None:
     save_all(tmp_path, 1, 2, 3, 4, keep=2, keep_every=3)
     assert Checkpoints(tmp_path).steps() == [3, 4]
@@ -265,9 +257,6 @@ def test_steps_asked_for_by_number(two: Path) -> None:
     assert_same(checkpoints.restore(make_state(0), step=1)[0], make_state(1))
     with pytest.raises(CheckpointError, match=r"no checkpoint 7 .*there are: 1, 2"):
         checkpoints.restore(make_state(0), step=7)
-
-
-# Mistakes of the caller.
 
 
 def test_a_target_that_differs_is_told_every_leaf(
@@ -327,9 +316,6 @@ def test_numbers_to_keep_are_checked(tmp_path: Path, options: dict[str, int]) ->
         Checkpoints(tmp_path, **options)
 
 
-# Damage.
-
-
 def damage(path: Path, how: str) -> None:
     data = path.read_bytes()
     if how == "missing":
@@ -364,8 +350,10 @@ def test_damaged_files_are_never_believed(
 
 
 def flip_and_restore(folder: Path, seed: int, count: int) -> dict[str, int]:
-    """Flip single bits in step 2: half of them anywhere, half in a file drawn first, for small
-    ones' sake.
+    """Flips single bits in step 2, restores, and counts the outcomes.
+
+    Half of the bits are drawn from all bytes, half from a file that is drawn first, so that small
+    files are hit as well.
     """
     rng = random.Random(seed)
     wanted = {step: bits(make_state(step)) for step in (1, 2)}
@@ -402,9 +390,7 @@ def test_no_flipped_bit_is_restored_of_200(copy: Path) -> None:
 
 
 def wrong_numbers(folder: Path, step: int) -> None:
-    """Exchange the arrays for others that are whole and of the same shapes: only fingerprints can
-    tell.
-    """
+    """Replaces the arrays by intact ones of the same shapes, which only fingerprints can detect."""
     save_all(folder.parent / "other", 99)
     shutil.rmtree(folder / str(step) / "state")
     shutil.copytree(folder.parent / "other" / "99" / "state", folder / str(step) / "state")
@@ -492,9 +478,6 @@ def test_damaged_metadata_of_one_does_not_stop_saving(copy: Path) -> None:
     assert Checkpoints(copy).steps() == [1, 2, 3]
 
 
-# Failed and killed saves.
-
-
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code],
@@ -529,7 +512,7 @@ def test_a_failed_save_is_reported_and_can_be_tried_again(tmp_path: Path) -> Non
                 checkpoints.wait()
             for word in ("checkpoint 2", str(tmp_path), "File too large"):
                 assert word in str(error.value)
-            # Said once
+            # The failure is reported once.
             checkpoints.wait()
             checkpoints.save(3, state, {})
             with pytest.raises(CheckpointError, match="checkpoint 3"):
@@ -553,7 +536,7 @@ def test_close_reports_a_failed_save_but_hides_no_other_error(tmp_path: Path) ->
             Checkpoints(tmp_path / "a") as checkpoints,
         ):
             checkpoints.save(1, state, {})
-        # Another folder: orbax may still be clearing up in the first.
+        # Orbax may still remove files in the first folder.
         with pytest.raises(KeyError, match="why"), Checkpoints(tmp_path / "b") as checkpoints:
             checkpoints.save(1, state, {})
             raise KeyError("why")
@@ -576,7 +559,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
             checkpoints.save(1, state, {})
             checkpoints.wait()
             before = listing(disk / "c" / "1")
-            # Full half-way, and full from the start
+            # The disk becomes full during the save, or is full before it.
             for step, room in ((2, 200_000), (3, 0)):
                 ballast.write_bytes(b"")
                 ballast.write_bytes(bytes(shutil.disk_usage(disk).free - room))
@@ -619,8 +602,9 @@ for step in range((checkpoints.latest() or 0) + 1, 10_000):
 
 
 def kill_while_saving(folder: Path, delays: list[float]) -> None:
-    """Kill a run at some moment, go on in the same folder, kill it again; what was complete must be
-    there.
+    """Kills a process that saves, starts it again in the same folder, and so on.
+
+    Checkpoints that were complete must be there.
     """
     target = {"step": jnp.int32(0), "x": jnp.zeros((300_000,))}
     for delay in delays:

@@ -62,7 +62,7 @@ def test_fingerprints_see_what_a_linear_sum_does_not() -> None:
 
 
 def test_fingerprints_stay_what_they_are() -> None:
-    """Checkpoints hold them: another way of counting would make all older ones look damaged."""
+    """Checkpoints contain fingerprints: other ones would make older checkpoints look damaged."""
     arrays = [jnp.arange(12, dtype=d).reshape(3, 4) for d in ("float32", "bfloat16", "int8")]
     arrays += [jnp.arange(4) % 2 == 0, jnp.float32(1.5), jnp.zeros((0, 2)), jnp.complex64(1 + 2j)]
     assert fingerprints(arrays) == [

@@ -1,4 +1,4 @@
-"""The line between processes, with threads in their place; and where a process finds its place."""
+"""Process groups whose processes are threads of the test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ipt_jax.errors import Lost
 
 @pytest.fixture(autouse=True)
 def no_exit(monkeypatch):
-    """A process that is stuck is ended; threads of this one must not be."""
+    """A group ends its process after a failure elsewhere, which must not happen to the test."""
     monkeypatch.setattr(process_group, "GRACE", 1e6)
 
 
@@ -49,9 +49,7 @@ def test_who_is_late_is_named():
 
 @pytest.mark.parametrize("who", [0, 1, 2])
 def test_all_stop_after_the_same_step_which_none_has_passed(who):
-    """Steps as in training: none is finished before all have begun it, and a metric is read a step
-    late.
-    """
+    """As in training, no step ends before all have begun it, and metrics are read one step late."""
     three, begun = make_groups(3), [0, 0, 0]
     moved = threading.Condition()
 

@@ -1,6 +1,4 @@
-"""State in pieces: the same numbers as whole on each device, checkpoints of one for the other, what
-moves between devices.
-"""
+"""Sharded and replicated states: equal numbers, shared checkpoints, what moves between devices."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ DEVICES = 8
 
 @pytest.fixture(scope="module", autouse=True)
 def small_leaves_too():
-    """The test's model has no leaf that is worth splitting."""
+    """Lets small leaves be split, because the small model has no others."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shardings, "SMALL", 100)
         yield
@@ -55,9 +53,7 @@ def start(config, checkpoints):
 
 @pytest.fixture(scope="module")
 def runs(batches, tmp_path_factory):
-    """For each sharding: (state after the batches, metrics of each, folder of its checkpoint 3, HLO
-    of the step).
-    """
+    """For each sharding: the final state, the metrics, the folder of checkpoint 3, and the HLO."""
     found = {}
     for sharding in shardings.SHARDINGS:
         folder = tmp_path_factory.mktemp(sharding)
@@ -109,9 +105,7 @@ def test_large_leaves_are_in_pieces_and_stay_so(runs):
 
 
 def test_only_parameters_and_gradients_move(runs):
-    """Every array that moves has the shape of a parameter, of a layer's slice of one, or is a
-    handful of numbers.
-    """
+    """Every array that moves is a parameter, one layer's slice of it, or has a few numbers."""
     params = jax.tree.leaves(runs["data"][0].params)
     shapes = {x.shape for x in params} | {x.shape[1:] for x in params}
     sizes = {int(np.prod(shape)) for shape in shapes} | {
@@ -127,8 +121,9 @@ def test_only_parameters_and_gradients_move(runs):
             for shape in one.shapes:
                 elements = hlo.shape_bytes("u8" + shape[shape.index("[") :])
                 assert elements in sizes or elements <= 64, (sharding, one.kind, shape, one.source)
-    gathers = [c for c in hlo.read_program(runs["fsdp"][3]).collectives if c.kind == "all-gather"]
-    # In the loop over the encoder's two layers, not before it
+    program = hlo.read_program(runs["fsdp"][3])
+    gathers = [c for c in program.collectives if c.kind == "all-gather"]
+    # The gathers are in the loop over the encoder's two layers, not before it.
     assert any(c.times == 2 for c in gathers)
 
 

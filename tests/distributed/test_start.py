@@ -1,4 +1,4 @@
-"""Runs on two processes of two devices each, against one process of four devices and one of one."""
+"""Runs on two processes with two devices each, compared with one process with four or one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ipt_jax.train.loop import pretrain
 
 pytest.importorskip("skimage", reason="needs scikit-image's photographs")
 
-# Seconds for any process here; they take about 20 on an idle machine
+# Seconds that a process may take; on an idle machine it takes about 20.
 LIMIT = 500
 STEPS = 6
 CHANGES = {
@@ -40,9 +40,7 @@ def photographs(tmp_path_factory) -> pathlib.Path:
 
 
 class Pair:
-    """Two processes that train, with two simulated devices each; what is left of them at the end is
-    killed.
-    """
+    """Two processes that train, with two simulated devices each; both are killed at the end."""
 
     def __init__(
         self,
@@ -57,7 +55,7 @@ class Pair:
         file = write_config(home / "config.py", settings(folder, **CHANGES))
         self.processes, self.files, port = {}, {}, free_port()
         environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-        # As in conftest.py
+        # These are the flags of conftest.py.
         flags_of_xla = "--xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=false"
         environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=2 {flags_of_xla}"
         base = [
@@ -116,7 +114,7 @@ def lines(workdir: pathlib.Path) -> list[dict]:
 
 
 def close(a: dict, b: dict, since: dict, share: float) -> None:
-    """Whether two sets of arrays differ by at most that share of what has changed since."""
+    """Checks that two sets of arrays differ by at most a share of their change since a third."""
     assert a.keys() == b.keys() == since.keys() and len(a) > 20
     moved = np.sqrt(sum(np.sum((b[k] - since[k]) ** 2, dtype=float) for k in a))
     apart = np.sqrt(sum(np.sum((a[k] - b[k]) ** 2, dtype=float) for k in a))
@@ -133,7 +131,7 @@ def part(workdir: pathlib.Path, step: int, name: str) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def pair(photographs, tmp_path_factory):
-    """Two processes, without a stop."""
+    """An uninterrupted run of two processes."""
     home = tmp_path_factory.mktemp("pair")
     with Pair(photographs, home / "run", home) as run:
         assert run.codes() == {0: 0, 1: 0}, run.all_said()
@@ -143,7 +141,7 @@ def pair(photographs, tmp_path_factory):
 
 @pytest.fixture(scope="module", params=[4, 1])
 def single(request, photographs, tmp_path_factory):
-    """This process alone, with four devices or one."""
+    """A run of this process alone, with four devices or one."""
     workdir = tmp_path_factory.mktemp(f"single{request.param}") / "run"
     assert pretrain(
         complete(settings(photographs, **(CHANGES | {"devices": request.param}))), str(workdir)
@@ -158,8 +156,9 @@ def test_only_process_0_speaks(pair):
 
 
 def test_two_processes_compute_what_one_does(pair, single):
-    """The first loss and gradient (Adam's first moment after a step) to 1e-5, the parameters to
-    1e-3 of their way.
+    """The first loss and gradient agree to 1e-5, the parameters to 1e-3 of their change.
+
+    The gradient is Adam's first moment after one step.
     """
     workdir, _ = pair
     ours, theirs = lines(workdir), lines(single)
@@ -185,7 +184,7 @@ def test_two_processes_compute_what_one_does(pair, single):
 
 
 def test_a_run_goes_on_on_another_topology(pair, single, photographs, tmp_path):
-    """Begun on two processes, ended on one device."""
+    """The run starts on two processes and ends on one device."""
     workdir = tmp_path / "run"
     shutil.copytree(pair[0], workdir)
     for step in range(4, STEPS + 1):
@@ -289,7 +288,7 @@ def test_a_killed_process_ends_the_other_soon_and_the_run_goes_on(
         assert (
             codes[0] == 1 and "process 1" in said and "has gone" in said and "Traceback" not in said
         ), said
-    # Jax's own service was in process 0, and jax may abort before our words are out
+    # Process 0 hosted JAX's service, so JAX may abort before the message is printed.
     else:
         assert codes[1] in (1, -signal.SIGABRT), said
         assert "process 0" in said or "another task died" in said
@@ -303,7 +302,7 @@ def test_a_killed_process_ends_the_other_soon_and_the_run_goes_on(
 
 @pytest.mark.slow
 def test_an_error_in_one_process_ends_both(photographs, tmp_path):
-    """Process 1 loses its pictures while it trains."""
+    """The images of process 1 become unreadable while it trains."""
     own = tmp_path / "own"
     shutil.copytree(photographs, own)
     workdir = tmp_path / "run"

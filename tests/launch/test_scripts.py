@@ -1,6 +1,4 @@
-"""The scripts in launch/: their dry runs, and themselves with stand-ins for what a cloud or a
-cluster gives.
-"""
+"""The scripts in launch/: dry runs, and runs with stand-ins for the programs of a cloud."""
 
 from __future__ import annotations
 
@@ -20,9 +18,10 @@ SCRIPTS = ("tpu", "relaunch", "gke", "slurm", "local")
 COMMAND = ["--", "ipt", "pretrain", "--config=configs/demo.py", "--workdir=gs://bucket/it's a run"]
 TPU = ["--name", "job", "--zone", "z", "--type", "v5litepod-256"]
 
-# Each stand-in notes its arguments in calls.log; what it does is in a file of its name, if there.
+# Each stand-in appends its arguments to calls.log. A file NAME.does, if there is one, is what the
+# stand-in NAME does.
 STAND_IN = """#!/usr/bin/env bash
-printf '%s' "$(basename "$0")" >> "$STAND/calls.log"; printf ' %q' "$@" >> "$STAND/calls.log"; echo >> "$STAND/calls.log"
+{ printf '%s' "$(basename "$0")"; printf ' %q' "$@"; echo; } >> "$STAND/calls.log"
 [ ! -f "$STAND/$(basename "$0").does" ] || . "$STAND/$(basename "$0").does"
 """
 
@@ -203,9 +202,7 @@ def test_wrong_usage_is_refused_in_one_line(name, arguments, message, stand):
 
 
 def test_a_tpu_job_from_creation_to_deletion(stand):
-    """The command that reaches a host is run, by a stand-in host, and gets its arguments as they
-    were typed.
-    """
+    """A stand-in host runs the command, whose arguments arrive as they were typed."""
     host = stand / "host"
     (host / "ipt_jax" / ".venv" / "bin").mkdir(parents=True)
     program = host / "ipt_jax" / ".venv" / "bin" / "ipt"
@@ -239,12 +236,12 @@ def test_what_fails_half_way_leaves_no_tpu(fails, stand):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("name", ["tpu", "relaunch"])
 def test_an_interrupt_deletes_the_tpu(name, number, stand):
-    """Also when who read the output, such as `tee`, has gone."""
+    """The slice is deleted even if the reader of the output, such as `tee`, has gone."""
     (stand / "gcloud.does").write_text(
         'case "$*" in *describe*) echo ACTIVE ;; *" scp "*) exec sleep 50 ;; esac\n'
     )
     words = ["job"] if name == "tpu" else []
-    # Tests under nohup ignore a closed terminal, and a shell inherits that
+    # Under nohup, tests ignore SIGHUP, and a shell inherits that.
     before = signal.signal(number, signal.SIG_DFL)
     job = subprocess.Popen(
         [LAUNCH / f"{name}.sh", *words, *TPU, *COMMAND],
@@ -277,8 +274,8 @@ def test_a_slice_that_cannot_be_asked_for_is_not_taken_for_none(stand):
     assert done.returncode != 0 and calls(stand, " delete ") and "MAY COST MONEY" in done.stderr
 
 
-def test_a_preempted_tpu_is_brought_back(stand):
-    """The first slice is preempted while the command runs, the second lasts."""
+def test_a_preempted_tpu_is_recreated(stand):
+    """The first slice is preempted while the command runs; the second is not."""
     (stand / "gcloud.does").write_text(
         'n=$(grep -c " create " "$STAND/calls.log")\n'
         'case "$*" in\n'
@@ -308,7 +305,7 @@ def test_a_cluster_that_cannot_be_made_is_deleted(stand):
 
 
 def test_slurm_submits_a_script_that_runs(stand):
-    """sbatch's stand-in runs the job script, srun's the command."""
+    """The stand-in for sbatch runs the job script, and the one for srun runs the command."""
     (stand / "sbatch.does").write_text(
         'bash "${@: -1}" > "$STAND/job.log" 2>&1; echo "$?" > "$STAND/code"; echo 42\n'
     )
@@ -351,7 +348,8 @@ def test_following_a_slurm_job_ends_with_its_code(stand):
 
 
 def test_local_processes_know_their_place_and_a_signal_reaches_all(stand):
-    body = 'echo "$IPT_PROCESS_ID of $IPT_NUM_PROCESSES at $IPT_COORDINATOR"; trap "echo told; exit 0" TERM; '
+    body = 'echo "$IPT_PROCESS_ID of $IPT_NUM_PROCESSES at $IPT_COORDINATOR"; '
+    body += 'trap "echo stopped; exit 0" TERM; '
     body += "touch up$IPT_PROCESS_ID; "
     body += "while true; do sleep 0.1; done"
     command = [LAUNCH / "local.sh", "--processes", "2", "--port", "9000", "--", "bash", "-c", body]
@@ -363,7 +361,9 @@ def test_local_processes_know_their_place_and_a_signal_reaches_all(stand):
     finally:
         job.kill()
     assert job.returncode == 0
-    assert "0 of 2 at 127.0.0.1:9000" in said and "[1] 1 of 2" in said and said.count("told") == 2
+    assert (
+        "0 of 2 at 127.0.0.1:9000" in said and "[1] 1 of 2" in said and said.count("stopped") == 2
+    )
     assert (
         script("local", "--processes", "3", "--", "bash", "-c", "exit $IPT_PROCESS_ID").returncode
         == 2
@@ -373,5 +373,5 @@ def test_local_processes_know_their_place_and_a_signal_reaches_all(stand):
 def wait_until(holds, limit: float = 30) -> None:
     end = time.monotonic() + limit
     while not holds():
-        assert time.monotonic() < end, "it did not come to that"
+        assert time.monotonic() < end, "the condition did not become true in time"
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Two runs never share a folder; what a killed one left does not keep others out."""
+"""Two runs never share a folder; the lock of a killed run does not keep others out."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_second_process_is_refused_and_a_killed_one_leaves_the_folder_free(tmp
             pass
         process.send_signal(signal.SIGKILL)
         process.wait(60)
-        # What it left
+        # The killed process left its lock.
         assert json.loads((folder / "lock").read_text())["pid"] == process.pid
         with lock.hold(folder):
             assert json.loads((folder / "lock").read_text())["pid"] == os.getpid()
@@ -88,14 +88,17 @@ def test_a_folder_in_which_nothing_was_written_is_not_left_behind(tmp_path):
 
 
 def test_the_heartbeat_of_object_stores(tmp_path, monkeypatch):
-    # Busy machines may let a thread wait for a tenth of a second
+    monkeypatch.setattr(lock, "is_remote", lambda path: True)
+    # On a busy machine a thread may wait for a tenth of a second.
     monkeypatch.setattr(lock, "BEAT", 0.5)
-    path = epath.Path(tmp_path / "lock")
-    said = f"process {os.getpid()} on "
-    with lock._heartbeat(path), pytest.raises(errors.Locked, match=said), lock._heartbeat(path):
-        pass
-    last = path.read_text()
-    # It beats no longer
-    with lock._heartbeat(path):
-        pass
-    assert path.read_text() != last
+    folder, path = epath.Path(tmp_path), epath.Path(tmp_path / "lock")
+    owner = f"process {os.getpid()} on "
+    with lock.hold(folder):
+        with pytest.raises(errors.Locked, match=owner), lock.hold(folder):
+            pass
+        last = path.read_text()
+    # A killed owner leaves its file behind, which then does not change any more.
+    path.write_text(last)
+    with lock.hold(folder):
+        assert path.read_text() != last
+    assert not path.exists()

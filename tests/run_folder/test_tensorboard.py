@@ -32,7 +32,7 @@ def test_tensorboards_events_outlive_a_full_disk(tmp_path, caplog):
     first, *_, last = sorted(
         (tmp_path / "tensorboard").iterdir(), key=lambda path: (len(path.name), path.name)
     )
-    # The fifth is torn
+    # The fifth event is incomplete.
     whole = itertools.islice(read(first), 4)
     assert [described(event) for event in whole] == [
         (0, 0),

@@ -19,7 +19,7 @@ def test_best_counts_and_forgets_what_will_be_seen_again(tmp_path):
     assert best.exhausted
     resumed = BestCheckpoint.open(tmp_path, settings, 3)
     assert resumed.seen == [(1, 0.5), (2, 0.7), (3, 0.7)] and not resumed.exhausted
-    # Another metric
+    # Evaluations by another metric do not count.
     assert BestCheckpoint.open(tmp_path, {"best": "psnr_y", "patience": 0}, 9).seen == []
     mean = BestCheckpoint(tmp_path / "m.json", "ssim_y", 0, [])
     mean.add(1, scores(1.0))

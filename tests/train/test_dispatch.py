@@ -1,6 +1,4 @@
-"""The loop hands the device its next step before it reads a number of the last; compiled programs
-are kept.
-"""
+"""The loop starts each step before it reads the metrics of the last one; programs are cached."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ pytest.importorskip("skimage", reason="needs scikit-image's photographs")
 
 
 class Metric:
-    """A number of a step that notes when it is read."""
+    """A metric of a step that records when it is read."""
 
     def __init__(self, events: list, step: int, value: float):
         self._events, self._step, self._value = events, step, value
@@ -59,7 +57,7 @@ def test_a_step_is_under_way_before_the_one_before_is_read(monkeypatch, tmp_path
     loop.pretrain(configs.complete(changes), str(tmp_path / "run"))
     for number in range(1, 6):
         assert events.index(("dispatched", number + 1)) < events.index(("read", number))
-    # After the loop, nothing is left unread
+    # The metrics of the last step are read after the loop.
     assert ("read", 6) in events
 
 

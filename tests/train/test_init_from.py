@@ -1,6 +1,4 @@
-"""Fine-tuning: what is loaded, new and dropped; whole small runs from other weights; new tasks;
-best and early stop.
-"""
+"""Fine-tuning: loaded, new and dropped parameters; runs from other weights; early stopping."""
 
 from __future__ import annotations
 
@@ -24,7 +22,9 @@ from ipt_jax.cli.train import finetune_config
 from ipt_jax.config import loading as configs
 from ipt_jax.config.loading import complete
 from ipt_jax.errors import ConfigError, WeightsError
+from ipt_jax.model import build
 from ipt_jax.run_folder.folder import best_step
+from ipt_jax.tasks import PAPER_TASKS, make_tasks
 from ipt_jax.train import init_from, validation
 from ipt_jax.train.loop import pretrain
 
@@ -36,7 +36,7 @@ FINETUNE = sorted(
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> pathlib.Path:
-    """A run with sr2 and denoise50, random parameters."""
+    """The folder of a run with sr2 and denoise50 and random parameters."""
     folder = tmp_path_factory.mktemp("weights")
     runs.make_run(folder / "run")
     return folder / "run"
@@ -109,7 +109,7 @@ def test_new_ends_are_copied_or_started_by_name(weights):
             )
         )
     assert {line.fate for line in lines if "jpeg10" in line.part} == {"copied from denoise50"}
-    # Of another scale: all but the tail
+    # With another scale, everything but the tail is copied.
     _, params, lines = assemble(weights, [JPEG], "sr2")
     fates = {line.part: line.fate for line in lines}
     assert (
@@ -167,9 +167,7 @@ def test_geometry_is_the_weights_and_what_differs_is_listed(weights, photographs
 def test_a_new_task_by_config_alone_trains_resumes_evaluates_and_exports(
     weights, photographs, tmp_path, capsys, caplog, monkeypatch
 ):
-    """With adapters, a frozen head and a moving average, so that a resumed run has everything to
-    bring back.
-    """
+    """Adapters, a frozen head and an EMA are on, so a resumed run has to restore all of them."""
     monkeypatch.setattr(logging.getLogger("ipt_jax"), "propagate", True)
     values = changes(
         photographs,
@@ -200,7 +198,7 @@ def test_a_new_task_by_config_alone_trains_resumes_evaluates_and_exports(
     assert (tmp_path / "straight/curves.png").stat().st_size > 10_000
 
     model = ipt_jax.load(str(tmp_path / "straight"))
-    # Merged
+    # The adapters are merged.
     assert set(model.params) == {"body", "task_jpeg10"}
     for path, leaf in trees.paths(ipt_jax.load(str(weights)).params["task_denoise50"]["head"]):
         np.testing.assert_array_equal(
@@ -259,7 +257,7 @@ def test_a_new_task_by_config_alone_trains_resumes_evaluates_and_exports(
 def test_the_best_checkpoint_is_kept_and_no_better_one_stops_the_run(
     weights, photographs, tmp_path, monkeypatch
 ):
-    """The scores are given, so that what follows from them is known; all else is the run's own."""
+    """Fixed scores replace the evaluations; everything else is a normal run."""
     given = iter([20.0, 22.0, 21.0, 21.5, 30.0, 30.0])
     monkeypatch.setattr(
         validation.Validator,
@@ -276,11 +274,11 @@ def test_the_best_checkpoint_is_kept_and_no_better_one_stops_the_run(
     outcome = pretrain(complete(values), str(tmp_path))
     assert (outcome.step, outcome.finished) == (8, True)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        # The best, and the last
+        # The best checkpoint and the last one are kept.
         assert checkpoints.steps() == [4, 8]
     assert best_step(tmp_path) == 4
     assert ipt_jax.load(f"{tmp_path}@best").provenance["step"] == 4
-    # Nothing is left to do
+    # Nothing is left to train.
     again = pretrain(complete(values), str(tmp_path))
     assert (again.step, again.finished) == (8, True) and next(given) == 30.0
     with pytest.raises(WeightsError, match=r"keeps no best checkpoint"):
@@ -296,7 +294,7 @@ def test_shipped_configs_are_the_papers_recipe(name):
         "constant",
     )
     assert len(config.tasks) == 1 and config.evaluate.best == "psnr_y"
-    task = configs.make_tasks(config.tasks)[0]
+    task = make_tasks(config.tasks)[0]
     assert f"finetune_{task.name}" == name
     assert configs.load(f"configs/{name}.py:tiny").model.features == 16
     file = configs.find(f"configs/{name}.py").read_text()
@@ -306,19 +304,17 @@ def test_shipped_configs_are_the_papers_recipe(name):
 
 
 def test_all_of_the_papers_tasks_have_a_config():
-    assert {name.removeprefix("finetune_") for name in FINETUNE} == {*configs.PAPER_TASKS, "deblur"}
+    assert {name.removeprefix("finetune_") for name in FINETUNE} == {*PAPER_TASKS, "deblur"}
 
 
 @pytest.mark.slow
 def test_deblurring_in_another_geometry_end_to_end(photographs, tmp_path):
-    """Tiles of 32 in patches of 8: made blur, then pairs; training, evaluation, a picture of
-    another size.
-    """
+    """A run with tiles of 32 and patches of 8 on synthetic blur, one on pairs, then restoring."""
     model = {**small.MODEL, "patch": 8, "tile": 32, "heads": 4}
     blur = configs.load("configs/pretrain_deblur.py").tasks[0]
     first = changes(photographs, model=model, tasks=[dict(blur)], steps=2)
     pretrain(complete(first), str(tmp_path / "pre"))
-    from test_pairs import make_pairs
+    from tests.data.sources.test_pairs import make_pairs
 
     make_pairs(tmp_path / "gopro" / "scene1", 5, names=("blur", "sharp"))
     overrides = [
@@ -347,7 +343,7 @@ def test_deblurring_in_another_geometry_end_to_end(photographs, tmp_path):
 
 def test_the_papers_deblurring_geometry():
     config = configs.load("configs/pretrain_deblur.py")
-    network = ipt_jax.model.build(config.model.to_dict(), configs.make_tasks(config.tasks))
+    network = build(config.model.to_dict(), make_tasks(config.tasks))
     assert (network.tile, network.patch, network.features, network.tokens, network.width) == (
         256,
         8,

@@ -1,4 +1,4 @@
-"""Whole runs of a small model, in processes of their own where that matters."""
+"""Runs of a small model, in processes of their own where that matters."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def photographs(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def straight(photographs, tmp_path_factory):
-    """40 steps without a stop, evaluated."""
+    """An uninterrupted run of 40 steps with evaluations."""
     workdir = tmp_path_factory.mktemp("straight")
     outcome = pretrain(
         config(photographs, evaluate={"every": 20, "pictures": 2, "batch": 4, "overlap": 4}),
@@ -72,7 +72,7 @@ def test_a_run_leaves_what_the_readme_says(straight):
         scores[1]["held_out/denoise50/psnr_y"]
     )
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        # The last two, and each 20th
+        # The last two are kept, and every 20th.
         assert checkpoints.steps() == [20, 30, 40]
         meta = checkpoints.read_meta()
     assert meta["config"]["model"]["features"] == 4 and {"jax", "flax", "ipt_jax"} <= set(
@@ -86,9 +86,7 @@ def test_a_run_leaves_what_the_readme_says(straight):
 
 
 def test_the_loss_of_a_run_falls(straight):
-    """Means over 40 small steps are noisy, so it is noise that is asked for: there the start is far
-    from the end.
-    """
+    """Means over 40 small steps are noisy, so this looks at denoising, which improves most."""
     noise = [line["l1/denoise50"] for line in lines(straight[0]) if "loss" in line]
     assert np.mean(noise[-2:]) < 0.8 * noise[0]
     assert (
@@ -98,7 +96,7 @@ def test_the_loss_of_a_run_falls(straight):
 
 
 def test_stopped_and_resumed_is_bit_identical(straight, photographs, tmp_path):
-    """17 steps, then the same command for all 40."""
+    """A run of 17 steps is continued to 40."""
     first = pretrain(config(photographs, steps=17), str(tmp_path))
     assert (first.step, first.finished) == (17, True)
     second = pretrain(config(photographs), str(tmp_path))
@@ -107,12 +105,12 @@ def test_stopped_and_resumed_is_bit_identical(straight, photographs, tmp_path):
     logged = [line["step"] for line in lines(tmp_path) if "loss" in line]
     assert logged == sorted(set(logged)) and logged[-1] == 40
     again = pretrain(config(photographs), str(tmp_path))
-    # Nothing left to do is no error
+    # It is not an error that nothing is left to train.
     assert again.step == 40 and again.finished
 
 
 def test_muon_stopped_and_resumed_is_bit_identical(photographs, tmp_path):
-    """Its state has other leaves than Adam's, and some that are masked out."""
+    """Muon's state has other leaves than Adam's, and some that are masked out."""
     optim = {"name": "muon", "schedule_steps": 12}
     for steps in (5, 12):
         pretrain(config(photographs, steps=steps, optim=optim), str(tmp_path / "stopped"))
@@ -164,9 +162,7 @@ def wsd(photographs, **changes) -> ConfigDict:
 
 
 def test_a_branch_takes_the_whole_state_and_may_change_the_schedule_alone(photographs, tmp_path):
-    """A branch that changes nothing is the run itself, to the bit; one that decays ends at the
-    final rate.
-    """
+    """A branch without changes equals the run, to the bit; a decay ends at the final rate."""
     whole = str(tmp_path / "whole")
     pretrain(wsd(photographs, steps=20, checkpoint={"keep": 9}), whole)
     same = pretrain(wsd(photographs, steps=20, branch_from=f"{whole}@10"), str(tmp_path / "same"))
@@ -179,7 +175,7 @@ def test_a_branch_takes_the_whole_state_and_may_change_the_schedule_alone(photog
     assert [line["step"] for line in logged] == [11, 12, 13, 14, 15, 16]
     expected = [1e-6 + (1e-3 - 1e-6) * (1 - (done / 6) ** 0.5) for done in range(6)]
     assert [line["lr"] for line in logged] == pytest.approx(expected)
-    # The same command again goes on by itself
+    # The same command resumes the branch itself.
     assert pretrain(branch, str(tmp_path / "decayed")).step == 16
     for changes, message in (
         ({"seed": 5}, r"these differ:\n  seed: 0 -> 5"),
@@ -226,7 +222,7 @@ def test_a_moved_data_folder_is_the_same_data(straight, photographs, tmp_path):
         str(straight[0]),
     )
     assert again.finished and again.scores == straight[1].scores
-    # Evaluated again, not logged twice
+    # The last evaluation was repeated, but not logged twice.
     assert (straight[0] / "metrics.jsonl").read_text() == before
 
 

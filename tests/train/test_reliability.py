@@ -1,6 +1,4 @@
-"""What docs/reliability.md promises of a run, broken for real where that takes no second
-machine.
-"""
+"""What docs/reliability.md promises, tested with real faults where one machine suffices."""
 
 from __future__ import annotations
 
@@ -68,7 +66,7 @@ def test_a_second_run_is_refused_and_a_dead_ones_lock_is_taken_over(photographs,
         assert process.poll() is None
     finally:
         stop(process)
-    # It had no time to remove it
+    # A killed process does not remove its lock.
     assert (workdir / "lock").exists()
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         saved = checkpoints.latest()
@@ -77,14 +75,14 @@ def test_a_second_run_is_refused_and_a_dead_ones_lock_is_taken_over(photographs,
 
 
 def make_pipes(folder: pathlib.Path) -> None:
-    """Whoever opens one of these pictures waits for ever."""
+    """Replaces each image by a pipe, so that opening it waits forever."""
     for file in list(folder.iterdir()):
         os.mkfifo(folder.parent / "fifo")
         os.replace(folder.parent / "fifo", file)
 
 
 def stall(photographs: pathlib.Path, tmp_path: pathlib.Path, limit: int, **data) -> None:
-    """The pictures of a run under way become pipes."""
+    """Replaces the images of a run by pipes while it trains, and checks how it ends."""
     folder, workdir = shutil.copytree(photographs, tmp_path / "pictures"), tmp_path / "run"
     run = command(
         folder,
@@ -115,7 +113,7 @@ def test_storage_that_stalls_is_named_and_the_stacks_are_written(photographs, tm
     stall(photographs, tmp_path, limit=6, workers=0, threads=2)
 
 
-# The limit has to be longer than a worker takes to start on a busy machine
+# The limit must exceed the time that a worker needs to start on a busy machine.
 @pytest.mark.soak
 def test_storage_that_stalls_under_worker_processes(photographs, tmp_path):
     stall(photographs, tmp_path, limit=60, workers=1)
@@ -143,7 +141,7 @@ def test_a_second_signal_leaves_at_once_with_the_last_checkpoint_whole(
     )
     try:
         wait_for_step(workdir, 5, process)
-        # So that the step does not end, which the first signal waits for
+        # The first signal waits for the end of the step, which pipes prevent.
         make_pipes(folder)
         before = -1
         while before != (before := (workdir / "metrics.jsonl").stat().st_size):
@@ -152,7 +150,7 @@ def test_a_second_signal_leaves_at_once_with_the_last_checkpoint_whole(
         time.sleep(0.5)
         assert process.poll() is None
         process.send_signal(number)
-        # 0 would be the orderly end that the first asked for
+        # The exit code 0 would be the orderly end that the first signal asks for.
         assert process.wait(60) in codes
     finally:
         stop(process)
@@ -188,7 +186,7 @@ def test_a_signal_while_data_do_not_come_saves_all_the_same(photographs, tmp_pat
 
 
 def poison(monkeypatch, where, factor: float) -> None:
-    """Multiplies the noisy pictures of some batches, counted from 1."""
+    """Multiplies the noisy images of the batches that `where` chooses; batches count from 1."""
     put, count = sharding.put_batch, iter(range(1, 1_000_000))
 
     def put_batch(batch, mesh):
@@ -316,7 +314,7 @@ def test_the_step_is_compiled_once_in_a_run(monkeypatch, photographs, tmp_path):
 
 @contextlib.contextmanager
 def disk(folder: pathlib.Path, *options: str) -> Iterator[pathlib.Path]:
-    """A small file system of its own."""
+    """Mounts a small file system on a folder."""
     folder.mkdir()
     if subprocess.run(
         ["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)], capture_output=True, timeout=60
@@ -346,9 +344,7 @@ def make_room(workdir: pathlib.Path) -> None:
 
 
 def make_read_only(workdir: pathlib.Path) -> None:
-    """Whatever is opened from now on lies on a read-only mount; files that are open are not on
-    it.
-    """
+    """Mounts a folder read-only over itself; this does not affect files that are open already."""
     subprocess.run(["mount", "--bind", workdir, workdir], check=True, timeout=60)
     subprocess.run(["mount", "-o", "remount,bind,ro", workdir], check=True, timeout=60)
 
@@ -364,15 +360,16 @@ FAULTS = (
 
 
 def test_a_disk_that_fails_in_the_middle_of_a_run(photographs, tmp_path):
-    """Said within a save's interval; the run goes on, saves again when it can, and what was saved
-    stays whole.
+    """The failure is logged at the next save, and the run continues.
+
+    It saves again as soon as that is possible, and older checkpoints stay intact.
     """
     with (
         disk(tmp_path / "disk", "-o", "size=24m") as there,
         open(tmp_path / "stderr", "w") as stderr,
     ):
         workdir = there / "run"
-        # None is kept for ever: the disk would fill up by itself.
+        # Without keep_every, since checkpoints that are kept forever would fill the disk.
         changes = {
             "checkpoint": {"every": 5, "keep": 2, "keep_every": 0},
             "evaluate": {"every": 10, "pictures": 1, "batch": 4, "overlap": 4},
@@ -389,7 +386,7 @@ def test_a_disk_that_fails_in_the_middle_of_a_run(photographs, tmp_path):
             run, stderr=stderr, stdout=subprocess.DEVNULL, start_new_session=True
         )
         try:
-            # The save at 10 begins when that at 5 has ended
+            # The save at step 10 begins after the one at step 5 has ended.
             wait_for_step(workdir, 11, process)
             for break_it, mend_it, why in FAULTS:
                 begun = len((tmp_path / "stderr").read_text())
@@ -403,7 +400,8 @@ def test_a_disk_that_fails_in_the_middle_of_a_run(photographs, tmp_path):
                 since = functools.partial(said_since, tmp_path / "stderr", begun)
                 wait_until(
                     lambda since=since: (
-                        since().count("; going on") > 3 and ".png could not be written: " in since()
+                        since().count("; the run continues") > 3
+                        and ".png could not be written: " in since()
                     ),
                     process,
                 )
@@ -413,7 +411,7 @@ def test_a_disk_that_fails_in_the_middle_of_a_run(photographs, tmp_path):
                 told = re.findall(r"checkpoint (\d+) could not be saved in \S+: (.*);", since())
                 failed = [int(step) for step, _ in told]
                 assert failed == list(range(max(kept) + 5, failed[-1] + 5, 5))
-                # Or a thread of the save before still writes into the folder that this one removes.
+                # A thread of the save before may still write into the folder that is removed.
                 assert why in told[0][1] and all(
                     why in cause or "Directory not empty" in cause for _, cause in told
                 )
@@ -446,8 +444,9 @@ def wait_until(so: Callable[[], bool], process: subprocess.Popen, limit: float =
 
 
 def kill_often(photographs: pathlib.Path, folder: pathlib.Path, kills: int, seed: int) -> None:
-    """A run killed so many times at random moments, many of them in a save, ends as one that was
-    never stopped.
+    """Kills a run at random moments, many of them during a save, and resumes it each time.
+
+    In the end it equals an uninterrupted run, to the bit.
     """
     changes = {
         "steps": 800,
