@@ -102,7 +102,7 @@ def ncnn_model(param: pathlib.Path, pad: int, names: tuple[str, str]) -> Restore
 
 
 def _folder(module: str) -> pathlib.Path:
-    """The folder of an installed package, which is not imported: its Vulkan wrapper may not load."""
+    """The folder of a package, without importing it: its Vulkan wrapper may not load."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
@@ -151,7 +151,7 @@ def opencv(task: Task) -> Restore | None:
 
 
 def scikit_image(task: Task) -> Restore | None:
-    """scikit-image's non-local means, fast mode, with the settings of its gallery: h = 0.8 sigma."""
+    """scikit-image's fast non-local means with the settings of its gallery: h = 0.8 sigma."""
     if not isinstance(task.degrade, Noise):
         return None
     from skimage.restoration import denoise_nl_means
