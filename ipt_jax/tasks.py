@@ -1,8 +1,20 @@
 """The table of tasks: the only place where a task is defined.
 
-A task turns a clean picture (hq) into a degraded one (lq) and asks for the way back. Heads, tails,
-embeddings, the pipeline, the loss and the evaluator all read this table, so a new task is one entry
-here, or one `{name, ...}` dict in a config.
+A task degrades a clean image (hq) to the network's input (lq), and the network learns to reverse
+this. Heads, tails, embeddings, the pipeline, the loss and the evaluation all read this table. A new
+task is therefore one entry here, or one `{name, degradation, ...}` dict in a config.
+
+| task | scale | degradation of each crop |
+|---|---|---|
+| `sr2`, `sr3`, `sr4` | 2, 3, 4 | bicubic reduction with MATLAB's bits |
+| `derain` | 1 | drawn rain streaks with the statistics of Rain100L |
+| `denoise30`, `denoise50` | 1 | noise of sigma 30 or 50, clipped to 0..255 |
+| `denoise` | 1 | noise of sigma 0 to 55, half of it clipped; 5 % of the crops stay clean |
+| `jpeg` | 1 | JPEG of quality 10 to 95; 5 % of the crops stay clean |
+| `photo2` | 2 | blur, bicubic reduction, noise and JPEG, each of random strength |
+| `deblur` | 1 | Gaussian blur or motion blur of random strength |
+
+The first six are the paper's. The others are blind: the network is not told the strength.
 """
 
 from __future__ import annotations
@@ -24,20 +36,18 @@ from ipt_jax.messages import nearest
 
 
 class Degradation(Protocol):
-    """A pure, picklable function of (picture, generator)."""
+    """A pure, picklable function of an image and a generator (see `ipt_jax.degradations`)."""
 
     @property
     def margin(self) -> int:
-        """lq pixels that a crop needs on every side to be what a crop of the whole degraded picture
-        would be.
-        """
+        """lq pixels that a crop needs on every side to equal the crop of the degraded image."""
 
     @property
     def rounded(self) -> bool:
-        """Whether lq is uint8; else it is float32 in 0..255."""
+        """Whether lq is uint8; otherwise it is float32 in the scale of 0..255."""
 
     def __call__(self, hq: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """hq uint8 `[H, W, 3]` -> lq `[H / scale, W / scale, 3]`."""
+        """Degrades hq uint8 `[H, W, 3]` to lq `[H / scale, W / scale, 3]`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +55,9 @@ class Task:
     """One restoration task.
 
     Attributes:
-      name: names the task's head, tail and embedding, its part of a batch and its metrics.
-      scale: side of hq over side of lq.
-      degrade: makes lq of hq.
+      name: of the task's head, tail and embedding, its part of a batch, and its metrics.
+      scale: side of hq divided by that of lq.
+      degrade: makes lq from hq.
     """
 
     name: str
@@ -56,13 +66,11 @@ class Task:
 
     @property
     def border(self) -> int:
-        """Pixels of hq left out on every side when a result is scored: the scale for SR, none at
-        x1.
-        """
+        """hq pixels that a score leaves out on every side: the scale for SR, none at scale 1."""
         return self.scale if self.scale > 1 else 0
 
 
-# The paper's six, in the order of the authors' six-task file: the default of configs.
+# The paper's six tasks in the order of the authors' six-task file; the default of configs.
 PAPER_TASKS = ("sr2", "sr3", "sr4", "derain", "denoise30", "denoise50")
 
 TASKS: dict[str, Task] = {
@@ -74,8 +82,8 @@ TASKS: dict[str, Task] = {
         Task("derain", 1, Rain()),
         Task("denoise30", 1, Noise(30.0)),
         Task("denoise50", 1, Noise(50.0)),
-        # Beyond the paper: what photographs from phones and the web need. Each crop draws its own
-        # strength.
+        # Blind tasks for photographs from phones and the web, beyond the paper. Clean crops teach
+        # the network not to change images that need no restoration.
         Task("denoise", 1, Noise((0.0, 55.0), clipped=0.5, clean=0.05)),
         Task("jpeg", 1, Jpeg((10, 95), clean=0.05)),
         Task(
@@ -87,8 +95,8 @@ TASKS: dict[str, Task] = {
     )
 }
 
-# What a config's `{name, degradation, ...}` dict can ask for; the other keys are the degradation's
-# own fields.
+# Names of degradations in a config's `{name, degradation, ...}` dict, whose other keys are the
+# degradation's fields.
 DEGRADATIONS: dict[str, type] = {
     "bicubic": Bicubic,
     "noise": Noise,
@@ -98,26 +106,28 @@ DEGRADATIONS: dict[str, type] = {
     "motion_blur": MotionBlur,
     "kernel_blur": KernelBlur,
     "jpeg": Jpeg,
-    # Its `steps` are a list of {degradation, ...} dicts
+    # `steps` is a list of {degradation, ...} dicts.
     "chain": Chain,
-    # And so are its `choices`
+    # `choices` is a list of {degradation, ...} dicts.
     "one_of": OneOf,
-    # None: for data.source=pairs
+    # For data.source=pairs, whose degraded images exist already.
     "pairs": Paired,
 }
 
-# Degradations made of others, and the field that holds these.
+# Degradations that are made of others -> the field that holds these.
 PARTS = {"chain": "steps", "one_of": "choices"}
 
 
 def make_task(entry: str | Mapping[str, Any]) -> Task:
-    """A task from a config's entry: a name of the table, or a dict of `name`, `degradation` and its
-    fields.
+    """Returns the task of a config's entry.
 
-    `{"name": "denoise70", "degradation": "noise", "sigma": 70}` is a new task.
+    Args:
+      entry: a name of the table, or a dict of `name`, `degradation` and the degradation's fields,
+        such as `{"name": "denoise70", "degradation": "noise", "sigma": 70}`.
 
     Raises:
-      ValueError: no such task, degradation or field; the message names the nearest known one.
+      ValueError: the task, degradation or field is unknown (the message names the nearest known
+        one), or a value is not allowed.
     """
     if isinstance(entry, str):
         if entry not in TASKS:
@@ -139,11 +149,11 @@ def make_task(entry: str | Mapping[str, Any]) -> Task:
 
 
 def make_degradation(kind: Any, fields: Mapping[str, Any]) -> Degradation:
-    """A degradation from its name and fields.
+    """Returns a degradation, given its name and its fields.
 
     Raises:
-      ValueError: no such degradation or field (the nearest known one is named), or a value that
-        does not fit.
+      ValueError: the degradation or a field is unknown (the message names the nearest known one),
+        or a value is not allowed.
       TypeError: a field without a default is missing.
     """
     if kind not in DEGRADATIONS:
@@ -176,8 +186,10 @@ def make_degradation(kind: Any, fields: Mapping[str, Any]) -> Degradation:
 
 
 def entry_of(degrade: Any) -> dict[str, Any] | None:
-    """The `{degradation, ...}` dict that makes a degradation, or None for one that no config can
-    ask for.
+    """Returns the `{degradation, ...}` dict with which a config asks for a degradation.
+
+    This is the inverse of `make_degradation`. It returns None for an object that no config can ask
+    for.
     """
     kind = next((name for name, made in DEGRADATIONS.items() if type(degrade) is made), None)
     if kind is None:
@@ -189,10 +201,10 @@ def entry_of(degrade: Any) -> dict[str, Any] | None:
 
 
 def make_tasks(entries: Iterable[str | Mapping[str, Any]]) -> tuple[Task, ...]:
-    """The tasks of a config, in its order.
+    """Returns the tasks of a config, in its order.
 
     Raises:
-      ValueError: an entry that is no task, the same name twice, or none at all.
+      ValueError: an entry is not a task, a name occurs twice, or there are no entries.
     """
     tasks = tuple(make_task(entry) for entry in entries)
     names = [task.name for task in tasks]

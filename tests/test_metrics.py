@@ -65,7 +65,7 @@ def test_luma_wants_three_channels() -> None:
 def test_psnr_of_a_known_difference() -> None:
     a = np.full((20, 30, 3), 100, np.uint8)
     b = a.copy()
-    # Green only
+    # Only green differs.
     b[..., 1] += 10
     assert psnr(a, b, "rgb") == pytest.approx(10 * np.log10(255**2 / (100 / 3)), abs=1e-9)
     assert psnr(a, b, "y") == pytest.approx(20 * np.log10(255 / (10 * 129.057 / 256)), abs=1e-9)
@@ -190,8 +190,9 @@ SET5 = ("baby", "bird", "butterfly", "head", "woman")
     [(2, 33.673, 38.274, 0.96144), (3, 30.403, 34.742, 0.92989), (4, 28.429, 32.634, 0.90024)],
 )
 def test_set5_scores(scale: int, up_psnr: float, rcan_psnr: float, rcan_ssim: float) -> None:
-    """Bicubic enlargement and RCAN's own output files (published: 38.27/.9614, 34.74/.9299,
-    32.63/.9002).
+    """Scores of bicubic enlargement and of RCAN's published output files.
+
+    RCAN's published scores are 38.27/.9614, 34.74/.9299 and 32.63/.9002.
     """
     data = benchmark_data()
     scores = []
@@ -233,8 +234,9 @@ def enlargement(size: int, scale: int) -> np.ndarray:
 def test_published_bicubic_rows_come_from_the_luma_protocol(
     scale: int, published_psnr: float, published_ssim: float
 ) -> None:
-    """HR's rounded Y is reduced (uint8) and enlarged in float; enlarging the RGB files scores .01
-    dB more.
+    """The rounded Y of HR is reduced to uint8 and enlarged in floating point.
+
+    Enlarging the RGB files gives scores that are 0.01 dB higher.
     """
     scores = []
     for file in sorted((benchmark_data() / "benchmarks/Set5/HR").iterdir()):

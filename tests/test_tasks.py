@@ -7,8 +7,11 @@ import pickle
 
 import numpy as np
 import pytest
+from textures import picture
 
 from ipt_jax.degradations.bicubic import Bicubic
+from ipt_jax.degradations.blur import GaussianBlur, MotionBlur
+from ipt_jax.degradations.jpeg import Jpeg
 from ipt_jax.degradations.noise import Noise
 from ipt_jax.degradations.rain import Rain, RainFolder
 from ipt_jax.messages import nearest
@@ -38,7 +41,7 @@ def test_a_task_keeps_what_it_promises(task):
     lq, again = (task.degrade(hq, np.random.default_rng(1)) for _ in range(2))
     assert lq.shape == (tile, tile, 3)
     assert lq.dtype == (np.uint8 if task.degrade.rounded else np.float32)
-    # Half of its noise is not clipped
+    # Half of the noise of `denoise` is not clipped.
     if task.name != "denoise":
         assert lq.min() >= 0 and lq.max() <= 255
     np.testing.assert_array_equal(lq, again)
@@ -50,6 +53,46 @@ def test_a_task_keeps_what_it_promises(task):
 def test_sr_is_scored_without_a_border_of_its_scale():
     assert [task.border for task in make_tasks(PAPER_TASKS)] == [2, 3, 4, 0, 0, 0]
     assert TASKS["photo2"].border == 2
+
+
+def test_the_blind_tasks_are_as_documented():
+    assert [name for name in TASKS if name not in PAPER_TASKS] == [
+        "denoise",
+        "jpeg",
+        "photo2",
+        "deblur",
+    ]
+    assert TASKS["denoise"].degrade == Noise((0, 55), clipped=0.5, clean=0.05)
+    assert TASKS["jpeg"].degrade == Jpeg((10, 95), clean=0.05)
+    steps = TASKS["photo2"].degrade.steps
+    assert [type(step) for step in steps] == [GaussianBlur, Bicubic, Noise, Jpeg]
+    assert [type(one) for one in TASKS["deblur"].degrade.choices] == [GaussianBlur, MotionBlur]
+
+
+def test_the_blind_tasks_draw_the_strength_for_each_crop():
+    hq, clean = picture(0, 32, 32), {}
+    for name in ("denoise", "jpeg", "deblur"):
+        degrade, rng = TASKS[name].degrade, np.random.default_rng(1)
+        errors = np.array(
+            [np.abs(degrade(hq, rng).astype(np.float32) - hq).mean() for _ in range(300)]
+        )
+        clean[name] = int((errors == 0).sum())
+        # JPEG has 86 qualities.
+        assert len(set(errors.round(3))) > 40 and errors.max() > 2 * np.quantile(errors, 0.1)
+    # 5 % of the crops, within four standard deviations of a binomial distribution.
+    assert 1 <= clean["denoise"] <= 31 and 1 <= clean["jpeg"] <= 31 and clean["deblur"] == 0
+
+
+def test_half_of_the_blind_noise_is_clipped():
+    black, rng = np.zeros((16, 16, 3), np.uint8), np.random.default_rng(2)
+    crops = [TASKS["denoise"].degrade(black, rng) for _ in range(400)]
+    # Half of the 95 % that are noisy, within four standard deviations.
+    assert abs(sum(crop.min() < 0 for crop in crops) - 190) < 40
+
+
+@pytest.mark.parametrize("name", ["jpeg", "photo2"])
+def test_tasks_with_jpeg_cut_on_its_grid(name):
+    assert TASKS[name].degrade.grid == 16 and TASKS[name].degrade.rounded
 
 
 def test_a_config_makes_new_tasks(tmp_path):

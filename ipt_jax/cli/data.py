@@ -194,7 +194,7 @@ def preview(options: argparse.Namespace) -> int:
     batches = pipeline.make_batches(source, make_tasks(config.tasks), config)
     item = batches(options.step)
     for text in item.replaced:
-        print(f"replaced a picture that cannot be read: {text}")
+        print(f"replaced an image that cannot be read: {text}")
     try:
         out.write_bytes(encode_image(batch_sheet(item.batch, options.pairs), out.suffix or ".png"))
     except ValueError as error:

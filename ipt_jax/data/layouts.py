@@ -52,7 +52,7 @@ ALSO_CALLED = {
 
 # The known layouts, for messages.
 LOOKED_FOR = (
-    "pictures; HR (with LR_bicubic/X2, X3, X4); pairs of folders such as rainy + clean, input + "
+    "images; HR (with LR_bicubic/X2, X3, X4); pairs of folders such as rainy + clean, input + "
     "target, blur + sharp; rainy/rain-x + norain-x"
 )
 
@@ -134,7 +134,7 @@ def picture_files(folder: Path) -> dict[str, Path]:
     for path in sorted(found, key=lambda path: (_natural_order(path.stem), path.name)):
         if path.stem in by_stem:
             raise DataError(
-                f"{folder}: two pictures of one name: {by_stem[path.stem].name}, {path.name}"
+                f"{folder}: two images of one name: {by_stem[path.stem].name}, {path.name}"
             )
         by_stem[path.stem] = path
     return by_stem
@@ -147,42 +147,13 @@ def understand(folder: Path) -> Layout | None:
       DataError: the layout is known, but some of its images are missing or do not match.
     """
     inside = folders_in(folder)
-    for degraded, clean in PAIRS:
-        if degraded in inside and clean in inside:
-            return _pairs(
-                folder,
-                picture_files(inside[degraded]),
-                picture_files(inside[clean]),
-                f"pairs {degraded}/ + {clean}/",
-            )
+    found = _folder_pairs(inside)
+    if found is not None:
+        return _pairs(folder, *found)
     here = picture_files(folder)
-    for place, prefix in ((inside.get("rainy"), "rainy/"), (folder, "")):
-        clean_files = {
-            name.removeprefix("no"): path
-            for name, path in here.items()
-            if name.startswith("norain-")
-        }
-        if clean_files and place is not None:
-            rainy = {
-                name: path
-                for name, path in picture_files(place).items()
-                if name.startswith("rain-")
-            }
-            if rainy:
-                return _pairs(folder, rainy, clean_files, f"pairs {prefix}rain-x + norain-x")
-    scenes = inside.get("test", folder)
-    nested = {child.name: folders_in(child) for child in folders_in(scenes).values()}
-    nested = {name: child for name, child in nested.items() if {"blur", "sharp"} <= child.keys()}
-    if nested:
-        sides = [
-            {
-                f"{name}/{stem}": path
-                for name, child in nested.items()
-                for stem, path in picture_files(child[side]).items()
-            }
-            for side in ("blur", "sharp")
-        ]
-        return _pairs(folder, sides[0], sides[1], "pairs blur/ + sharp/ of each scene")
+    found = _rain_pairs(folder, inside, here) or _scene_pairs(folder, inside)
+    if found is not None:
+        return _pairs(folder, *found)
     for name in CLEAN:
         if name in inside and (hq := picture_files(inside[name])):
             return _with_lr(folder, hq, inside[name].name)
@@ -191,12 +162,60 @@ def understand(folder: Path) -> Layout | None:
     return None
 
 
+# Degraded images, clean images, and the layout in words.
+_Found = tuple[Mapping[str, Path], Mapping[str, Path], str]
+
+
+def _folder_pairs(inside: Mapping[str, Path]) -> _Found | None:
+    """Finds a folder of degraded images beside one of clean images, such as rainy/ + clean/."""
+    for degraded, clean in PAIRS:
+        if degraded in inside and clean in inside:
+            lq, hq = picture_files(inside[degraded]), picture_files(inside[clean])
+            return lq, hq, f"pairs {degraded}/ + {clean}/"
+    return None
+
+
+def _rain_pairs(
+    folder: Path, inside: Mapping[str, Path], here: Mapping[str, Path]
+) -> _Found | None:
+    """Finds clean images norain-x in the folder, with rain-x beside them or in rainy/."""
+    clean = {
+        name.removeprefix("no"): path for name, path in here.items() if name.startswith("norain-")
+    }
+    for place, prefix in ((inside.get("rainy"), "rainy/"), (folder, "")):
+        if clean and place is not None:
+            files = picture_files(place)
+            rainy = {name: path for name, path in files.items() if name.startswith("rain-")}
+            if rainy:
+                return rainy, clean, f"pairs {prefix}rain-x + norain-x"
+    return None
+
+
+def _scene_pairs(folder: Path, inside: Mapping[str, Path]) -> _Found | None:
+    """Finds blur/ + sharp/ in each folder of a scene, as in GoPro; the scenes may be in test/."""
+    scenes = inside.get("test", folder)
+    nested = {child.name: folders_in(child) for child in folders_in(scenes).values()}
+    nested = {name: child for name, child in nested.items() if {"blur", "sharp"} <= child.keys()}
+    if not nested:
+        return None
+    lq, hq = (
+        {
+            f"{name}/{stem}": path
+            for name, child in nested.items()
+            for stem, path in picture_files(child[side]).items()
+        }
+        for side in ("blur", "sharp")
+    )
+    return lq, hq, "pairs blur/ + sharp/ of each scene"
+
+
 def _pairs(
     folder: Path, lq: Mapping[str, Path], hq: Mapping[str, Path], layout: str
 ) -> Layout | None:
+    """Matches the images of a set of pairs by name; the first pair gives the scale."""
     if not lq and not hq:
         return None
-    matched = match_names(hq, lq, f"{folder}: {layout}", "degraded picture")
+    matched = match_names(hq, lq, f"{folder}: {layout}", "degraded image")
     first = next(iter(hq))
     big, small = read_picture(hq[first]), read_picture(matched[first])
     scale = next(
@@ -217,6 +236,7 @@ def _pairs(
 
 
 def _with_lr(folder: Path, hq: Mapping[str, Path], called: str) -> Layout:
+    """Returns the layout of clean images, with the low-resolution images that the folder holds."""
     inside = folders_in(folder) | {
         f"{a}/{b}": p
         for a, child in folders_in(folder).items()
@@ -226,7 +246,7 @@ def _with_lr(folder: Path, hq: Mapping[str, Path], called: str) -> Layout:
     for scale in SCALES:
         place = next((inside[key.format(scale)] for key in LR if key.format(scale) in inside), None)
         if place is not None and (there := picture_files(place)):
-            lq[scale] = match_names(hq, there, str(place), "low-resolution picture")
+            lq[scale] = match_names(hq, there, str(place), "low-resolution image")
     made = [f"x{s}" for s in SCALES if s not in lq]
     layout = f"{called}/, LR from files {' '.join(f'x{s}' for s in lq)}" if lq else f"{called}/"
     return Layout(

@@ -94,12 +94,12 @@ class Batches:
         if self.batch_size < 1 or self.batch_size % unit:
             raise ValueError(
                 f"batch_size={self.batch_size} must be a multiple of {unit}, so that each host has "
-                "complete groups of pictures"
+                "complete groups of images"
             )
         if len(self.source) < self.group:
             raise DataError(
-                f"{len(self.source)} picture(s) for groups of {self.group} different ones "
-                "(loss.group): give more pictures"
+                f"{len(self.source)} image(s) for groups of {self.group} different ones "
+                "(loss.group): give more images"
             )
 
     @functools.cached_property
@@ -204,7 +204,7 @@ class Batches:
             others = len(self.source) - len(tried | set(taken))
             if len(tried) == TRIES or not others:
                 raise DataError(
-                    f"no readable picture found in place of {len(tried)} unreadable one(s) of "
+                    f"no readable image found in place of {len(tried)} unreadable one(s) of "
                     f"{len(self.source)}; the last: {replaced[-1]}"
                 )
             rng = rng or np.random.default_rng([self.seed, position, zlib.crc32(b"replace")])

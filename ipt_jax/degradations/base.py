@@ -1,4 +1,4 @@
-"""Parameters of degradations: fixed numbers, ranges from which each crop draws, and shares of crops.
+"""Parameters of degradations: numbers, ranges from which each crop draws, and shares of crops.
 
 A parameter is either a number or a range `(first, last)`. `range_of` and `share_of` check such a
 value when a degradation is made; `drawn` and `happens` draw from it for a crop. Certain values take

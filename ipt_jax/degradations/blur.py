@@ -42,7 +42,7 @@ def blurred(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def gaussian_kernel(sigma: float) -> np.ndarray:
-    """Returns a Gaussian kernel ``[n, n]`` with sum 1, cut off at 3 sigma; sigma 0 is the identity."""
+    """Returns a Gaussian kernel ``[n, n]`` with sum 1, cut off at 3 sigma; 0 is the identity."""
     if sigma <= 0:
         return np.ones((1, 1))
     line = cv2.getGaussianKernel(2 * ceil(3 * sigma) + 1, sigma, cv2.CV_64F)
@@ -202,7 +202,7 @@ def _kernel(file: str) -> np.ndarray:
         else:
             picture = cv2.imread(file, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
             if picture is None:
-                raise ValueError("it does not open as a picture, .npy or .txt")
+                raise ValueError("it does not open as an image, .npy or .txt")
             kernel = picture
         kernel = np.asarray(kernel, np.float64)
     except (OSError, ValueError, EOFError) as error:

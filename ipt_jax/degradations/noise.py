@@ -1,8 +1,8 @@
 """White Gaussian noise of a fixed or random strength, for denoising.
 
 IPT's published code clips noisy images to 0..255, while the published results of CBM3D, DnCNN and
-FFDNet are for noise that is not clipped. Weights that were trained on one do worse on the other
-(`docs/evaluation.md`), so the share of clipped crops is a parameter.
+FFDNet are for noise that is not clipped. A network for both has to see both, so the share of
+clipped crops is a parameter.
 """
 
 from __future__ import annotations

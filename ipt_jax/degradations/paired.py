@@ -29,6 +29,6 @@ class Paired:
 
     def __call__(self, hq: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         raise DataError(
-            "this task has no degradation that could make inputs: it needs data.source=pairs, or a "
-            "benchmark set of pairs"
+            "this task has no degradation that could make inputs: it needs pairs "
+            "(data.source=pairs, or a benchmark set of pairs)"
         )

@@ -218,12 +218,12 @@ def _streak_files(directory: str) -> tuple[str, ...]:
     folder = Path(directory)
     if not folder.is_dir():
         raise ValueError(
-            f"RainFolder: {directory!r} is not a folder; name one with pictures of rain streaks."
+            f"RainFolder: {directory!r} is not a folder; name one with images of rain streaks."
         )
     files = tuple(str(path) for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES)
     if not files:
         raise ValueError(
-            f"RainFolder: {directory!r} holds no picture ({', '.join(sorted(SUFFIXES))})."
+            f"RainFolder: {directory!r} holds no image ({', '.join(sorted(SUFFIXES))})."
         )
     return files
 
@@ -232,5 +232,5 @@ def _streak_files(directory: str) -> tuple[str, ...]:
 def _streaks(path: str) -> np.ndarray:
     image = cv2.imread(path, cv2.IMREAD_GRAYSCALE)
     if image is None:
-        raise ValueError(f"RainFolder: {path!r} cannot be read as a picture.")
+        raise ValueError(f"RainFolder: {path!r} cannot be read as an image.")
     return image

@@ -19,7 +19,7 @@ def check_image(image: np.ndarray) -> None:
         or (str(image.dtype) not in TOPS and image.dtype.kind != "f")
     ):
         raise ValueError(
-            "a picture must be [H, W], [H, W, 1], [H, W, 2] (grey, alpha), [H, W, 3] or [H, W, 4] "
+            "an image must be [H, W], [H, W, 1], [H, W, 2] (grey, alpha), [H, W, 3] or [H, W, 4] "
             f"of uint8, uint16 or float, not {list(image.shape)} of {image.dtype}"
         )
 

@@ -28,7 +28,7 @@ MAX_PIXELS = 500_000_000
 
 # The plugins' classes instead of Image.open, which would try every format that Pillow knows, and
 # has a limit on the number of pixels that holds for the entire process.
-_PLUGINS: dict[str | None, type] = {
+_PLUGINS: dict[str, type] = {
     "webp": WebPImagePlugin.WebPImageFile,
     "bmp": BmpImagePlugin.BmpImageFile,
     "tiff": TiffImagePlugin.TiffImageFile,
@@ -88,10 +88,10 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             image = _decode_jpeg(data, max_pixels)
         elif kind == "png":
             image = _decode_png(data, max_pixels)
-        elif kind in _PLUGINS:
+        elif kind is not None and kind in _PLUGINS:
             image = _decode_by_pillow(kind, data, max_pixels)
         elif not data:
-            raise DecodeError("the picture is empty: 0 bytes")
+            raise DecodeError("the image is empty: 0 bytes")
         else:
             raise DecodeError(
                 f"not a JPEG, PNG, WebP, BMP or TIFF: {len(data)} bytes, starting with {data[:8]!r}"
@@ -100,7 +100,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         raise
     # Decoders raise exceptions of nearly any type for crafted input.
     except Exception as error:
-        raise DecodeError(f"cannot decode the picture: {first_line(error)}") from error
+        raise DecodeError(f"cannot decode the image: {first_line(error)}") from error
     return np.ascontiguousarray(image)
 
 
@@ -246,7 +246,7 @@ def _decode_by_pillow(kind: str, data: bytes, max_pixels: int) -> np.ndarray:
 def check_size(height: int, width: int, max_pixels: int) -> None:
     """Raises DecodeError for an image without pixels or with more than `max_pixels`."""
     if height < 1 or width < 1:
-        raise DecodeError(f"the header announces a picture of {width}x{height} pixels")
+        raise DecodeError(f"the header announces an image of {width}x{height} pixels")
     if height * width > max_pixels:
         raise DecodeError(f"{width}x{height} pixels are more than the limit of {max_pixels:,}")
 
@@ -259,8 +259,7 @@ def _cv2_decode(data: bytes, kind: str, flags: int = _CV2_FLAGS) -> np.ndarray:
 
 
 def _to_rgb8(image: np.ndarray, bits: int) -> np.ndarray:
-    """Scales integers of `bits` bits to 0..255, rounding, and repeats grey `[H, W]` to
-    `[H, W, 3]`."""
+    """Scales integers of `bits` bits to 0..255 with rounding, and turns grey into RGB."""
     if image.dtype != np.uint8:
         if image.dtype.kind != "u":
             raise DecodeError(f"pixels of type {image.dtype} do not fit into 8-bit RGB")

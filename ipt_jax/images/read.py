@@ -117,7 +117,7 @@ def read_image(path: Path, max_pixels: int = decode.MAX_PIXELS) -> ImageFile:
     except (DecodeError, MemoryError):
         raise
     except Exception as error:
-        raise DecodeError(f"cannot decode the picture: {first_line(error)}") from error
+        raise DecodeError(f"cannot decode the image: {first_line(error)}") from error
 
 
 def _image_file(image: Any, kind: str, data: bytes) -> ImageFile:
@@ -180,7 +180,7 @@ def _sixteen_bits(image: Image.Image, kind: str, data: bytes) -> np.ndarray:
     """Decodes 16-bit colour with OpenCV; Pillow has decoded the file before, so it is intact."""
     found = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if found is None or found.dtype != np.uint16 or found.ndim != 3:
-        raise DecodeError("a 16-bit picture of an unsupported kind")
+        raise DecodeError("a 16-bit image of an unsupported kind")
     if image.mode == "LA" or (kind == "png" and data[25] == 4):
         return found[..., [0, 3]]
     return found[..., [2, 1, 0, 3]] if found.shape[2] == 4 else found[..., ::-1]

@@ -40,7 +40,7 @@ def bicubic(image: np.ndarray, scale: int) -> np.ndarray:
     height, width = image.shape[:2]
     if height % scale or width % scale:
         raise ValueError(
-            f"bicubic: a picture of {height}x{width} (HxW) cannot be reduced by {scale}: both must "
+            f"bicubic: an image of {height}x{width} (HxW) cannot be reduced by {scale}: both must "
             f"be multiples of it. Crop it first: image[:{height - height % scale}, "
             f":{width - width % scale}]."
         )
@@ -76,10 +76,10 @@ def _check_image(image: np.ndarray, scale: int) -> None:
     check_scale(scale)
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         given = getattr(image, "dtype", type(image).__name__)
-        raise ValueError(f"bicubic: needs a uint8 picture, not {given}.")
+        raise ValueError(f"bicubic: needs a uint8 image, not {given}.")
     if image.ndim not in (2, 3) or not image.size:
         raise ValueError(
-            f"bicubic: needs a picture [H, W, C] or [H, W], not one of shape {image.shape}."
+            f"bicubic: needs an image [H, W, C] or [H, W], not one of shape {image.shape}."
         )
 
 

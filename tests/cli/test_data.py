@@ -22,7 +22,7 @@ def get_config():
 
 @pytest.fixture
 def config(tmp_path) -> list[str]:
-    """Overrides of a config of five photographs."""
+    """Returns overrides of a config with five photographs, one of which is damaged."""
     (tmp_path / "photos").mkdir()
     for i in range(5):
         (tmp_path / "photos" / f"{i}.jpg").write_bytes(jpeg(i, 220, 260)[: 900 if i == 3 else None])
@@ -54,7 +54,7 @@ def test_the_sheet_shows_what_is_in_the_batch():
                 lq[2::4, 2::4], np.clip(np.rint(pair["lq"][column]), 0, 255)
             )
             if 48 % pair["hq"].shape[1]:
-                # Of sr3 not all pixels become squares of one size
+                # The pixels of sr3 become squares of different sizes.
                 continue
             zoom = 48 // pair["hq"].shape[1]
             np.testing.assert_array_equal(
@@ -81,7 +81,7 @@ def test_preview_writes_the_batch_of_a_step(config, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert pages[0].shape == pages[1].shape and (pages[0] != pages[1]).any()
     assert "step 1, sr2, sr3, sr4, derain, denoise30, denoise50; 4 of 4 pairs of each" in printed
-    assert "replaced a picture that cannot be read: 3.jpg: the JPEG is truncated" in printed
+    assert "replaced an image that cannot be read: 3.jpg: the JPEG is truncated" in printed
 
 
 def test_preview_says_where_it_cannot_write(config, tmp_path):

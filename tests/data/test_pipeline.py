@@ -1,4 +1,4 @@
-"""Batches: a pure function of (config, step), on any number of hosts, workers and threads."""
+"""Batches are a pure function of (config, step), for any number of hosts, workers and threads."""
 
 from __future__ import annotations
 
@@ -12,17 +12,13 @@ import numpy as np
 import places
 import pytest
 from data_sets import Noisy, Pictures, batches, digest, jpeg, taken, write_tfds
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ipt_jax.config import loading as configs
 from ipt_jax.data import pipeline
-from ipt_jax.data.crops import make_pair
 from ipt_jax.data.pipeline import Batches, stream
 from ipt_jax.data.sources.folder import Folder
 from ipt_jax.data.sources.source import open_source
 from ipt_jax.errors import DataError
-from ipt_jax.images.resize import bicubic
 from ipt_jax.tasks import PAPER_TASKS, TASKS, make_tasks
 
 LOADERS = [
@@ -32,13 +28,13 @@ LOADERS = [
 
 
 def rows_of(which: Batches, step: int) -> np.ndarray:
-    """Which picture each row shows, of flat `Pictures` and a task that leaves hq alone."""
+    """Returns which image each row shows, given flat `Pictures` and a task that keeps hq."""
     pair = next(iter(which(step).batch.values()))
     assert (pair["hq"] == pair["hq"][:, :1, :1, :1]).all()
     return pair["hq"][:, 0, 0, 0]
 
 
-# The same for all
+# The same batches everywhere.
 
 
 @pytest.mark.parametrize(
@@ -75,7 +71,7 @@ def test_hosts_shares_make_up_the_whole(hosts, draw, crops):
 
 
 def test_starting_late_reads_nothing_of_what_was_before():
-    # ImageNet's
+    # The size of ImageNet.
     source = Noisy(1_281_167)
     began = time.process_time()
     which = batches(source)
@@ -84,7 +80,7 @@ def test_starting_late_reads_nothing_of_what_was_before():
     ) as items:
         late = digest(next(items).batch)
     assert time.process_time() - began < 1
-    # Of one batch
+    # The images of one batch.
     assert len(source.reads) == 4
     fresh = Noisy(1_281_167)
     assert late == digest(batches(fresh)(5_000_000).batch)
@@ -100,7 +96,7 @@ def test_shape_and_dtype_are_those_of_the_design():
         assert pair["lq"].min() >= 0 and pair["lq"].max() <= 255
 
 
-# Order and groups
+# Order and groups.
 
 
 @pytest.mark.parametrize(
@@ -150,7 +146,7 @@ def test_one_task_a_step_is_drawn_evenly_and_by_the_step_alone():
     which = batches(Pictures(4), draw="one", batch_size=2)
     names = [which.drawn(step)[0].name for step in range(6000)]
     counts = [names.count(name) for name in PAPER_TASKS]
-    # 4 standard deviations
+    # Four standard deviations of a binomial distribution.
     assert min(counts) > 880 and max(counts) < 1120
     assert [which.drawn(step)[0].name for step in reversed(range(6000))] == names[::-1]
     other = batches(Pictures(9), draw="one", batch_size=8, process_index=1, process_count=2)
@@ -167,90 +163,15 @@ def test_one_task_a_step_is_drawn_evenly_and_by_the_step_alone():
 def test_sizes_that_do_not_divide_are_refused():
     with pytest.raises(ValueError, match="batch_size=20 must be a multiple of 24"):
         batches(Pictures(9), batch_size=20, process_count=2)
-    with pytest.raises(DataError, match=r"3 picture.* groups of 4"):
+    with pytest.raises(DataError, match=r"3 image.* groups of 4"):
         batches(Pictures(3), group=4, batch_size=24)
 
 
-# Pairs
-
-
-def turned(picture: np.ndarray, turn: int) -> np.ndarray:
-    picture = picture[::-1] if turn & 1 else picture
-    picture = picture[:, ::-1] if turn & 2 else picture
-    return picture.transpose(1, 0, 2) if turn & 4 else picture
-
-
-class Forced:
-    """Stands in for a generator: crops at a given place, turns a given way."""
-
-    def __init__(self, *values: int):
-        self.values = list(values)
-
-    def integers(self, stop: int) -> int:
-        value = self.values.pop(0)
-        assert 0 <= value < stop
-        return value
-
-
-@settings(deadline=None, max_examples=150)
-@given(st.data(), st.sampled_from([2, 3, 4]), st.integers(0, 7))
-def test_an_sr_pair_is_the_crop_of_the_whole_degraded_picture(data, scale, turn):
-    tile = 8
-    height, width = (data.draw(st.integers(tile * scale, tile * scale * 3)) for _ in range(2))
-    picture = np.random.default_rng(height * 1000 + width).integers(
-        0, 256, (height, width, 3), dtype=np.uint8
-    )
-    spot = [data.draw(st.sampled_from([0, 1, 2, 3, 99, 98, 97])) * 1.0 for _ in range(2)]
-    most = [size // scale - tile for size in (height, width)]
-    # At or near the borders
-    y, x = (int(min(s, m) if s < 50 else max(0, m - (99 - s))) for s, m in zip(spot, most))
-    lq, hq = make_pair(picture, TASKS[f"sr{scale}"], tile, Forced(y, x, turn), flips=True)
-    whole_hq = picture[: height // scale * scale, : width // scale * scale]
-    places = np.zeros(whole_hq.shape, np.uint8)
-    places[y * scale : (y + tile) * scale, x * scale : (x + tile) * scale] = 1
-    rows, columns = (np.flatnonzero(turned(places, turn).any((axis, 2))) for axis in (1, 0))
-    whole_hq = turned(whole_hq, turn)
-    whole_lq = bicubic(np.ascontiguousarray(whole_hq), scale)
-    top, left = rows[0] // scale, columns[0] // scale
-    np.testing.assert_array_equal(
-        hq, whole_hq[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    )
-    np.testing.assert_array_equal(lq, whole_lq[top : top + tile, left : left + tile])
-
-
-def test_flips_take_all_eight_ways():
-    corner = np.zeros((12, 12, 3), np.uint8)
-    corner[0, 1] = 1
-    rng = np.random.default_rng(0)
-    ways = {
-        make_pair(
-            corner,
-            make_tasks([{"name": "n", "degradation": "noise", "sigma": 0}])[0],
-            12,
-            rng,
-            True,
-        )[1].tobytes()
-        for _ in range(200)
-    }
-    assert len(ways) == 8
-    assert ways == {turned(corner, turn).tobytes() for turn in range(8)}
-
-
-def test_noise_and_rain_belong_to_the_crop():
-    picture = Noisy(1, 40, 50)[0]
-    for name in ("denoise30", "derain"):
-        lq, hq = make_pair(picture, TASKS[name], 12, np.random.default_rng(0))
-        difference = lq - hq
-        assert lq.shape == hq.shape == (12, 12, 3) and (difference != 0).any()
-        windows = np.lib.stride_tricks.sliding_window_view(picture, (12, 12), (0, 1))
-        assert (windows == hq.transpose(2, 0, 1)).all((-3, -2, -1)).any()
+# Small images.
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 90), (47, 30), (12, 200)])
-def test_small_pictures_are_enlarged(size):
-    for task in TASKS.values():
-        lq, hq = make_pair(Noisy(1, *size)[0], task, 12, np.random.default_rng(0))
-        assert lq.shape == (12, 12, 3) and hq.shape == (12 * task.scale, 12 * task.scale, 3)
+def test_batches_of_small_pictures_show_them_all_over(size):
     value = Pictures(8, *size)
     assert {int(v) for v in rows_of(batches(value, tasks=["sr4"], batch_size=6), 0)} <= set(
         range(8)
@@ -266,7 +187,7 @@ def test_a_picture_too_narrow_to_enlarge_is_replaced():
     assert any("picture 2: 60000x1 pixels are too narrow" in text for text in item.replaced)
 
 
-# Pictures that cannot be read
+# Images that cannot be read.
 
 
 def test_an_unreadable_picture_is_named_and_replaced_by_no_group_mate():
@@ -298,7 +219,7 @@ def test_the_only_other_picture_is_found_and_none_is_an_error():
     assert all(set(rows_of(two_good, step)) == {1, 2} for step in range(9))
     for count, bad in ((2, [0]), (3, [0, 1]), (50, range(50))):
         which = batches(Pictures(count, broken=bad), tasks=["sr2"], batch_size=2)
-        with pytest.raises(DataError, match=r"no readable picture .*picture .*torn in half"):
+        with pytest.raises(DataError, match=r"no readable image .*picture .*torn in half"):
             for step in range(5):
                 which(step)
 
@@ -331,7 +252,7 @@ def test_a_degradation_that_cannot_work_is_told_before_training(tmp_path):
         pipeline.make_batches(Noisy(3), make_tasks(config.tasks), config)
 
 
-# The real sources
+# Real sources.
 
 
 def test_a_tfds_set_end_to_end(tmp_path):
@@ -365,11 +286,12 @@ GOLDEN = places.GOLDEN / "golden_batches.json"
 
 
 def measured() -> dict[str, object]:
-    """What is fixed of the demo's first batches: hashes of what is exact, means of what is not.
+    """Returns hashes and means that identify the demo's first batches.
 
-    Exact on any machine are pictures (those stored as PNG: a JPEG's pixels are the decoder's) and
-    what integer arithmetic makes of them. Noise and rain pass through exponentials and logarithms,
-    whose last bit differs between processors.
+    Images that are stored as PNG, and what integer arithmetic makes of them, are equal on all
+    machines, so their hashes are returned. (The pixels of a JPEG depend on the decoder.) Noise and
+    rain use exponentials and logarithms, whose last bit depends on the processor, so the mean
+    changes are returned.
     """
     pytest.importorskip("skimage")
     config = configs.load("configs/demo.py")
@@ -399,7 +321,9 @@ def measured() -> dict[str, object]:
 
 def test_the_demos_batches_are_the_golden_ones():
     golden, found = json.loads(GOLDEN.read_text()), measured()
-    advice = "the data changed: raise pipeline.DATA_VERSION and run `python tests/test_pipeline.py`"
+    advice = (
+        "the data changed: raise pipeline.DATA_VERSION and run `python -m tests.data.test_pipeline`"
+    )
     assert found["version"] == golden["version"], advice
     assert found["exact"] == golden["exact"], advice
     for key, values in golden["means"].items():

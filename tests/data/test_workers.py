@@ -1,4 +1,4 @@
-"""Worker processes: their faults arrive, and nothing of them is left behind."""
+"""Worker processes: their errors reach the caller, and nothing of them is left behind."""
 
 from __future__ import annotations
 
@@ -73,8 +73,9 @@ def test_an_iterator_left_half_way_leaves_no_process():
 
 
 def left_behind(pid: int) -> list[pathlib.Path]:
-    """Folders in shared memory of a process's streams; those of other tests come and go
-    meanwhile.
+    """Returns the folders in shared memory of one process's streams.
+
+    Other tests may create and remove folders at the same time.
     """
     return list(pathlib.Path("/dev/shm").glob(f"ipt-data-{pid}-*"))
 
@@ -99,7 +100,7 @@ print("left", len(kept))
 def test_programs_end_quietly_whatever_they_leave_open(tmp_path, kind, count, how):
     for i in range(3):
         (tmp_path / f"{i}.jpg").write_bytes(jpeg(i))
-    # Without a guard, as in a notebook
+    # The script has no `if __name__ == "__main__"` guard, as in a notebook.
     (tmp_path / "script.py").write_text(SCRIPT)
     program = ["-c", SCRIPT] if kind == "-c" else [str(tmp_path / "script.py")]
     environment = os.environ | {
@@ -161,7 +162,7 @@ def test_batches_of_workers_can_be_kept_and_written_to():
     with contextlib.closing(stream(which, 0, 6, dict(workers=1, threads=0, prefetch=1))) as items:
         kept = list(items)
     for step, item in enumerate(kept):
-        # Tasks in the config's order, too
+        # The order of the tasks is the config's.
         assert list(item.batch) == list(which(step).batch)
         assert digest(item.batch) == digest(which(step).batch)
         for pair in item.batch.values():
@@ -175,7 +176,7 @@ def test_without_room_in_shared_memory_batches_go_by_the_disk(tmp_path):
     room = shared.Room()
     try:
         memory, disk = room.folders[0], room.folders[-1]
-        # The first cannot be written to
+        # The first folder cannot be written to.
         room.folders[:] = ["/dev/full/no-folder", memory, disk]
         parcel = shared.Sender(which, room)(3)
         assert parcel.path.startswith(memory)
@@ -250,13 +251,13 @@ def alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    # One that nobody has waited for is dead, too
+    # A zombie is dead, too.
     state = pathlib.Path(f"/proc/{pid}/stat")
     return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def memory() -> float:
-    """MB that this process and its children have to themselves (Linux)."""
+    """Returns the private memory of this process and its children in MB (Linux)."""
     total = 0
     for pid in [os.getpid(), *children()]:
         for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():

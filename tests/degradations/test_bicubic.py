@@ -1,4 +1,4 @@
-"""Bicubic and noise against derived numbers, MATLAB-made files and their own properties."""
+"""Bicubic resizing and noise: derived numbers, files that MATLAB made, and invariants."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def picture(seed: int, height: int, width: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-# Worked out by hand from Keys' formula, a = -1/2: for |x| < 1, (3|x|^3 - 5|x|^2 + 2) / 2; for 1 <
+# Derived by hand from Keys' formula, a = -1/2: for |x| < 1, (3|x|^3 - 5|x|^2 + 2) / 2; for 1 <
 # |x| < 2, (-|x|^3 + 5|x|^2 - 8|x| + 4) / 2. Reducing by s takes x = distance / s and a further 1 /
 # s. Scale: (the distance of the first tap from scale * i, weights, their denominator)
 REDUCE = {
@@ -63,7 +63,7 @@ ENLARGE = {
 
 
 def by_hand(lines: list[np.ndarray], scale: int, up: bool) -> list[np.ndarray]:
-    """One pass over a list of rows, in exact integers."""
+    """Resizes a list of rows in one pass with exact integers."""
 
     def mirrored(i: int) -> np.ndarray:
         i %= 2 * len(lines)
@@ -99,7 +99,7 @@ def resized_by_hand(image: np.ndarray, scale: int, up: bool) -> np.ndarray:
 )
 def test_bicubic_is_the_hand_derived_filter(seed: int, scale: int, h: int, w: int) -> None:
     image = picture(seed, h * scale, w * scale)
-    # Strong edges, so that both ends of 0..255 are clipped
+    # Strong edges, so that values are clipped at 0 and at 255.
     image[image > 128] = 255
     small = bicubic(image, scale)
     assert small.dtype == np.uint8
@@ -113,7 +113,7 @@ def test_constant_and_ramp(scale: int) -> None:
         flat = np.full((6 * scale, 7 * scale, 3), value, np.uint8)
         assert (bicubic(flat, scale) == value).all()
         assert (bicubic_up(flat, scale) == value).all()
-    # A straight line passes through a cubic of a = -1/2 unchanged; centres lie at s i + (s - 1) / 2
+    # A cubic with a = -1/2 preserves straight lines; centres lie at s i + (s - 1) / 2.
     if scale <= 4:
         ramp = np.tile((2 * np.arange(16 * scale)).astype(np.uint8)[:, None], (1, 4 * scale))
         expected = 2 * scale * np.arange(16) + scale - 1
@@ -123,7 +123,7 @@ def test_constant_and_ramp(scale: int) -> None:
 
 def test_halves_are_rounded_up() -> None:
     rows = np.full(12, 1, np.uint8)
-    # 1 + 64 x 222 / 256 = 56.5, which rounding to even would make 56
+    # 1 + 64 x 222 / 256 = 56.5, which rounds to 56 if ties go to even numbers.
     rows[4:6] = 65
     assert bicubic(np.tile(rows[:, None], (1, 8)), 2)[2].tolist() == [57] * 4
 
@@ -148,9 +148,7 @@ def test_other_channel_counts_and_memory_layouts() -> None:
 def test_crop_with_margin_is_the_crop_of_the_whole(
     data: st.DataObject, scale: int, seed: int
 ) -> None:
-    """Wherever the crop lies, also at borders and corners, where the margin ends with the
-    picture.
-    """
+    """Also at borders and corners, where the image ends before the margin does."""
     height, width = data.draw(st.integers(1, 30)), data.draw(st.integers(1, 30))
     degrade = Bicubic(scale)
     hq = picture(seed, height * scale, width * scale)
@@ -186,7 +184,7 @@ def test_bicubic_errors_say_what_to_do() -> None:
             bicubic_up(picture(0, 12, 12), scale)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="integer, 2 or more"):
             Bicubic(scale)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="uint8 picture, not float64"):
+    with pytest.raises(ValueError, match="uint8 image, not float64"):
         bicubic(np.zeros((12, 12, 3)), 2)
     for shape in ((12,), (1, 12, 12, 3), (0, 12, 3)):
         with pytest.raises(ValueError, match="shape"):

@@ -1,4 +1,4 @@
-"""Rain: its statistics follow its parameters, and by default those of Rain100L."""
+"""Rain: its statistics follow its parameters; the defaults match Rain100L."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def layer(seed: int = 0, shape: tuple[int, int] = (300, 340), **options: float) 
 
 
 def orientation(image: np.ndarray) -> float:
-    """Degrees from upright, by the structure tensor; positive where the top leans right."""
+    """Returns the angle by the structure tensor: degrees from the vertical, top to the right."""
     smooth = cv2.GaussianBlur(image, (0, 0), 1.0)
     dx, dy = cv2.Scharr(smooth, cv2.CV_32F, 1, 0), cv2.Scharr(smooth, cv2.CV_32F, 0, 1)
     return float(
@@ -43,7 +43,7 @@ def orientation(image: np.ndarray) -> float:
 
 
 def half_height(image: np.ndarray, axis: int) -> int:
-    """Lag along an axis at which the autocorrelation has fallen to a half."""
+    """Returns the lag along an axis at which the autocorrelation has fallen to one half."""
     centred = np.moveaxis(image - image.mean(), axis, 0)
     variance = np.mean(centred**2)
     return next(k for k in range(1, 150) if np.mean(centred[k:] * centred[:-k]) < 0.5 * variance)
@@ -82,7 +82,7 @@ def test_size_follows_length_and_width() -> None:
 
 
 def test_a_small_layer_is_like_a_crop_of_a_large_one() -> None:
-    """No dimmer, and no dimmer at its edges: streaks that begin outside reach in."""
+    """Streaks that begin outside reach in, so neither it nor its edges are darker."""
     small = np.mean([layer(seed, (24, 24), angle=25) for seed in range(3000)], axis=0)
     large = np.mean([layer(seed, angle=25).mean() for seed in range(10)])
     assert small.mean() == pytest.approx(large, rel=0.08)
@@ -140,8 +140,9 @@ def test_ranges_are_checked(name: str) -> None:
 
 
 def test_defaults_have_rain100ls_strength() -> None:
-    """Its 46 pairs: 26.7 % above 2 grey levels, 14.8 % above 10, mean square 10^2.32
-    (docs/rain.md).
+    """In its 46 pairs, 26.7 % of the rain is above 2 grey levels and 14.8 % above 10.
+
+    The mean square is 10^2.32 (docs/rain.md).
     """
     black = np.zeros((160, 160, 3), np.uint8)
     layers = [Rain()(black, np.random.default_rng(seed))[..., 0] for seed in range(200)]
@@ -218,7 +219,7 @@ def test_rain_folder_errors(tmp_path: Path) -> None:
     hq, rng = np.zeros((8, 8, 3), np.uint8), np.random.default_rng(0)
     with pytest.raises(ValueError, match=r"absent.* is not a folder"):
         RainFolder(str(tmp_path / "absent"))(hq, rng)
-    with pytest.raises(ValueError, match="holds no picture"):
+    with pytest.raises(ValueError, match="holds no image"):
         RainFolder(str(tmp_path))(hq, rng)
     broken = tmp_path / "broken"
     broken.mkdir()

@@ -317,7 +317,7 @@ def test_an_error_in_one_process_ends_both(photographs, tmp_path):
         for file in own.iterdir():
             file.write_bytes(b"no picture")
         assert run.codes(120) == {0: 1, 1: 1}, run.all_said()
-        assert "cannot be read" in run.said(1) or "no readable picture" in run.said(1)
+        assert "cannot be read" in run.said(1) or "no readable image" in run.said(1)
         assert (
             "process 1" in run.said(0)
             and "ended with" in run.said(0)

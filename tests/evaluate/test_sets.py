@@ -166,15 +166,15 @@ def test_incomplete_sets_name_what_is_missing(tmp_path):
     for name in ("a", "b", "c"):
         put(tmp_path / "P" / "clean" / f"{name}.png")
     put(tmp_path / "P" / "rainy" / "a.png")
-    with pytest.raises(DataError, match=r"no degraded picture for b, c; there: a"):
+    with pytest.raises(DataError, match=r"no degraded image for b, c; there: a"):
         find_sets(tmp_path, ["P"])
     put(tmp_path / "Q" / "HR" / "x.png")
     put(tmp_path / "Q" / "LR_bicubic" / "X3" / "y.png")
-    with pytest.raises(DataError, match=r"X3: no low-resolution picture for x; there: y"):
+    with pytest.raises(DataError, match=r"X3: no low-resolution image for x; there: y"):
         find_sets(tmp_path, ["Q"])
     put(tmp_path / "R" / "a.png")
     put(tmp_path / "R" / "a.jpg")
-    with pytest.raises(DataError, match=r"two pictures of one name: a\.jpg, a\.png"):
+    with pytest.raises(DataError, match=r"two images of one name: a\.jpg, a\.png"):
         find_sets(tmp_path, ["R"])
 
 

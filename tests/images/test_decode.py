@@ -1,4 +1,4 @@
-"""Decoding: every kind of picture as Pillow sees it, and nothing broken passed on."""
+"""Decoding: the pixels of every kind of file equal Pillow's."""
 
 import io
 import os
@@ -13,8 +13,9 @@ from ipt_jax.images.decode import decode
 
 
 def _image(height: int = 61, width: int = 84) -> np.ndarray:
-    """A smooth picture with some texture: lossy formats do it no harm, no orientation looks the
-    same.
+    """Returns a smooth image with some texture.
+
+    Lossy formats change it little, and all eight orientations of it differ.
     """
     y, x = np.mgrid[:height, :width].astype(np.float64)
     noise = np.random.default_rng(0).normal(0, 4, (height, width, 3))
@@ -63,7 +64,7 @@ def test_lossless_formats_equal_pillow(kind, mode):
     image = decode(data)
     _check(image)
     np.testing.assert_array_equal(image, _pillow(data))
-    # Alpha is dropped, not blended with.
+    # Alpha is dropped, and the colours are not blended.
     if mode in ("RGB", "RGBA"):
         np.testing.assert_array_equal(image, IMAGE)
 
@@ -84,7 +85,7 @@ def test_jpeg_equals_pillow_within_two_levels(mode, options):
     _check(image)
     assert np.abs(image.astype(int) - _pillow(data)).max() <= 2
     reference = np.asarray(_mode(mode).convert("RGB")).astype(int)
-    # Not inverted, not swapped.
+    # Colours are neither inverted nor swapped.
     assert np.abs(image - reference).mean() < 8
 
 
@@ -94,7 +95,7 @@ def test_jpeg_stored_as_rgb_or_ycck_equals_pillow():
     ycck = bytearray(_encode(_mode("CMYK"), "JPEG"))
     adobe = ycck.index(b"Adobe")
     assert ycck[adobe + 11] == 0
-    # The same numbers, now said to be YCCK.
+    # The same numbers, declared as YCCK.
     ycck[adobe + 11] = 2
     image = decode(bytes(ycck))
     np.testing.assert_array_equal(image, _pillow(bytes(ycck)))

@@ -1,6 +1,4 @@
-"""Damage: whatever is truncated, corrupt or oversized is refused with a reason, and never
-crashes.
-"""
+"""Truncated, corrupt and oversized files are refused with a reason, and never crash the process."""
 
 import io
 import struct
@@ -23,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin
 
 
 def _image(height: int = 61, width: int = 84) -> np.ndarray:
-    """A smooth picture with some texture."""
+    """Returns a smooth image with some texture."""
     y, x = np.mgrid[:height, :width].astype(np.float64)
     noise = np.random.default_rng(0).normal(0, 4, (height, width, 3))
     waves = np.stack(

@@ -184,7 +184,7 @@ def test_float_is_neither_clipped_nor_rounded(copies):
     ],
 )
 def test_restore_refuses_what_is_no_picture(copies, image):
-    with pytest.raises(ValueError, match="a picture must be"):
+    with pytest.raises(ValueError, match="an image must be"):
         copies.restore(image, "denoise50")
 
 

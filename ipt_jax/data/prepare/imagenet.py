@@ -102,7 +102,7 @@ def prepare(manual_dir: str, data_dir: str, splits: Sequence[str]) -> BuildRepor
         found = check_source(Subset(source, SAMPLE))
         unreadable += len(found["unreadable"])
         lines.append(
-            f"{split}: {len(source)} pictures; {found['pictures']} of them decoded, "
+            f"{split}: {len(source)} images; {found['pictures']} of them decoded, "
             f"{len(found['unreadable'])} of these unreadable"
         )
         lines += [f"  {name}: {fault}" for name, fault in found["unreadable"].items()]

@@ -51,7 +51,7 @@ def find_source(
         return Folder(path)
     if data_dir is None and (os.sep in name or path.exists()):
         raise DataError(
-            f"{name} is not a folder; name a folder of pictures, a packed set, or a TFDS set with "
+            f"{name} is not a folder; name a folder of images, a packed set, or a TFDS set with "
             "--data-dir"
         )
     return Tfds(name, split or "train", data_dir)
@@ -79,7 +79,7 @@ def check_source(source: Any, crop: int = 0, threads: int = 0) -> dict[str, Any]
         _inspect_all(source, threads or os.cpu_count() or 1),
         "checking",
         len(source),
-        unit=" pictures",
+        unit=" images",
         file=sys.stderr,
     )
     for i, found in enumerate(findings):
@@ -126,7 +126,7 @@ def _inspect(source: Any, i: int) -> _Finding:
     try:
         raw = source[i]
         if not isinstance(raw, bytes):
-            return _Finding("array", raw.nbytes, *raw.shape[:2], "")
+            return _Finding("array", raw.nbytes, raw.shape[0], raw.shape[1], "")
         if isinstance(source, Packed) and crc32(raw) != source.checksum(i):
             return _Finding("", len(raw), 0, 0, "not what was packed: wrong checksum")
         height, width, _ = decode(raw).shape
@@ -149,7 +149,7 @@ def report_lines(name: str, found: dict[str, Any], limit: int = 50) -> Iterator[
       found: the report.
       limit: of unreadable images that are named.
     """
-    yield f"{name}: {found['pictures']} pictures, {found['bytes'] / 1e6:.1f} MB"
+    yield f"{name}: {found['pictures']} images, {found['bytes'] / 1e6:.1f} MB"
     yield "formats: " + (
         ", ".join(f"{kind} {count}" for kind, count in found["formats"].items()) or "none"
     )

@@ -91,7 +91,7 @@ def _check_room(pictures: Folder, source: str, final: pathlib.Path) -> None:
     free = shutil.disk_usage(there).free
     if need * 1.02 > free:
         raise DataError(
-            f"{len(pictures)} pictures of {need / 1e9:.2f} GB do not fit: {there} has "
+            f"{len(pictures)} images of {need / 1e9:.2f} GB do not fit: {there} has "
             f"{free / 1e9:.2f} GB free"
         )
 
@@ -104,7 +104,7 @@ def _write(pictures: Folder, folder: pathlib.Path, shard_bytes: int, threads: in
             _read_all(pictures, threads),
             "packing",
             len(pictures),
-            unit=" pictures",
+            unit=" images",
             file=sys.stderr,
         ):
             if fault:
@@ -116,7 +116,7 @@ def _write(pictures: Folder, folder: pathlib.Path, shard_bytes: int, threads: in
             total += len(data)
     if not names:
         raise DataError(
-            f"none of the {len(unreadable)} pictures can be read: {listed(unreadable, 3)}"
+            f"none of the {len(unreadable)} images can be read: {listed(unreadable, 3)}"
         )
     description = {
         "format": FORMAT,
@@ -224,12 +224,12 @@ def _read_back(folder: pathlib.Path) -> None:
     packed = Packed(folder)
     wrong = [
         packed.name(i)
-        for i in tqdm(range(len(packed)), "reading back", unit=" pictures", file=sys.stderr)
+        for i in tqdm(range(len(packed)), "reading back", unit=" images", file=sys.stderr)
         if crc32(packed[i]) != packed.checksum(i)
     ]
     if wrong:
         raise OSError(
-            f"{len(wrong)} pictures read back differ from what was written (a faulty disk?): "
+            f"{len(wrong)} images read back differ from what was written (a faulty disk?): "
             f"{listed(wrong)}"
         )
 
@@ -237,10 +237,10 @@ def _read_back(folder: pathlib.Path) -> None:
 def report_lines(outcome: PackOutcome, target: str) -> Sequence[str]:
     """Returns the lines of the report for the user."""
     lines = [
-        f"{target}: {outcome.pictures} pictures, {outcome.bytes / 1e9:.2f} GB; to train on it: "
+        f"{target}: {outcome.pictures} images, {outcome.bytes / 1e9:.2f} GB; to train on it: "
         f"--config.data.source=packed --config.data.dir={target}"
     ]
     if outcome.unreadable:
-        lines.append(f"{len(outcome.unreadable)} picture(s) cannot be read and were left out:")
+        lines.append(f"{len(outcome.unreadable)} image(s) cannot be read and were left out:")
         lines += [f"  {text}" for text in outcome.unreadable]
     return lines

@@ -5,11 +5,11 @@ Open files are never pickled; each process opens its own when it first reads. Im
 package loads neither grain nor TFDS.
 """
 
-from ipt_jax.data.sources.embedded import Embedded, embedded
+from ipt_jax.data.sources.embedded import Embedded
 from ipt_jax.data.sources.folder import Folder
 from ipt_jax.data.sources.packed import Packed
 from ipt_jax.data.sources.pairs import Pairs
 from ipt_jax.data.sources.source import Source, open_source
 from ipt_jax.data.sources.tfds import Tfds
 
-__all__ = ["Embedded", "Folder", "Packed", "Pairs", "Source", "Tfds", "embedded", "open_source"]
+__all__ = ["Embedded", "Folder", "Packed", "Pairs", "Source", "Tfds", "open_source"]

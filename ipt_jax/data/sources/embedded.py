@@ -1,6 +1,6 @@
 """The photographs that scikit-image ships: enough for a demo without a download.
 
-The authors of scikit-image placed them in its package. They are decoded once and kept in memory.
+They are decoded once and kept in memory.
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ class Embedded:
             for name in PHOTOGRAPHS
             if split in ("all", "eval" if name == HELD_OUT else "train")
         ]
+        self._folder = _find_folder()
         for name in self._names:
-            _photograph(name)
+            _photograph(self._folder / name)
 
     def __len__(self) -> int:
         return len(self._names)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        return _photograph(self._names[i])
+        return _photograph(self._folder / self._names[i])
 
     def name(self, i: int) -> str:
         """Returns the photograph's path within site-packages."""
@@ -64,13 +65,16 @@ def embedded(split: str = "train") -> Embedded:
     return Embedded(split)
 
 
-@functools.cache
-def _photograph(name: str) -> np.ndarray:
-    # From the package's folder, because skimage.data's functions download what they do not find.
+def _find_folder() -> pathlib.Path:
+    # The package's folder, because skimage.data's functions download what they do not find in it.
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
         raise DataError('the embedded photographs need scikit-image: pip install "ipt_jax[demo]"')
-    path = pathlib.Path(spec.origin).parent / "data" / name
+    return pathlib.Path(spec.origin).parent / "data"
+
+
+@functools.cache
+def _photograph(path: pathlib.Path) -> np.ndarray:
     try:
         image = decode(path.read_bytes())
     except FileNotFoundError:

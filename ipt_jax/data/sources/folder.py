@@ -95,7 +95,7 @@ def list_pictures(directory: str, shown: str) -> list[str]:
       DataError: the folder is missing, remote, or has no images.
     """
     if not shown:
-        raise DataError("data.dir is empty: give the folder that holds the pictures")
+        raise DataError("data.dir is empty: give the folder that holds the images")
     if "://" in shown:
         raise DataError(
             f"{shown}: folders must be local; copy it, or use data.source=packed or "
@@ -104,7 +104,7 @@ def list_pictures(directory: str, shown: str) -> list[str]:
     if not os.path.exists(directory):
         raise DataError(f"folder not found: {shown} (looked at {os.path.abspath(directory)})")
     if not os.path.isdir(directory):
-        raise DataError(f"not a folder: {shown}; give the folder that holds the pictures")
+        raise DataError(f"not a folder: {shown}; give the folder that holds the images")
     names: list[str] = []
     others: list[str] = []
     visited: set[str] = set()
@@ -124,5 +124,5 @@ def list_pictures(directory: str, shown: str) -> list[str]:
                 (names if file.lower().endswith(SUFFIXES) else others).append(name)
     if not names:
         there = f"found only {listed(others)}" if others else "it is empty"
-        raise DataError(f"no pictures ({', '.join(SUFFIXES)}) in folder {shown}: {there}")
+        raise DataError(f"no images ({', '.join(SUFFIXES)}) in folder {shown}: {there}")
     return sorted(names)

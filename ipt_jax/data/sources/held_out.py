@@ -34,12 +34,11 @@ def check_held_out(split: str, held_out: int, total: int, what: str) -> None:
         raise DataError(f"{what} is empty")
     if not 0 <= held_out < total:
         raise DataError(
-            f"data.held_out={held_out} must be between 0 and {total - 1}: {what} has {total} "
-            "pictures"
+            f"data.held_out={held_out} must be between 0 and {total - 1}: {what} has {total} images"
         )
     if split == "eval" and not held_out:
         raise DataError(
-            f"data.held_out=0 leaves no pictures of {what} for evaluation; set it to 1 or more"
+            f"data.held_out=0 leaves no images of {what} for evaluation; set it to 1 or more"
         )
 
 

@@ -156,9 +156,7 @@ def read_description(directory: str) -> dict[str, Any]:
             "update it"
         )
     if len(counts) > 1:
-        raise DataError(
-            f"{path} is damaged: it counts its pictures differently in different places"
-        )
+        raise DataError(f"{path} is damaged: it counts its images differently in different places")
     sizes = {p.name: p.stat().length for p in folder.iterdir() if p.name in shards}
     wrong = [
         f"{name} ({'missing' if name not in sizes else f'{sizes[name]} bytes instead of {size}'})"

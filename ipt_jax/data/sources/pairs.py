@@ -74,7 +74,7 @@ class Pairs:
         extra = _unpaired(lq, hq)
         if extra:
             raise DataError(
-                f"{shown}: {len(hq)} clean and {len(hq) + len(extra)} degraded pictures; without a "
+                f"{shown}: {len(hq)} clean and {len(hq) + len(extra)} degraded images; without a "
                 f"clean one: {listed(extra)}"
             )
         names = list(hq)

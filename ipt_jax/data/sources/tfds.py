@@ -28,6 +28,9 @@ class Tfds:
       held_out: number of held-out images: the last ones, since TFDS shuffled the set when it was
         prepared.
 
+    Attributes:
+      directory: the folder of the set's version.
+
     Raises:
       DataError: the set, the split or the feature is missing, or the set lacks files or is not in
         array_record format.
@@ -42,9 +45,9 @@ class Tfds:
         held_out: int = 0,
     ):
         check_split(split)
-        self._builder_dir = _tfds_directory(name, data_dir)
+        self.directory = _tfds_directory(name, data_dir)
         self._tfds_split = tfds_split
-        builder = _tfds_builder(self._builder_dir, name)
+        builder = _tfds_builder(self.directory, name)
         info = builder.info
         try:
             parts = info.splits[tfds_split].file_instructions
@@ -56,7 +59,7 @@ class Tfds:
             raise DataError(
                 f"{info.full_name} has no split {tfds_split!r}; its splits: {splits}"
             ) from error
-        stored = {os.path.basename(os.fspath(path)) for path in _epath(self._builder_dir).iterdir()}
+        stored = {os.path.basename(os.fspath(path)) for path in _epath(self.directory).iterdir()}
         missing = [part.filename for part in parts if os.path.basename(part.filename) not in stored]
         if missing:
             raise DataError(
@@ -111,7 +114,7 @@ class Tfds:
         index = self._indices[i]
         # Two threads may both open the records; the second result is kept, and both are valid.
         if self._records is None:
-            self._records = _tfds_records(self._builder_dir, self._tfds_split)
+            self._records = _tfds_records(self.directory, self._tfds_split)
         try:
             record = self._records[index]
         except Exception as error:
@@ -120,11 +123,11 @@ class Tfds:
             # give the same step different batches.
             kind = DecodeError if "Corrupted" in str(error) else DataError
             raise kind(
-                f"cannot read {self._label}[{index}] in {self._builder_dir}: {first_line(error)}"
+                f"cannot read {self._label}[{index}] in {self.directory}: {first_line(error)}"
             ) from error
         if not isinstance(record["image"], bytes):
             raise DataError(
-                f'{self._label}[{index}] in {self._builder_dir} has no feature "image", which '
+                f'{self._label}[{index}] in {self.directory} has no feature "image", which '
                 "features.json names: another program wrote its files"
             )
         return record

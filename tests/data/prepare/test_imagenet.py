@@ -1,6 +1,4 @@
-"""`ipt data prepare imagenet2012`: the archives' checks, and (slow) TFDS's own builder on
-stand-ins.
-"""
+"""`ipt data prepare imagenet2012`: checks of the archives, and builds from stand-ins (slow)."""
 
 from __future__ import annotations
 
@@ -41,7 +39,7 @@ def tar(files: dict[str, bytes]) -> bytes:
 
 @pytest.fixture
 def archives(tmp_path) -> pathlib.Path:
-    """Stand-ins for the two archives, of 12 and 5 pictures."""
+    """Makes stand-ins for the two archives, with 12 and 5 images."""
     folder = tmp_path / "archives"
     folder.mkdir()
     synsets = {
@@ -155,7 +153,7 @@ def test_a_set_that_is_there_is_checked_and_not_built_again(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert (
         "already; nothing to build" in printed
-        and "train: 5 pictures; 5 of them decoded, 0 of these" in printed
+        and "train: 5 images; 5 of them decoded, 0 of these" in printed
     )
     with pytest.raises(DataError, match="was built without one of the splits"):
         imagenet.prepare(str(tmp_path / "no archives"), str(tmp_path), ("train", "validation"))
@@ -200,8 +198,8 @@ def test_both_archives_become_a_set_that_is_read_without_tensorflow(archives, tm
     result = run(archives, tmp_path / "sets")
     assert result.returncode == 0, result.stderr[-3000:]
     assert (
-        "train: 12 pictures; 12 of them decoded" in result.stdout
-        and "validation: 5 pictures" in result.stdout
+        "train: 12 images; 12 of them decoded" in result.stdout
+        and "validation: 5 images" in result.stdout
     )
     train = Tfds("imagenet2012", "train", tmp_path / "sets")
     assert {train[i] for i in range(12)} == {jpeg(7 * k + i) for k in range(3) for i in range(4)}

@@ -1,4 +1,4 @@
-"""TFDS's own imagenet2012 builder, run on stand-in archives, and its output read through `Tfds`."""
+"""TFDS's own imagenet2012 builder on stand-in archives, and its output read by `Tfds`."""
 
 import importlib.util
 import io
@@ -29,8 +29,9 @@ pytestmark = [
 
 
 def _photographs() -> dict[str, bytes]:
-    """File name <wnid>_<name>.JPEG -> JPEG: of ImageNet if $IPT_TEST_DATA has some, else
-    scikit-image's.
+    """Returns file name <wnid>_<name>.JPEG -> JPEG.
+
+    The images are ImageNet's if $IPT_TEST_DATA holds some, otherwise scikit-image's.
     """
     folder = pathlib.Path(os.environ.get("IPT_TEST_DATA", "nowhere"), "imagenet_samples")
     if folder.is_dir():
@@ -72,7 +73,7 @@ def photographs() -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def archives(photographs, tmp_path_factory) -> pathlib.Path:
-    """A folder with stand-ins for the two archives that ImageNet's owners hand out."""
+    """Makes stand-ins for the two archives that ImageNet's owners distribute."""
     folder = tmp_path_factory.mktemp("archives")
     synsets: dict[str, dict[str, bytes]] = {}
     for name, data in photographs.items():
@@ -87,8 +88,8 @@ def archives(photographs, tmp_path_factory) -> pathlib.Path:
 
 
 def _build(archives: pathlib.Path, data_dir: pathlib.Path, file_format: str) -> pathlib.Path:
-    # By TFDS's Python interface, since its command line needs apache-beam and mlcroissant, too. In
-    # a process of its own, so that this one stays without TensorFlow.
+    # TFDS's command line also needs apache-beam and mlcroissant, so this uses its Python interface,
+    # in a process of its own: this process must not import TensorFlow.
     code = (
         "import sys, tensorflow_datasets as tfds\n"
         "archives, data_dir, file_format = sys.argv[1:]\n"

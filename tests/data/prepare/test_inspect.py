@@ -44,7 +44,7 @@ def test_check_names_what_cannot_be_read_and_fails(folder, packed, tmp_path, cap
     (folder / "2.jpg").write_bytes(b"")
     options = parsed("check", str(folder))
     assert options.run(options) == 1
-    assert "1 cannot be read:\n  2.jpg: the picture is empty" in capsys.readouterr().out
+    assert "1 cannot be read:\n  2.jpg: the image is empty" in capsys.readouterr().out
     description = json.loads((packed / DESCRIPTION).read_text())
     description["crc32"][3] ^= 1
     (packed / DESCRIPTION).write_text(json.dumps(description))
@@ -73,7 +73,7 @@ def test_check_finds_what_a_name_means(folder, packed, tmp_path):
         match=r"is a TFDS set; give its name and its folder: ipt data check tiny --data-dir",
     ):
         find_source(str(tmp_path / "sets/tiny/1.0.0"), None)
-    with pytest.raises(DataError, match="is not a folder; name a folder of pictures"):
+    with pytest.raises(DataError, match="is not a folder; name a folder of images"):
         find_source(str(tmp_path / "none"), None, "train")
     with pytest.raises(DataError, match="TFDS set nine is not in"):
         find_source("nine", str(tmp_path / "sets"), "train")

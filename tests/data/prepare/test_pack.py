@@ -52,7 +52,7 @@ def test_unreadable_pictures_are_left_out_and_named(folder, tmp_path, capsys):
     options = parsed("prepare", "folder", f"{folder}/", "--shard-mb", "0.01", "--threads", "2")
     assert options.run(options) == 1
     printed = capsys.readouterr().out
-    assert "10 pictures" in printed and "2 picture(s) cannot be read" in printed
+    assert "10 images" in printed and "2 image(s) cannot be read" in printed
     assert "3.jpg: not a JPEG, PNG" in printed and "deep/er/1.jpg: the JPEG is truncated" in printed
     assert len(Packed(f"{folder}.packed")) == 10
 
@@ -64,11 +64,11 @@ def test_what_cannot_be_packed_says_why(folder, packed, tmp_path, monkeypatch):
         pack(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/a.png").write_bytes(b"nothing")
-    with pytest.raises(DataError, match=r"none of the 1 pictures can be read: a\.png"):
+    with pytest.raises(DataError, match=r"none of the 1 images can be read: a\.png"):
         pack(tmp_path / "bad", tmp_path / "out")
     usage = type(shutil.disk_usage("/"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100, 90, 10))
-    with pytest.raises(DataError, match=r"11 pictures of 0\.00 GB do not fit"):
+    with pytest.raises(DataError, match=r"11 images of 0\.00 GB do not fit"):
         pack(folder, tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad", "packed", "photos"]
 
@@ -106,7 +106,7 @@ def test_what_was_written_wrong_is_noticed_and_removed(folder, tmp_path, monkeyp
     assert len(pack(folder, tmp_path / "ok").unreadable) == 0
     calls = iter(range(100))
     monkeypatch.setattr(packing, "crc32", lambda data: next(calls))
-    with pytest.raises(OSError, match="11 pictures read back differ"):
+    with pytest.raises(OSError, match="11 images read back differ"):
         pack(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.incomplete").exists()
 

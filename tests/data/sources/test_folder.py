@@ -1,20 +1,17 @@
-"""Sources: what they hold, how they are split and known, and what they say when data is missing."""
+"""Folders of images: what is found, how it is split and identified, and unusable folders."""
+
+from __future__ import annotations
 
 import pathlib
-import pickle
-import sys
 
 import cv2
 import numpy as np
 import pytest
 
-from ipt_jax.config.loading import complete
-from ipt_jax.data.sources.embedded import Embedded, embedded
 from ipt_jax.data.sources.folder import Folder
-from ipt_jax.data.sources.source import Source, open_source
+from ipt_jax.data.sources.source import Source
 from ipt_jax.errors import DataError
 from ipt_jax.images.decode import decode
-from ipt_jax.train.loop import pretrain
 
 
 def _picture(seed: int, height: int = 24, width: int = 20) -> np.ndarray:
@@ -23,51 +20,6 @@ def _picture(seed: int, height: int = 24, width: int = 20) -> np.ndarray:
 
 def _png(image: np.ndarray) -> bytes:
     return cv2.imencode(".png", image[:, :, ::-1])[1].tobytes()
-
-
-# Embedded
-
-
-def test_embedded_splits_are_disjoint_and_complete():
-    pytest.importorskip("skimage")
-    train, held_out, everything = embedded("train"), Embedded("eval"), embedded("all")
-    names = [[s.name(i) for i in range(len(s))] for s in (train, held_out, everything)]
-    assert [len(n) for n in names] == [3, 1, 4]
-    assert set(names[0]) | set(names[1]) == set(names[2]) and not set(names[0]) & set(names[1])
-    for i in range(4):
-        assert (
-            everything[i].dtype == np.uint8
-            and everything[i].ndim == 3
-            and everything[i].shape[2] == 3
-        )
-    assert len({s.fingerprint() for s in (train, held_out, everything)}) == 3
-    with pytest.raises(ValueError):
-        # Shared by all readers, so not to be changed by one.
-        train[0][0, 0, 0] = 1
-
-
-def test_embedded_pictures_are_those_of_skimage():
-    skimage_data = pytest.importorskip("skimage.data")
-    source = embedded("all")
-    for i in range(len(source)):
-        reference = getattr(skimage_data, pathlib.PurePosixPath(source.name(i)).stem)()
-        assert source[i].shape == reference.shape
-        assert np.abs(source[i].astype(int) - reference).max() <= (
-            3 if source.name(i).endswith("jpg") else 0
-        )
-
-
-def test_embedded_without_skimage_says_what_to_install(monkeypatch):
-    from ipt_jax.data.sources import embedded as embedded_module
-    from ipt_jax.data.sources import folder as sources
-
-    embedded_module._photograph.cache_clear()
-    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DataError, match="pip install"):
-        embedded("train")
-
-
-# Folders
 
 
 @pytest.fixture
@@ -159,8 +111,8 @@ def test_folder_errors_say_what_was_looked_for_and_what_is_there(folder, tmp_pat
     cases = {
         tmp_path / "nowhere": "folder not found: .*nowhere",
         folder / "b.png": "not a folder: .*b.png",
-        empty: r"no pictures \(.png, .*empty: it is empty",
-        texts: r"no pictures \(.png, .*found only notes.txt",
+        empty: r"no images \(.png, .*empty: it is empty",
+        texts: r"no images \(.png, .*found only notes.txt",
         "": "data.dir is empty",
         "gs://bucket/x": "folders must be local",
     }
@@ -180,7 +132,7 @@ def test_folder_fingerprint_counts_every_byte(tmp_path):
 @pytest.mark.parametrize(
     ("split", "held_out", "match"),
     [
-        ("train", 4, "held_out=4 .* 4 pictures"),
+        ("train", 4, "held_out=4 .* 4 images"),
         ("eval", 0, "held_out=0 leaves no"),
         ("all", -1, "held_out=-1"),
         ("test", 1, "unknown split 'test' .*train, eval, all"),
@@ -198,58 +150,3 @@ def test_folder_file_that_vanishes_is_named(folder):
         source[1]
     with pytest.raises(DataError, match=r"cannot read b\.png"):
         source.fingerprint()
-
-
-# By config
-
-
-def test_open_source_opens_what_the_config_names(folder):
-    config = {"source": "folder", "dir": str(folder), "held_out": 1, "name": "", "split": None}
-    train, held_out = open_source(config), open_source(config, "eval")
-    assert (len(train), len(held_out), len(open_source(config, "all"))) == (3, 1, 4)
-    pytest.importorskip("skimage")
-    assert len(open_source({"source": "embedded", "dir": None}, "eval")) == 1
-
-
-def test_open_source_takes_a_config_dict(folder):
-    config_dict = pytest.importorskip("ml_collections").ConfigDict(
-        {"source": "folder", "dir": str(folder)}
-    )
-    assert len(open_source(config_dict)) == 4
-
-
-@pytest.mark.parametrize(
-    ("source", "match"),
-    [
-        (
-            "foldr",
-            r"unknown source 'foldr' .did you mean 'folder'.*known: embedded, folder, pairs, "
-            "packed, tfds",
-        ),
-        ("", "unknown source ''"),
-    ],
-)
-def test_open_source_names_the_nearest_known_source(source, match):
-    with pytest.raises(DataError, match=match) as error:
-        open_source({"source": source})
-    assert "\n" not in str(error.value)
-
-
-def test_sources_survive_pickling(folder):
-    source = Folder(folder)
-    source.fingerprint()
-    copy = pickle.loads(pickle.dumps(source))
-    assert [copy[i] for i in range(4)] == [source[i] for i in range(4)]
-    assert copy.fingerprint() == source.fingerprint()
-
-
-def test_gs_paths_without_their_package_say_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "gcsfs", None)
-    for config in (
-        {"source": "tfds", "dir": "gs://bucket/sets"},
-        {"source": "packed", "dir": "gs://bucket/set.packed"},
-    ):
-        with pytest.raises(DataError, match=r"^data\.dir=gs://bucket/set.*: pip install gcsfs$"):
-            open_source(config)
-    with pytest.raises(DataError, match=r"^workdir=gs://bucket/run: .*: pip install gcsfs$"):
-        pretrain(complete({"data": {"source": "embedded"}}), "gs://bucket/run")

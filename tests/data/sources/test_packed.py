@@ -93,7 +93,7 @@ def test_damaged_sets_say_what_is_wrong(packed, tmp_path):
     )
     assert "is of version 2; this version of ipt_jax reads up to 1" in broken(described(version=2))
     assert "is of format 'mine'" in broken(described(format="mine"))
-    assert "counts its pictures differently" in broken(described(names=["a"]))
+    assert "counts its images differently" in broken(described(names=["a"]))
     with pytest.raises(DataError, match=r"that folder does not exist.* ipt data prepare folder"):
         Packed(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"data\.dir is empty"):
@@ -107,7 +107,7 @@ def test_a_corrupt_record_is_an_unreadable_picture(packed, tmp_path):
         (sorted(packed.glob("*.array_record"))[0], Packed(packed)),
     ):
         data = bytearray(path.read_bytes())
-        # Shortly before the padding at the end: in the last picture
+        # Shortly before the padding at the end lies the last image.
         data[data.index(b"\0" * 1000) - 300] ^= 1
         path.write_bytes(data)
         bad = []

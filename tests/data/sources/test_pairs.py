@@ -1,6 +1,4 @@
-"""Pairs of pictures in folders: layouts, scale, crops, and everything that can be wrong with
-them.
-"""
+"""Pairs of images in folders: layouts, scale, crops, and faulty sets."""
 
 from __future__ import annotations
 
@@ -36,8 +34,9 @@ def make_pairs(
     names: tuple[str, str] = ("input", "target"),
     size=(40, 50),
 ):
-    """Pairs whose pixels tell where they are: lq = 100 + row + column, hq its enlargement plus a
-    picture's number.
+    """Writes pairs whose pixels tell their position and their image.
+
+    lq = 50 + row + column; hq is its enlargement plus 1 plus the number of the image.
     """
     for i in range(count):
         y, x = np.mgrid[: size[0], : size[1]]
@@ -59,7 +58,7 @@ def test_scale_is_found_and_crops_lie_on_each_other(scale, tmp_path):
         lq, hq = crops.cut_pair(decode_pair(source[1], scale), task, 16, rng, flips=True)
         assert lq.shape == (16, 16, 3) and hq.shape == (16 * scale, 16 * scale, 3)
         np.testing.assert_array_equal(lq.repeat(scale, 0).repeat(scale, 1) + 2, hq)
-    # Larger than the pictures
+    # A crop that is larger than the images.
     lq, hq = crops.cut_pair(decode_pair(source[0], scale), task, 64, np.random.default_rng(0))
     np.testing.assert_array_equal(lq.repeat(scale, 0).repeat(scale, 1) + 1, hq)
 
@@ -121,12 +120,12 @@ def test_what_is_wrong_is_named(tmp_path):
         open_source({"source": "pairs", "dir": str(folder), "scale": 2})
     write(folder / "input" / "extra.png", np.zeros((40, 50, 3), np.uint8))
     with pytest.raises(
-        DataError, match=r"4 clean and 5 degraded pictures; without a clean one: extra.png"
+        DataError, match=r"4 clean and 5 degraded images; without a clean one: extra.png"
     ):
         Pairs(str(folder))
     folder = make_pairs(tmp_path / "b")
     (folder / "input" / "p2.png").unlink()
-    with pytest.raises(DataError, match=r"no degraded picture for p2"):
+    with pytest.raises(DataError, match=r"no degraded image for p2"):
         Pairs(str(folder))
     folder = make_pairs(tmp_path / "c")
     write(folder / "input" / "p3.png", np.zeros((40, 49, 3), np.uint8))

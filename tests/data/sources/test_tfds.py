@@ -1,4 +1,4 @@
-"""TFDS sets written here without TensorFlow, and read back."""
+"""TFDS sets that are written without TensorFlow and read back."""
 
 import concurrent.futures
 import json
@@ -31,7 +31,7 @@ def _write_set(
     image: str = "image",
     feature: object = None,
 ) -> pathlib.Path:
-    """A set with one split "train" of PICTURES and the features image, file_name and label."""
+    """Writes a set with one split "train" of PICTURES; features: image, file_name and label."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     directory = data_dir / name / version
@@ -93,7 +93,7 @@ def test_reads_part_of_a_split(tmp_path):
     assert [open_source(config)[i] for i in range(7)] == PICTURES[:7]
     assert [open_source(config, "eval")[i] for i in range(3)] == PICTURES[7:]
     assert open_source(config, "eval").name(0) == "tiny/train[7] (7.png)"
-    with pytest.raises(DataError, match=r"held_out=10 .* tiny/1.0.0, split train has 10 pictures"):
+    with pytest.raises(DataError, match=r"held_out=10 .* tiny/1.0.0, split train has 10 images"):
         Tfds("tiny", "train", tmp_path, "train", 10)
 
 
@@ -102,10 +102,10 @@ def test_threads_and_processes_read_the_same(tmp_path):
     source = Tfds("tiny", "train", tmp_path)
     unread = pickle.dumps(source)
     order = list(np.random.default_rng(0).integers(0, 10, 300))
-    # Their first reads race for opening the files.
+    # The first reads of all threads race for opening the files.
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda i: source[i], order)) == [PICTURES[i] for i in order]
-    # Nothing open goes along.
+    # No open file is pickled.
     assert pickle.dumps(source) == unread
     assert pickle.loads(unread)[4] == PICTURES[4]
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -133,8 +133,8 @@ def test_fingerprint_is_of_content_not_of_place(tmp_path, monkeypatch):
 def test_takes_the_newest_version_and_finds_configs(tmp_path):
     for version in ("2.0.0", "10.0.0"):
         _write_set(tmp_path, version=version)
-    assert "10.0.0" in Tfds("tiny", "train", tmp_path)._builder_dir
-    assert "2.0.0" in Tfds("tiny:2.0.0", "train", tmp_path)._builder_dir
+    assert "10.0.0" in Tfds("tiny", "train", tmp_path).directory
+    assert "2.0.0" in Tfds("tiny:2.0.0", "train", tmp_path).directory
     _write_set(tmp_path, name="sized/32x32")
     assert Tfds("sized/32x32", "train", tmp_path)[2] == PICTURES[2]
     with pytest.raises(DataError, match=r"TFDS set sized is not in .*sized holds 32x32"):
@@ -206,7 +206,7 @@ def test_records_of_something_else_name_the_missing_feature(tmp_path, features):
     for read in (lambda: source[5], source.fingerprint):
         with pytest.raises(
             DataError,
-            match=r'^tiny/train\[\d\] in .* has no feature "image".* written by something else$',
+            match=r'^tiny/train\[\d\] in .* has no feature "image".* another program wrote',
         ):
             read()
     assert source.name(5) == "tiny/train[5]"
