@@ -95,3 +95,6 @@ def test_preview_says_where_it_cannot_write(config, tmp_path):
     )
     with pytest.raises(DataError, match="there is no folder"):
         options.run(options)
+    options.out = str(tmp_path / "preview.xyz")
+    with pytest.raises(DataError, match=r"no image can be written as '\.xyz': use \.png"):
+        options.run(options)
