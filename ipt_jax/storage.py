@@ -14,7 +14,6 @@ from etils.epath.backend import fsspec_backend
 from ipt_jax.errors import ConfigError, DataError
 from ipt_jax.messages import first_line
 
-
 # The bytes that a file's name may have on Linux and macOS, and those that a workdir's path may
 # have: the names in a checkpoint take the rest.
 _NAME_BYTES = 255
@@ -91,7 +90,7 @@ def check_workdir(path: str | os.PathLike[str]) -> None:
     local = Path(found)
     if local.is_symlink() and not local.exists():
         raise ConfigError(
-            f"{shown} is a link to {ascii(os.readlink(local))}, which does not exist; create that "
+            f"{shown} is a link to {os.readlink(local)!a}, which does not exist; create that "
             "folder, or name another one"
         )
 

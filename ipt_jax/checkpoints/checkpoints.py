@@ -223,6 +223,12 @@ class Checkpoints:
                 self._report(candidate, str(damage))
         raise self._none_intact(reasons)
 
+    def remove(self, step: int) -> None:
+        """Deletes a checkpoint, if there is one and the storage permits it."""
+        if jax.process_index() == 0:
+            _attempt(lambda: (self.directory / str(step)).rmtree(missing_ok=True))
+        self._damaged.discard(step)
+
     def wait(self) -> None:
         """Waits until the last save is on disk and superseded checkpoints are deleted.
 

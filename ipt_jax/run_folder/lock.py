@@ -44,6 +44,9 @@ STALE = 180.0
 # that find the same stale lock, the last one to write it has it.
 SETTLE = 2.0
 
+# How often a folder may disappear between its creation and that of the file.
+_MISSING = 1000
+
 # Errors of flock on file systems without locks, such as NFS without its lock service.
 _NO_FLOCK = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTSUP)
 
@@ -130,11 +133,15 @@ class _KernelLock(Lock):
         self._file.flush()
 
     def _acquire(self) -> IO[str]:
+        missing = 0
         while True:
             try:
                 file = open(self._path, "a+")  # noqa: SIM115 (closing it releases the lock)
             except FileNotFoundError:
                 # The process that created the folder has removed it again.
+                missing += 1
+                if missing > _MISSING:
+                    raise
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 continue
             try:
@@ -152,21 +159,28 @@ class _KernelLock(Lock):
             file.close()
 
     def _is_at_path(self, file: IO[str]) -> bool:
+        """Returns whether the file is still the one of this name. Raises OSError if unknown."""
         try:
             return os.path.samestat(os.fstat(file.fileno()), os.stat(self._path))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
+        except OSError as error:
+            # A network file system says this of a file that was deleted on the server.
+            if error.errno == errno.ESTALE:
+                return False
+            raise
 
     def check(self, quick: bool = False) -> None:
-        if not self._is_at_path(self._file):
-            raise _lost(self._path, _read(self._path))
+        # Storage that fails is reported when the state is saved.
+        with contextlib.suppress(OSError):
+            if not self._is_at_path(self._file):
+                raise _lost(self._path, _read(epath.Path(self._path)))
 
     def release(self) -> None:
-        with self._file:
-            # A file that replaced this one belongs to another run.
-            with contextlib.suppress(OSError):
-                if self._is_at_path(self._file):
-                    self._path.unlink()
+        # A file that replaced this one belongs to another run.
+        with self._file, contextlib.suppress(OSError):
+            if self._is_at_path(self._file):
+                self._path.unlink()
 
 
 class _Heartbeat(Lock):
@@ -213,7 +227,12 @@ class _Heartbeat(Lock):
         end = time.monotonic() + STALE
         while (left := end - time.monotonic()) > 0:
             time.sleep(min(BEAT / 4, left))
-            now = _read(self._path)
+            try:
+                now = _read(self._path)
+            except Exception:
+                # While the storage does not answer, the owner cannot show that it is alive.
+                end = time.monotonic() + STALE
+                continue
             if now is None:
                 return
             if now != before:
@@ -227,20 +246,20 @@ class _Heartbeat(Lock):
         count = 0
         while not self._over.wait(BEAT):
             count += 1
-            # A store that does not answer for a while must not end the run.
-            with contextlib.suppress(OSError, LockLost), self._turn:
+            # A store that does not answer for a while must not end the run. The errors of clients
+            # of object stores have no common class.
+            with contextlib.suppress(Exception), self._turn:
                 self._confirm()
                 self._path.write_text(json.dumps({**self._owner, "beat": count}))
 
     def _confirm(self) -> None:
-        """Reads the file. Raises LockLost if it is not this process's any more, else OSError."""
+        """Reads the file. Raises LockLost if it is not this process's any more.
+
+        Other errors mean that the storage does not answer.
+        """
         if self._lost:
             raise self._lost
-        try:
-            text: str | None = read_fresh(self._path)
-        except FileNotFoundError:
-            text = None
-        if not self._is_mine(text):
+        if not self._is_mine(text := _read(self._path)):
             self._lost = _lost(self._path, text)
             raise self._lost
         self._seen = time.time()
@@ -251,13 +270,19 @@ class _Heartbeat(Lock):
         # A process that has been suspended looks before its first step.
         if quick and abs(time.time() - self._seen) < STALE / 2:
             return
-        with contextlib.suppress(OSError), self._turn:
-            self._confirm()
+        try:
+            with self._turn:
+                self._confirm()
+        except LockLost:
+            raise
+        except Exception:
+            # Storage that does not answer is reported when the state is saved.
+            logger.debug("%s cannot be read", self._path, exc_info=True)
 
     def release(self) -> None:
         self._over.set()
         self._thread.join()
-        with contextlib.suppress(OSError, LockLost):
+        with contextlib.suppress(Exception):
             self._confirm()
             self._path.unlink()
 
@@ -343,9 +368,9 @@ def _lost(path: epath.Path | Path, text: str | None) -> LockLost:
     )
 
 
-def _read(path: epath.Path | Path) -> str | None:
+def _read(path: epath.Path) -> str | None:
     """Returns the file's text (empty while it is being written), or None if there is no file."""
     try:
-        return read_fresh(epath.Path(path))
-    except OSError:
+        return read_fresh(path)
+    except (FileNotFoundError, NotADirectoryError):
         return None
