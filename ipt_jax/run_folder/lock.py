@@ -83,7 +83,7 @@ def hold(folder: epath.Path, active: bool = True) -> Iterator[Lock]:
         return
     remote = is_remote(folder)
     made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    _create(folder)
     try:
         lock = _Heartbeat(folder / LOCK) if remote else _local(folder)
         try:
@@ -95,6 +95,18 @@ def hold(folder: epath.Path, active: bool = True) -> Iterator[Lock]:
             # Unlike etils' rmdir, this one never removes a folder that has been filled meanwhile.
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
+
+
+def _create(folder: epath.Path | Path) -> None:
+    """Creates a folder if it is missing, while other processes may create and remove it."""
+    for attempt in range(_MISSING):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return
+        except FileExistsError:
+            # Something else has this name, or the folder has been removed since it was found.
+            if attempt + 1 == _MISSING or os.path.lexists(folder):
+                raise
 
 
 def _local(folder: epath.Path) -> _KernelLock | _Heartbeat:
@@ -135,6 +147,7 @@ class _KernelLock(Lock):
     def _acquire(self) -> IO[str]:
         missing = 0
         while True:
+            created = not os.path.lexists(self._path)
             try:
                 file = open(self._path, "a+")  # noqa: SIM115 (closing it releases the lock)
             except FileNotFoundError:
@@ -142,7 +155,7 @@ class _KernelLock(Lock):
                 missing += 1
                 if missing > _MISSING:
                     raise
-                self._path.parent.mkdir(parents=True, exist_ok=True)
+                _create(self._path.parent)
                 continue
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -152,6 +165,9 @@ class _KernelLock(Lock):
                     raise _locked(self._path, file.read()) from None
             except BaseException:
                 file.close()
+                # An empty file would look like the lock of a process that is just writing it.
+                if created and not self._path.stat().st_size:
+                    self._path.unlink()
                 raise
             if self._is_at_path(file):
                 return file
