@@ -1,4 +1,4 @@
-"""Names of folders: each either works from the save to the restored state, or is refused by name."""
+"""Names of folders: each works from the save to the restored state, or is refused by name."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_storage_that_does_not_return_what_was_saved_ends_the_run(
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "wait", wait_and_flip)
-        with pytest.raises(CheckpointError, match="(?s)no usable checkpoint.*has not started"):
+        with pytest.raises(CheckpointError, match=r"(?s)no usable checkpoint.*has not started"):
             pretrain(config(photographs, steps=2), str(tmp_path / "run"))
     assert not lines(tmp_path / "run") and not saved(tmp_path / "run")
     with caplog.at_level(logging.INFO):
@@ -138,8 +138,8 @@ def test_saves_that_fail_in_a_row_end_the_run(
         caplog.at_level(logging.ERROR),
         pytest.raises(
             CheckpointError,
-            match=r"(?s)checkpoint \d+ could not be saved .*File too large.*3 saves in a row failed "
-            r"\(checkpoint.max_failed=3\).*the newest checkpoint is 6\.",
+            match=r"(?s)checkpoint \d+ could not be saved .*File too large.*3 saves in a row "
+            r"failed \(checkpoint.max_failed=3\).*the newest checkpoint is 6\.",
         ),
     ):
         pretrain(config(photographs, **changes), str(tmp_path / "run"))
