@@ -40,8 +40,8 @@ def first_state(
 
     Raises:
       CheckpointError: there are checkpoints, but none is intact.
-      ConfigError: the newest intact checkpoint is another run's.
-      ConfigError, WeightsError: `branch_from` or `init_from` cannot be used.
+      ConfigError: the newest intact checkpoint is another run's, or `branch_from` cannot be used.
+      ConfigError, WeightsError: `init_from` cannot be used.
     """
     config = run.config
     shardings = state_shardings(model, config, mesh)
