@@ -19,6 +19,9 @@ from ipt_jax.messages import first_line
 _NAME_BYTES = 255
 _PATH_BYTES = os.pathconf("/", "PC_PATH_MAX") - 256
 
+# The object stores that etils opens; it takes the local path /gs/a for gs://a.
+_SCHEMES = ("gs", "s3", "az", "hf")
+
 
 def is_remote(path: Any) -> bool:
     """Returns whether a path lies on an object store, such as `gs://bucket/run`."""
@@ -68,14 +71,27 @@ def check_workdir(path: str | os.PathLike[str]) -> None:
         return
     if not text or "\0" in text:
         raise ConfigError(f"{shown} is not a path; name a folder")
-    found = absolute(text)
-    if "\\" in str(found):
+    # Not through etils, which takes some local paths for remote ones.
+    found = os.path.join(os.getcwd(), os.path.expanduser(text))
+    if "\\" in found:
         raise ConfigError(
             f"{shown} contains a backslash, which TensorStore, the library that writes the "
             "checkpoints, cannot have in a path; name another folder"
         )
+    # What the libraries take for an address of an object store.
+    parts = [part for part in found.split("/") if part]
+    if odd := [part for part in parts if part.endswith("gs:")]:
+        raise ConfigError(
+            f"{shown} has a folder {odd[0]!r}, which Orbax, the library that writes the "
+            "checkpoints, takes for the begin of a gs:// address; name another folder"
+        )
+    if parts and parts[0] in _SCHEMES:
+        raise ConfigError(
+            f"{shown} lies in /{parts[0]}, which etils, the library that opens the files, takes "
+            f"for {parts[0]}://; name another folder"
+        )
     try:
-        name = str(found).encode()
+        name = found.encode()
     except UnicodeEncodeError:
         raise ConfigError(
             f"{shown} is not UTF-8 text, which TensorStore, the library that writes the "

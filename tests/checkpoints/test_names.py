@@ -75,7 +75,10 @@ def works_or_is_refused(root: pathlib.Path, name: str) -> bool:
         "~",
         "-a",
         "a.orbax-checkpoint-tmp-1",
-        "gs:",
+        "gs:a",
+        "s3:",
+        "C:",
+        "gs",
         "a@5",
     ],
 )
@@ -92,6 +95,10 @@ REFUSED = [
     ("\u00e9" * 128, "is too long: a name may have 255 bytes"),
     ("x/" * 2000, "is too long: .* the path"),
     ("a\0b", "is not a path"),
+    ("gs:", "takes for the begin of a gs:// address"),
+    ("xgs:/a", "has a folder 'xgs:'"),
+    ("/gs/run", "lies in /gs, which etils, .* takes for gs://"),
+    ("/s3/run", "takes for s3://"),
 ]
 
 
@@ -110,6 +117,7 @@ def check_any_name(tmp_path_factory, name: str) -> None:
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(name=NAMES)
 @example(name="[\u00e9]*?%\n\u2028")
+@example(name="tags:")
 def test_any_name_works_or_is_refused(tmp_path_factory, name):
     check_any_name(tmp_path_factory, name)
 
