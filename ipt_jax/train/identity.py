@@ -92,7 +92,8 @@ class Run:
           ConfigError: as `open`.
         """
         old = _read_config(self.folder)
-        if old is not None:
+        # With force, `open` has logged the differences.
+        if old is not None and not self.force:
             self.check_same_run(old, f"workdir {self.folder}", "name another folder")
 
     def check_same_run(self, old: Mapping[str, Any], where: str, advice: str) -> None:

@@ -46,7 +46,7 @@ def at_batches(monkeypatch, action: Callable[[int], None]) -> None:
     monkeypatch.setattr(sharding, "put_batch", put_batch)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def unchanged_cache() -> Iterator[None]:
     """Keeps programs that were cut off by a limit out of the tests' cache of compiled programs."""
     name = "jax_persistent_cache_min_compile_time_secs"
@@ -60,6 +60,7 @@ def saved(workdir: pathlib.Path) -> list[int]:
     return Checkpoints(workdir / "checkpoints").steps()
 
 
+@pytest.mark.usefixtures("unchanged_cache")
 def test_storage_that_cannot_be_written_ends_the_run_before_it_trains(photographs, tmp_path):
     with small_files(), pytest.raises(CheckpointError) as error:
         pretrain(config(photographs, steps=2), str(tmp_path / "run"))
@@ -129,6 +130,7 @@ def test_a_run_killed_after_the_proof_starts_again_and_has_no_weights_yet(
     assert_same(arrays(tmp_path / "run", 3), arrays(tmp_path / "whole", 3))
 
 
+@pytest.mark.usefixtures("unchanged_cache")
 def test_saves_that_fail_in_a_row_end_the_run(photographs, tmp_path, monkeypatch, caplog):
     """Two failures, two good saves, and then nothing but failures."""
     save, limits = Checkpoints.save, {4, 5, *range(8, 13)}
