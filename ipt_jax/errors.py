@@ -57,6 +57,10 @@ class CheckpointError(RunError):
     """A checkpoint could not be saved or restored, or does not match. The message says which."""
 
 
+class LockLost(RunError):
+    """The lock on a run's folder was lost while the run trained. The run stops without saving."""
+
+
 class ExportError(RunError):
     """An exported file does not compute what the model computes. The file has been deleted."""
 

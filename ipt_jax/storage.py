@@ -2,19 +2,130 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from etils import epath
+from etils.epath.backend import fsspec_backend
 
-from ipt_jax.errors import DataError
+from ipt_jax.errors import ConfigError, DataError
 from ipt_jax.messages import first_line
+
+# The bytes that a file's name may have on Linux and macOS, and those that a workdir's path may
+# have: the names in a checkpoint take the rest.
+_NAME_BYTES = 255
+_PATH_BYTES = os.pathconf("/", "PC_PATH_MAX") - 256
+
+# The object stores that etils opens; it takes the local path /gs/a for gs://a.
+_SCHEMES = ("gs", "s3", "az", "hf")
 
 
 def is_remote(path: Any) -> bool:
     """Returns whether a path lies on an object store, such as `gs://bucket/run`."""
     return "://" in os.fspath(path)
+
+
+def expanded(path: str | os.PathLike[str]) -> epath.Path:
+    """Returns a path with a leading `~` replaced by the home directory.
+
+    The result can be expanded again without a change: a relative path to a folder named `~`, which
+    the user writes as `./~`, becomes absolute.
+    """
+    text = os.fspath(path)
+    if is_remote(text):
+        return epath.Path(text)
+    found = epath.Path(os.path.expanduser(text))
+    return epath.Path(os.path.join(os.getcwd(), found)) if str(found).startswith("~") else found
+
+
+def absolute(path: str | os.PathLike[str]) -> epath.Path:
+    """Returns the absolute path of a local path; a path with a scheme (`gs://`) is not changed."""
+    found = expanded(path)
+    if is_remote(found):
+        return found
+    if ".." in found.parts:
+        # `link/..` is the parent of the link's target, so ".." cannot be removed from the text.
+        return epath.Path(os.path.realpath(found))
+    return epath.Path(os.path.join(os.getcwd(), found))
+
+
+def check_workdir(path: str | os.PathLike[str]) -> None:
+    """Checks that checkpoints can be kept under this path. Nothing is created.
+
+    Raises:
+      ConfigError: the path has a character or a length that a checkpoint cannot have, or is a
+        link to a folder that does not exist. The message names it.
+    """
+    text = os.fspath(path)
+    shown = f"workdir {ascii(text) if not text.isprintable() else text}"
+    if is_remote(text):
+        # The client libraries of object stores read these as patterns, also when they delete.
+        if bad := re.search(r"[\[\]*?#\\\r\n]", text):
+            raise ConfigError(
+                f"{shown} contains {bad[0]!r}, which clients of object stores read as a pattern or "
+                "refuse; name another folder"
+            )
+        return
+    if not text or "\0" in text:
+        raise ConfigError(f"{shown} is not a path; name a folder")
+    # Not through etils, which takes some local paths for remote ones.
+    found = os.path.join(os.getcwd(), os.path.expanduser(text))
+    if "\\" in found:
+        raise ConfigError(
+            f"{shown} contains a backslash, which TensorStore, the library that writes the "
+            "checkpoints, cannot have in a path; name another folder"
+        )
+    # What the libraries take for an address of an object store.
+    parts = [part for part in found.split("/") if part]
+    if odd := [part for part in parts if part.endswith("gs:")]:
+        raise ConfigError(
+            f"{shown} has a folder {odd[0]!r}, which Orbax, the library that writes the "
+            "checkpoints, takes for the begin of a gs:// address; name another folder"
+        )
+    if parts and parts[0] in _SCHEMES:
+        raise ConfigError(
+            f"{shown} lies in /{parts[0]}, which etils, the library that opens the files, takes "
+            f"for {parts[0]}://; name another folder"
+        )
+    try:
+        name = found.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{shown} is not UTF-8 text, which TensorStore, the library that writes the "
+            "checkpoints, needs; name another folder"
+        ) from None
+    longest = max(len(part) for part in name.split(b"/"))
+    if longest > _NAME_BYTES or len(name) > _PATH_BYTES:
+        raise ConfigError(
+            f"{shown} is too long: a name may have {_NAME_BYTES} bytes, and the path "
+            f"{_PATH_BYTES}, but these have {longest} and {len(name)}"
+        )
+    local = Path(found)
+    if local.is_symlink() and not local.exists():
+        raise ConfigError(
+            f"{shown} is a link to {os.readlink(local)!a}, which does not exist; create that "
+            "folder, or name another one"
+        )
+
+
+def read_fresh(path: epath.Path) -> str:
+    """Reads a text file that another host may have changed a moment ago.
+
+    fsspec, through which etils reads object stores, keeps listings of folders in memory and takes
+    the size of a file from them.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      OSError: the storage does not answer.
+    """
+    if is_remote(path):
+        # TensorFlow's client, which etils may use instead, has no such memory.
+        with contextlib.suppress(ImportError):
+            fsspec_backend.fs(path).invalidate_cache()
+    return path.read_text()
 
 
 def reachable(path: epath.Path, what: str) -> None:

@@ -22,10 +22,9 @@ from typing import Any, NoReturn, Self, TypeVar
 
 import jax
 import numpy as np
-from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from ipt_jax import trees
+from ipt_jax import storage, trees
 from ipt_jax.checkpoints import leaves, orbax_workarounds
 from ipt_jax.checkpoints.agreement import all_processes, from_first_process
 from ipt_jax.checkpoints.fingerprints import fingerprints
@@ -74,7 +73,7 @@ class Checkpoints:
             raise ValueError(
                 f"keep must be at least 1 and keep_every 0, not {keep} and {keep_every}"
             )
-        self.directory = epath.Path(directory).expanduser().resolve()
+        self.directory = storage.absolute(directory)
         self._asynchronous = asynchronous
         self._damaged: set[int] = set()
         self._policy = orbax_workarounds.Keep(keep, keep_every, self._damaged)
@@ -223,6 +222,12 @@ class Checkpoints:
                 reasons[candidate] = str(damage)
                 self._report(candidate, str(damage))
         raise self._none_intact(reasons)
+
+    def remove(self, step: int) -> None:
+        """Deletes a checkpoint, if there is one and the storage permits it."""
+        if jax.process_index() == 0:
+            _attempt(lambda: (self.directory / str(step)).rmtree(missing_ok=True))
+        self._damaged.discard(step)
 
     def wait(self) -> None:
         """Waits until the last save is on disk and superseded checkpoints are deleted.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import gc
+import glob
 import json
 import logging
 import os
@@ -51,8 +52,32 @@ class Names:
         return types.SimpleNamespace(step=step.step, path=step.path, commit_timestamp=time)
 
 
+def escape_own_path_in_glob() -> None:
+    """Makes `epath.Path.glob` match the pattern only below the path itself.
+
+    etils joins the path with the pattern, and `[`, `?` or `*` in a folder's name become part of the
+    pattern. Orbax finds the files that it merges at the end of a save in this way: in a folder
+    named `[1]` it finds none, and in one named `a*` it also finds those of a run beside it, `ab`.
+    """
+    owner: Any = next(kind for kind in type(epath.Path("/")).__mro__ if "glob" in vars(kind))
+    if owner.glob.__module__ == __name__:
+        return
+    original = owner.glob
+
+    def escaped(self: Any, pattern: str) -> Iterator[Any]:
+        return original(type(self)(glob.escape(os.fspath(self))), pattern)
+
+    owner.glob = escaped
+
+
+escape_own_path_in_glob()
+
+
 class Keep:
     """Orbax's retention policies, which neither delete nor count damaged checkpoints.
+
+    The checkpoint of step 0 proves that the storage works. It counts as none of the kept ones, and
+    is deleted once there is an intact one of a later step.
 
     Args:
       keep: how many of the newest checkpoints are kept.
@@ -76,6 +101,7 @@ class Keep:
         # Orbax lists the new checkpoint last, so LatestN keeps it even if its step is not the
         # highest, as after restore(step=...).
         good = [c for c in checkpoints if c.step not in self._damaged]
+        good = [c for c in good if c.step > 0] or good
         kept = {
             c.step
             for c, keep in zip(good, self._rule.should_preserve(good, context=context), strict=True)

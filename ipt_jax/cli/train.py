@@ -105,14 +105,13 @@ def finetune_config(file: str, overrides: list[str], workdir: str) -> Any:
       ConfigError: no `init_from`, or an invalid config.
       WeightsError: the weights are missing or do not fit.
     """
-    from etils import epath
-
     from ipt_jax import config
     from ipt_jax.errors import ConfigError
     from ipt_jax.run_folder.folder import CONFIG
+    from ipt_jax.storage import expanded
     from ipt_jax.weights import load
 
-    record = epath.Path(workdir).expanduser() / CONFIG
+    record = expanded(workdir) / CONFIG
     unchecked = config.load(file, overrides, checked=False)
     if record.exists():
         try:

@@ -494,6 +494,13 @@ TABLE = (
         resume=True,
     ),
     Key(
+        "checkpoint.max_failed",
+        3,
+        "Failed saves in a row after which the run stops.",
+        _COUNT,
+        resume=True,
+    ),
+    Key(
         "evaluate.every",
         5000,
         "Steps between evaluations on held-out images. 0: no evaluation, not even at the end.",

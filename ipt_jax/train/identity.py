@@ -41,11 +41,14 @@ class Run:
       folder: where it is kept.
       config: the resolved config.
       data: the fingerprint and number of the training images, and the version of the pipeline.
+      force: whether the run resumes a folder whose config or data differ; the log lists what
+        differs.
     """
 
     folder: epath.Path
     config: dict[str, Any]
     data: dict[str, Any]
+    force: bool = False
 
     @classmethod
     def open(
@@ -69,37 +72,55 @@ class Run:
             "pictures": len(source),
             "version": pipeline.DATA_VERSION,
         }
-        file = folder / CONFIG
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"workdir {folder} is a file; name a folder")
-        if not file.exists():
-            if (folder / CHECKPOINTS).exists():
-                raise ConfigError(
-                    f"workdir {folder} holds checkpoints but no {CONFIG}; name another folder"
-                )
-            return cls(folder, resolve.resolve(config), data)
-        try:
-            old = json.loads(file.read_text())
-            old_config, old_data = old["config"], old["data"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"{file} is not a run's config ({error!r}); name another folder"
-            ) from None
+        old = _read_config(folder)
+        if old is None:
+            return cls(folder, resolve.resolve(config), data, force)
         # An unset length of the schedule stays what it was, even if `steps` has changed.
-        resolved = resolve.resolve(config, old_config["optim"]["schedule_steps"])
-        resolved = json.loads(json.dumps(resolved))
-        changed = resolve.differences(old_config, resolved) + data_differences(old_data, data)
+        resolved = resolve.resolve(config, old["config"]["optim"]["schedule_steps"])
+        run = cls(folder, json.loads(json.dumps(resolved)), data, force)
+        run.check_same_run(old, f"workdir {folder}", "name another folder, undo these changes")
+        return run
+
+    def check_unchanged(self) -> None:
+        """Compares the folder's config with this run again. Call it while holding the lock.
+
+        Between `open` and the lock, another run may have begun and ended in the folder.
+
+        Raises:
+          ConfigError: as `open`.
+        """
+        old = _read_config(self.folder)
+        # With force, `open` has logged the differences.
+        if old is not None and not self.force:
+            self.check_same_run(old, f"workdir {self.folder}", "name another folder")
+
+    def check_same_run(self, old: Mapping[str, Any], where: str, advice: str) -> None:
+        """Checks that a saved config and its data are those of this run.
+
+        With `force`, differences are logged and accepted.
+
+        Args:
+          old: what `meta` returned when it was saved.
+          where: the place where it was found, for the message.
+          advice: what can be done, for the message.
+
+        Raises:
+          ConfigError: they differ; the message lists all differences.
+        """
+        changed = resolve.differences(old["config"], self.config)
+        changed += data_differences(old["data"], self.data)
         lines = "".join(f"\n  {line}" for line in changed)
-        if changed and not force:
+        if changed and not self.force:
             raise ConfigError(
-                f"workdir {folder} holds a run with another config; name another folder, undo "
-                f"these changes, or accept them with --force-config:{lines}"
+                f"{where} holds a run with another config; {advice}, or accept the differences "
+                f"with --force-config:{lines}"
             )
         if changed:
             logger.warning(
-                "resuming %s with another config, as --force-config asks:%s", folder, lines
+                "%s is resumed with another config, as --force-config asks:%s", where, lines
             )
-        return cls(folder, resolved, data)
 
     def check_shared(self, group: ProcessGroup) -> None:
         """Checks that all processes see one folder. Call it while process 0 holds the lock.
@@ -135,6 +156,30 @@ class Run:
             "data": self.data,
             "versions": versions(),
         }
+
+
+def _read_config(folder: epath.Path) -> dict[str, Any] | None:
+    """Returns the content of a run's config file, or None for a folder without a run.
+
+    Raises:
+      ConfigError: the file is not a run's config, or there are checkpoints without the file.
+    """
+    file = folder / CONFIG
+    if not file.exists():
+        if (folder / CHECKPOINTS).exists():
+            raise ConfigError(
+                f"workdir {folder} holds checkpoints but no {CONFIG}; name another folder"
+            )
+        return None
+    try:
+        old: dict[str, Any] = json.loads(file.read_text())
+        # What is used of the file must be there.
+        _ = old["config"]["optim"]["schedule_steps"], old["data"].keys()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{file} is not a run's config ({error!r}); name another folder"
+        ) from None
+    return old
 
 
 def data_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

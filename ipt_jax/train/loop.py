@@ -18,7 +18,7 @@ from ipt_jax.step.state import TrainState
 from ipt_jax.train import init_from
 from ipt_jax.train.best_checkpoint import BestCheckpoint
 from ipt_jax.train.reporter import StepReporter
-from ipt_jax.train.saved_state import first_state, save_state
+from ipt_jax.train.saved_state import StateSaver, first_state
 from ipt_jax.train.setup import Setup, prepare
 from ipt_jax.train.stop_signals import StopSignals
 from ipt_jax.train.watchdog import Watchdog
@@ -52,14 +52,19 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
 
     Raises:
       ConfigError, DataError, Locked: the run cannot be done as asked for; nothing was changed.
-      CheckpointError, RunError: a fault while running.
+      CheckpointError: the storage does not work (nothing was trained), or it failed
+        `checkpoint.max_failed` times in a row.
+      LockLost: another run has taken the folder, or it was deleted.
+      RunError: another fault while running.
     """
     setup = prepare(config, workdir, force)
     steps, save_every = setup.config["steps"], setup.config["checkpoint"]["every"]
-    with setup.locked(), setup.open_checkpoints() as checkpoints:
+    with setup.locked() as lock, setup.open_checkpoints() as checkpoints:
         # 1 this run's own newest intact checkpoint, 2 branch_from, 3 init_from, 4 from scratch.
         state, start = first_state(setup.run, setup.model, setup.mesh, setup.group, checkpoints)
         best, metrics_log = begin(setup, checkpoints, state, start)
+        saver = StateSaver(checkpoints, setup.run, lock)
+        state = saver.prove_storage(start, state)
         reporter = StepReporter(setup.config, setup.images, setup.batches, metrics_log)
 
         # The state saved at step i is the one before batch i is taken.
@@ -71,6 +76,7 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
             contextlib.closing(setup.items(start, given_up=stop.impatient)) as items,
         ):
             while step < steps and not best.exhausted and not stop.requested(step):
+                lock.check(quick=True)
                 item = reporter.wait_for(items)
                 if item is None:
                     # The data did not come in time after a signal; the loop's condition stops.
@@ -82,17 +88,16 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
                 watchdog.step_ended()
                 if step % save_every == 0 and step < steps:
                     with reporter.paused():
-                        save_state(checkpoints, step, state, setup.run)
+                        saver.save(step, state)
                 if setup.validator.due(step) and step < steps:
                     with reporter.paused():
                         scores = setup.validator(state, step, metrics_log)
                         if best.add(step, scores):
                             checkpoints.protect(step)
                             if step % save_every:
-                                save_state(checkpoints, step, state, setup.run)
+                                saver.save(step, state)
             reporter.finish()
-            save_state(checkpoints, step, state, setup.run, last=True)
-            checkpoints.wait()
+            saver.save_last(step, state)
         outcome = finish(setup, state, Outcome(step, False, scores), start, best, metrics_log)
     log_end(setup, outcome, best, stop.name)
     return outcome

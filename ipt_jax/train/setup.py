@@ -22,7 +22,7 @@ from ipt_jax.model import IPT, build
 from ipt_jax.run_folder import folder as names
 from ipt_jax.run_folder import lock
 from ipt_jax.step.train_step import compile_step
-from ipt_jax.storage import reachable
+from ipt_jax.storage import check_workdir, expanded, reachable
 from ipt_jax.tasks import make_tasks
 from ipt_jax.train.data import open_data
 from ipt_jax.train.identity import Run, check_same
@@ -78,16 +78,19 @@ class Setup:
         return Checkpoints(folder, keep=keep["keep"], keep_every=keep["keep_every"])
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[lock.Lock]:
         """Keeps other runs out of the folder, and checks that all processes see the same folder.
 
         Raises:
           Locked: another run is training in the folder.
-          ConfigError: the folder is not shared by all hosts.
+          ConfigError: the folder is not shared by all hosts, or another run has begun in it since
+            `prepare`.
         """
-        with lock.hold(self.folder, devices.is_main()):
+        with lock.hold(self.folder, devices.is_main()) as held:
+            if devices.is_main():
+                self.run.check_unchanged()
             self.run.check_shared(self.group)
-            yield
+            yield held
 
 
 def prepare(config: ConfigDict, workdir: str, force: bool = False) -> Setup:
@@ -101,7 +104,8 @@ def prepare(config: ConfigDict, workdir: str, force: bool = False) -> Setup:
     Raises:
       ConfigError, DataError: the run cannot be done as asked for.
     """
-    folder = epath.Path(workdir).expanduser()
+    check_workdir(workdir)
+    folder = expanded(workdir)
     reachable(folder, "workdir")
 
     # Processes: do all of them start the same run?

@@ -12,6 +12,7 @@ from etils import epath
 from ipt_jax.errors import WeightsError
 from ipt_jax.model.ipt import GEOMETRY
 from ipt_jax.restore.restorer import Restorer
+from ipt_jax.storage import expanded
 from ipt_jax.weights.run import read_run
 
 
@@ -21,10 +22,10 @@ def split_step(path: str) -> tuple[epath.Path, str]:
     The step is "" where none is named, and where a folder or file of the full name exists.
     """
     name, _, step = path.rpartition("@")
-    full = epath.Path(path).expanduser()
+    full = expanded(path)
     if full.exists() or not name:
         return full, ""
-    return epath.Path(name).expanduser(), step
+    return expanded(name), step
 
 
 def load(

@@ -48,7 +48,8 @@ def read_run(folder: epath.Path, step: str, raw: bool) -> Restorer:
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{file} is not a run's config: {error!r}") from None
     with Checkpoints(folder / CHECKPOINTS) as checkpoints:
-        steps = checkpoints.steps()
+        # The checkpoint of step 0 holds the parameters that the run started from.
+        steps = [found for found in checkpoints.steps() if found > 0 or step == "0"]
         if not steps:
             raise WeightsError(f"{folder}: there is no checkpoint in {folder / CHECKPOINTS} yet")
         if step == "best":
@@ -66,6 +67,11 @@ def read_run(folder: epath.Path, step: str, raw: bool) -> Restorer:
             )
         which = ("params",) if raw else ("ema", "params")
         params, meta = checkpoints.restore_params(which, int(step) if step else None)
+        if meta["step"] == 0 and step != "0":
+            raise WeightsError(
+                f"{folder}: no checkpoint in {folder / CHECKPOINTS} is intact, except for the "
+                f"untrained one; {folder}@0 names it"
+            )
         # The EMA has only the parameters that are trained; the others come from the raw weights.
         if meta["part"] == "ema" and is_partial(config):
             params = overlay(checkpoints.restore_params("params", meta["step"])[0], params)

@@ -112,7 +112,7 @@ def test_ranges(allowed, words, inside, outside):
 # The bounds, written a second time on purpose: a change of the table must be a decision.
 AT_LEAST_1 = """steps batch_size model.features model.patch model.heads model.hidden model.tile
     data.crops data.threads data.prefetch optim.accumulate optim.max_skipped checkpoint.every
-    checkpoint.keep evaluate.pictures evaluate.batch log.every"""
+    checkpoint.keep checkpoint.max_failed evaluate.pictures evaluate.batch log.every"""
 AT_LEAST_0 = """seed epochs devices model.encoder_layers model.decoder_layers data.held_out
     data.epoch_crops data.workers loss.weight optim.schedule_steps optim.warmup_steps
     optim.decay_start optim.decay_steps optim.clip_norm finetune.lora_rank checkpoint.keep_every

@@ -66,7 +66,7 @@ def runs(batches, tmp_path_factory):
             for one in batches:
                 state, values = train_step(state, shardings.put_batch(one, mesh))
                 metrics.append({k: float(v) for k, v in values.items()})
-            checkpoints.save(3, state, {})
+            checkpoints.save(3, state, {"config": settings(sharding), "data": {}})
         found[sharding] = state, metrics, folder, text
     return found
 

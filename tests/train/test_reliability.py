@@ -371,7 +371,7 @@ def test_a_disk_that_fails_in_the_middle_of_a_run(photographs, tmp_path):
         workdir = there / "run"
         # Without keep_every, since checkpoints that are kept forever would fill the disk.
         changes = {
-            "checkpoint": {"every": 5, "keep": 2, "keep_every": 0},
+            "checkpoint": {"every": 5, "keep": 2, "keep_every": 0, "max_failed": 1000},
             "evaluate": {"every": 10, "pictures": 1, "batch": 4, "overlap": 4},
         }
         run = command(
