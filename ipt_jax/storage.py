@@ -17,6 +17,14 @@ def is_remote(path: Any) -> bool:
     return "://" in os.fspath(path)
 
 
+def absolute(path: epath.Path) -> epath.Path:
+    """Returns a local path as an absolute one; a path with a scheme is absolute already.
+
+    `resolve()` of etils takes `gs://bucket/run` for a relative path.
+    """
+    return path if is_remote(path) else path.expanduser().resolve()
+
+
 def reachable(path: epath.Path, what: str) -> None:
     """Checks that the package that opens paths of this kind is installed.
 

@@ -39,6 +39,7 @@ from ipt_jax.checkpoints.record import (
 )
 from ipt_jax.errors import CheckpointError
 from ipt_jax.log import logger
+from ipt_jax.storage import absolute
 
 PyTree = Any
 
@@ -74,7 +75,7 @@ class Checkpoints:
             raise ValueError(
                 f"keep must be at least 1 and keep_every 0, not {keep} and {keep_every}"
             )
-        self.directory = epath.Path(directory).expanduser().resolve()
+        self.directory = absolute(epath.Path(directory))
         self._asynchronous = asynchronous
         self._damaged: set[int] = set()
         self._policy = orbax_workarounds.Keep(keep, keep_every, self._damaged)
