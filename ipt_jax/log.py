@@ -23,6 +23,9 @@ def setup() -> None:
     # logging.getLogger("absl") would create a plain logger if absl has not been imported. absl
     # would then fail to tell where its messages come from.
     absl_logging.get_absl_logger().setLevel(logging.ERROR)
+    # They log the errors that they then raise, or that they get over by another try.
+    for name in ("gcsfs", "fsspec", "google", "urllib3", "aiohttp"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def for_process(index: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from etils import epath
 from tqdm import tqdm
 
 from ipt_jax.data.sources.folder import Folder
@@ -21,6 +22,7 @@ from ipt_jax.errors import DataError, DecodeError
 from ipt_jax.images.decode import decode
 from ipt_jax.images.formats import TITLES, sniff_format
 from ipt_jax.images.sheet import Page
+from ipt_jax.storage import is_remote, reachable
 
 
 def find_source(
@@ -29,7 +31,7 @@ def find_source(
     """Returns the source that a user names: a folder of images, a packed set, or a TFDS set.
 
     Args:
-      name: path of a folder, or name of a TFDS set.
+      name: path of a folder (of a packed set also on gs://), or name of a TFDS set.
       data_dir: folder that holds the TFDS set, local or gs://; None for a folder or a packed set,
         or for TFDS's default folder.
       split: of a TFDS set (default: train).
@@ -37,6 +39,8 @@ def find_source(
     Raises:
       DataError: neither is there, or `split` is given for a folder.
     """
+    if data_dir is None and is_remote(name):
+        return _remote_source(name, split)
     path = pathlib.Path(name).expanduser()
     if data_dir is None and path.is_dir():
         if split is not None:
@@ -55,6 +59,26 @@ def find_source(
             "--data-dir"
         )
     return Tfds(name, split or "train", data_dir)
+
+
+def _remote_source(name: str, split: str | None) -> Packed:
+    """Returns the packed set in a folder of a bucket. Raises DataError for anything else there."""
+    path = epath.Path(name)
+    reachable(path, "data set")
+    if (path / DESCRIPTION).exists():
+        if split is not None:
+            raise DataError(f"{name} is a packed set, which has no splits: leave --split out")
+        return Packed(name)
+    if (path / "dataset_info.json").exists():
+        folders = name.rstrip("/").split("/")
+        raise DataError(
+            f"{name} is a TFDS set; give its name and its folder: ipt data check {folders[-2]} "
+            f"--data-dir {'/'.join(folders[:-2])}"
+        )
+    raise DataError(
+        f"{name} holds neither a packed set nor a TFDS set; a folder of image files must be local: "
+        "copy it, or pack it with ipt data prepare folder and copy the result"
+    )
 
 
 def check_source(source: Any, crop: int = 0, threads: int = 0) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from ipt_jax.data.sources.packed import DESCRIPTION, FORMAT, VERSION, Packed, cr
 from ipt_jax.errors import DataError, DecodeError
 from ipt_jax.images.decode import decode
 from ipt_jax.messages import listed
+from ipt_jax.storage import is_remote
 
 SHARD_BYTES = 256 * 2**20
 # Groups of one record for random access; image files are compressed already.
@@ -64,6 +65,11 @@ def pack(source: str, target: str, shard_bytes: int = SHARD_BYTES, threads: int 
       OSError: writing failed.
     """
     pictures = Folder(source)
+    if is_remote(target):
+        raise DataError(
+            f"--out {target}: a set is packed on a local disk, where its records are read back; "
+            f"name a local folder and copy it: gcloud storage cp -r FOLDER {target}"
+        )
     final = pathlib.Path(target).expanduser().absolute()
     if final.exists():
         raise DataError(f"{target} exists already; remove it, or name another folder with --out")

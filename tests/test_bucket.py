@@ -1,0 +1,307 @@
+"""Runs, data and weights on a bucket, with the real commands and a server on 127.0.0.1.
+
+The server speaks Google Cloud Storage's protocol; a proxy in front of it injects faults.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import bucket
+import numpy as np
+import places
+import pytest
+import training
+from PIL import Image
+
+from ipt_jax.data.prepare import pack
+from ipt_jax.train import pretrain
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bucket.binary() is None, reason="needs the extra 'bucket'"),
+]
+pytest.importorskip("skimage", reason="needs scikit-image's photographs")
+pytest.importorskip("gcsfs", reason="needs gcsfs")
+
+STEPS = 24
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[bucket.Proxy]:
+    port = bucket.free_port()
+    front = bucket.Proxy(port)
+    with bucket.serve(port, front.port):
+        yield front
+    front.close()
+
+
+@pytest.fixture(autouse=True)
+def no_faults(proxy) -> Iterator[None]:
+    yield
+    proxy.fault, proxy.down = (lambda number, method, path: None), False
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory) -> pathlib.Path:
+    """A packed set of the small photographs, on the local disk."""
+    folder = tmp_path_factory.mktemp("packed")
+    (folder / "photos").mkdir()
+    training.make_photographs(folder / "photos")
+    pack.pack(str(folder / "photos"), str(folder / "set"))
+    return folder / "set"
+
+
+@pytest.fixture(scope="module")
+def data(proxy, packed) -> str:
+    """The same set on the bucket."""
+    bucket.upload(proxy.target, packed, "photos")
+    return f"gs://{bucket.NAME}/photos"
+
+
+def values(data: str, **changes: Any) -> dict[str, Any]:
+    """The config of a run on a packed set, evaluated once on its way."""
+    found = training.settings(pathlib.Path("unused"), steps=STEPS, **changes)
+    found["data"] = {"source": "packed", "dir": data, "held_out": 2}
+    found["checkpoint"] = {"every": 6, "keep": 2}
+    found["evaluate"] = {"every": 12, "pictures": 1, "batch": 4, "overlap": 4, "best": "psnr_y"}
+    found["log"] = {"every": 1}
+    return {**found, **changes}
+
+
+@pytest.fixture(scope="module")
+def straight(packed, tmp_path_factory) -> pathlib.Path:
+    """The run on the local disk, without a stop: what every run on the bucket must equal."""
+    from ipt_jax.config.loading import complete
+
+    workdir = tmp_path_factory.mktemp("straight") / "run"
+    assert pretrain(complete(values(str(packed))), str(workdir)).finished
+    return workdir
+
+
+def command(proxy: bucket.Proxy, *words: str) -> dict[str, Any]:
+    environment = {
+        **bucket.child_environment(proxy.port),
+        "PYTHONPATH": str(places.ROOT),
+        # The runs of the other tests compile the same programs.
+        "JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"],
+    }
+    return {"args": [sys.executable, "-m", "ipt_jax", *words], "env": environment, "text": True}
+
+
+def run(proxy: bucket.Proxy, *words: str, code: int = 0) -> str:
+    """Runs a command to its end; returns what it wrote."""
+    done = subprocess.run(
+        **command(proxy, *words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=500
+    )
+    assert done.returncode == code, done.stdout
+    assert "Traceback" not in done.stdout and "gcsfs" not in done.stdout, done.stdout
+    return done.stdout
+
+
+def train_words(folder: pathlib.Path, data: str, name: str, **changes: Any) -> list[str]:
+    file = training.write_config(folder / "config.py", values(data, **changes))
+    return ["pretrain", f"--config={file}", f"--workdir=gs://{bucket.NAME}/{name}"]
+
+
+def download(proxy: bucket.Proxy, name: str, folder: pathlib.Path) -> pathlib.Path:
+    """Copies a run's checkpoints from the bucket, without the help of a client."""
+    import urllib.parse
+    import urllib.request
+
+    for key in bucket.keys(proxy.target, f"{name}/checkpoints/"):
+        file = folder / key
+        file.parent.mkdir(parents=True, exist_ok=True)
+        address = urllib.parse.quote(key, safe="")
+        url = f"http://127.0.0.1:{proxy.target}/storage/v1/b/{bucket.NAME}/o/{address}?alt=media"
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            file.write_bytes(answer.read())
+    return folder / name
+
+
+def assert_equals(proxy: bucket.Proxy, name: str, straight: pathlib.Path, folder: pathlib.Path):
+    local = download(proxy, name, folder)
+    training.assert_same(training.arrays(local, STEPS), training.arrays(straight, STEPS))
+
+
+@pytest.fixture(scope="module")
+def finished(proxy, data, tmp_path_factory) -> str:
+    """A run on the bucket, killed twice at random moments and started again until it is done."""
+    words = train_words(tmp_path_factory.mktemp("finished"), data, "killed")
+    chance = random.Random(int(os.environ.get("IPT_TEST_SEED", "1")))
+    for kills in range(2):
+        process = subprocess.Popen(**command(proxy, *words), stderr=subprocess.DEVNULL)
+        end = time.monotonic() + 240
+        while process.poll() is None and time.monotonic() < end:
+            logged = bucket.keys(proxy.target, "killed/metrics/")
+            if len(logged) > 5 + 8 * kills:
+                break
+            time.sleep(0.2)
+        time.sleep(chance.uniform(0, 2))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    run(proxy, *words)
+    return "killed"
+
+
+def test_a_run_that_is_killed_twice_equals_the_local_run(proxy, finished, straight, tmp_path):
+    assert_equals(proxy, finished, straight, tmp_path)
+    names = bucket.keys(proxy.target, f"{finished}/metrics/")
+    steps = [int(name.rsplit("/", 1)[1].split("-")[0]) for name in names if "train" in name]
+    assert steps == list(range(1, STEPS + 1))
+
+
+def test_requests_do_not_grow_with_the_batches(proxy, data, tmp_path):
+    """Twelve steps more cost only their lines of metrics and the records of their images."""
+    counts = []
+    for steps in (6, 18):
+        before = len(proxy.requests)
+        words = train_words(tmp_path, data, f"count{steps}", evaluate={"every": 0})
+        run(proxy, *words, f"--config.steps={steps}", "--config.checkpoint.every=100")
+        made = proxy.requests[before:]
+        lists = [path for method, path in made if method == "GET" and "/o?" in path]
+        counts.append((len(made), len(lists)))
+    (few, few_lists), (many, many_lists) = counts
+    assert many_lists - few_lists <= 2, counts
+    assert (many - few) / 12 <= 12, counts
+
+
+def test_sigterm_saves_and_the_run_is_resumed(proxy, data, straight, tmp_path):
+    words = train_words(tmp_path, data, "stopped")
+    process = subprocess.Popen(
+        **command(proxy, *words, "--stopped-code", "75"), stderr=subprocess.PIPE
+    )
+    end = time.monotonic() + 240
+    while len(bucket.keys(proxy.target, "stopped/metrics/")) < 4 and time.monotonic() < end:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 75 and "saved" in errors, errors
+    assert "stopped/lock" not in bucket.keys(proxy.target, "stopped/")
+    run(proxy, *words)
+    assert_equals(proxy, "stopped", straight, tmp_path)
+
+
+def test_every_command_takes_weights_on_the_bucket(proxy, finished, tmp_path):
+    run_ = f"gs://{bucket.NAME}/{finished}"
+    (tmp_path / "set").mkdir()
+    image = np.random.default_rng(0).integers(0, 256, (20, 24, 3)).astype(np.uint8)
+    Image.fromarray(image).save(tmp_path / "set" / "a.png")
+    scores = tmp_path / "scores.json"
+    tiling = ("--overlap", "4", "--batch", "2")
+    run(
+        proxy,
+        "evaluate",
+        "--weights",
+        run_,
+        "--data",
+        str(tmp_path / "set"),
+        "--tasks",
+        "sr2",
+        *tiling,
+        "--json",
+        str(scores),
+    )
+    assert json.loads(scores.read_text())["rows"][0]["pictures"] == 1
+    out = tmp_path / "best.npz"
+    run(proxy, "export", "--weights", f"{run_}@best", "--format", "npz", "--out", str(out))
+    restored = tmp_path / "restored.png"
+    run(
+        proxy,
+        "restore",
+        str(tmp_path / "set" / "a.png"),
+        "--task",
+        "sr2",
+        "--weights",
+        f"{run_}@{STEPS}",
+        "-o",
+        str(restored),
+        *tiling,
+    )
+    assert Image.open(restored).size == (48, 40)
+    code = (
+        f"import ipt_jax; model = ipt_jax.load({run_!r}); print(sorted(model.tasks), "
+        "model.provenance['step'])"
+    )
+    settings = command(proxy)
+    settings["args"] = [sys.executable, "-c", code]
+    loaded = subprocess.run(**settings, capture_output=True, timeout=300)
+    assert loaded.stdout.strip() == f"['denoise50', 'sr2'] {STEPS}", loaded.stderr
+
+
+def test_finetuning_from_the_bucket_to_the_bucket(proxy, finished, data, tmp_path):
+    file = training.write_config(tmp_path / "config.py", values(data, tasks=["sr2"], steps=2))
+    run(
+        proxy,
+        "finetune",
+        f"--config={file}",
+        f"--workdir=gs://{bucket.NAME}/tuned",
+        f"--config.init_from=gs://{bucket.NAME}/{finished}",
+        "--config.evaluate.best=",
+        "--config.evaluate.every=0",
+    )
+    assert any("checkpoints/2/" in key for key in bucket.keys(proxy.target, "tuned/"))
+
+
+def test_a_second_run_is_refused_while_the_first_lives(proxy, data, tmp_path):
+    words = train_words(tmp_path, data, "locked", steps=100_000)
+    process = subprocess.Popen(**command(proxy, *words), stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 240
+        while len(bucket.keys(proxy.target, "locked/metrics/")) < 2 and time.monotonic() < end:
+            time.sleep(0.2)
+        text = run(proxy, *words, code=2)
+        assert "belongs to a run that is under way" in text and str(process.pid) in text
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_data_on_the_bucket_is_checked_and_previewed(proxy, data, tmp_path):
+    text = run(proxy, "data", "check", data)
+    assert "8 images" in text and "all images can be read" in text
+    file = training.write_config(tmp_path / "config.py", values(data))
+    page = tmp_path / "page.png"
+    run(proxy, "data", "preview", f"--config={file}", "-o", str(page))
+    assert Image.open(page).width > 100
+    text = run(proxy, "data", "check", f"gs://{bucket.NAME}/nothing", code=2)
+    assert "holds neither a packed set nor a TFDS set" in text
+    text = run(proxy, "data", "prepare", "folder", str(tmp_path), "--out", data, code=2)
+    assert "packed on a local disk" in text
+
+
+def test_faults_between_the_run_and_the_bucket_lose_nothing(proxy, data, straight, tmp_path):
+    """A tenth of the requests fails or is cut, another tenth waits; one outage of 20 s."""
+    chance = random.Random(3)
+    kinds = ("503", "429", "cut upload", "cut download", 0.5, 0.5, 0.5, 0.5)
+
+    def fault(number: int, method: str, path: str) -> Any:
+        return chance.choice(kinds) if chance.random() < 0.1 else None
+
+    proxy.fault = fault
+    before = proxy.faults
+    words = train_words(tmp_path, data, "faults")
+    process = subprocess.Popen(
+        **command(proxy, *words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    end = time.monotonic() + 240
+    while len(bucket.keys(proxy.target, "faults/metrics/")) < 8 and time.monotonic() < end:
+        time.sleep(0.2)
+    proxy.down = True
+    time.sleep(20)
+    proxy.down = False
+    text, _ = process.communicate(timeout=500)
+    proxy.fault = lambda number, method, path: None
+    assert process.returncode == 0, text
+    assert "Traceback" not in text, text
+    assert proxy.faults - before > 20
+    assert_equals(proxy, "faults", straight, tmp_path)
