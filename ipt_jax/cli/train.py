@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Callable
 from typing import Any
@@ -108,6 +107,7 @@ def finetune_config(file: str, overrides: list[str], workdir: str) -> Any:
     from etils import epath
 
     from ipt_jax import config
+    from ipt_jax.config.recorded import read_recorded
     from ipt_jax.errors import ConfigError
     from ipt_jax.run_folder.folder import CONFIG
     from ipt_jax.weights import load
@@ -115,12 +115,7 @@ def finetune_config(file: str, overrides: list[str], workdir: str) -> Any:
     record = epath.Path(workdir).expanduser() / CONFIG
     unchecked = config.load(file, overrides, checked=False)
     if record.exists():
-        try:
-            model = json.loads(record.read_text())["config"]["model"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"{record} is not a run's config ({error!r}); name another folder"
-            ) from None
+        model = read_recorded(record.parent)["config"]["model"]
     elif unchecked.init_from:
         model = load.geometry_of(unchecked.init_from)
     else:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from ipt_jax import trees
 from ipt_jax.config import defaults, resolve
+from ipt_jax.config.recorded import read_recorded
 from ipt_jax.data import pipeline
 from ipt_jax.data.sources.source import Source
 from ipt_jax.distributed import devices
@@ -22,6 +23,7 @@ from ipt_jax.errors import ConfigError
 from ipt_jax.log import logger
 from ipt_jax.messages import listed
 from ipt_jax.run_folder.folder import CHECKPOINTS, CONFIG, LOCK
+from ipt_jax.run_folder.records import encode_record
 from ipt_jax.storage import replace_text
 from ipt_jax.versions import versions
 
@@ -78,15 +80,10 @@ class Run:
                     f"workdir {folder} holds checkpoints but no {CONFIG}; name another folder"
                 )
             return cls(folder, resolve.resolve(config), data)
-        try:
-            old = json.loads(file.read_text())
-            old_config, old_data = old["config"], old["data"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"{file} is not a run's config ({error!r}); name another folder"
-            ) from None
+        old = read_recorded(folder)
+        old_config, old_data = old["config"], old.get("data", {})
         # An unset length of the schedule stays what it was, even if `steps` has changed.
-        resolved = resolve.resolve(config, old_config["optim"]["schedule_steps"])
+        resolved = resolve.resolve(config, old_config["optim"].get("schedule_steps", 0))
         resolved = json.loads(json.dumps(resolved))
         changed = resolve.differences(old_config, resolved) + data_differences(old_data, data)
         lines = "".join(f"\n  {line}" for line in changed)
@@ -125,7 +122,7 @@ class Run:
         """Writes the run's config to its folder, on process 0."""
         if devices.is_main():
             self.folder.mkdir(parents=True, exist_ok=True)
-            replace_text(self.folder / CONFIG, json.dumps(self.meta(), indent=1) + "\n")
+            replace_text(self.folder / CONFIG, encode_record(self.meta()))
 
     def meta(self) -> dict[str, Any]:
         """Returns what is saved with each checkpoint."""

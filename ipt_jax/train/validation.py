@@ -25,13 +25,10 @@ from ipt_jax.model.trainable import weights_for_use
 from ipt_jax.restore.network import CompiledNetwork
 from ipt_jax.run_folder import folder as names
 from ipt_jax.run_folder.curves import save_curves
-from ipt_jax.run_folder.metrics_log import MetricsLog
+from ipt_jax.run_folder.metrics_log import HELD_OUT, MetricsLog
 from ipt_jax.step.state import TrainState
 from ipt_jax.tasks import Task
 from ipt_jax.terminal import say
-
-# The name of the held-out images in the metrics log.
-SET = "held_out"
 
 
 class GivenUp(Exception):
@@ -119,7 +116,7 @@ class Validator:
                     raise GivenUp
             means.append(mean_score([score for score, *_ in results]))
             rows.append((task.name, *results[0][1:]))
-            values |= {f"{SET}/{task.name}/{k}": v for k, v in means[-1].after.items()}
+            values |= {f"{HELD_OUT}/{task.name}/{k}": v for k, v in means[-1].after.items()}
         metrics_log.write(step, values, "evaluation")
         if devices.is_main():
             self._show(step, format_means(means), contact_sheet(rows), metrics_log)
@@ -131,7 +128,7 @@ class Validator:
         """Prints the table, and writes it, the contact sheet and the curves."""
         folder = self._folder / names.EVALUATION
         path = folder / f"{step:08d}.png"
-        metrics_log.picture(step, f"{SET}/before_after", image)
+        metrics_log.picture(step, f"{HELD_OUT}/before_after", image)
         with log.extra(path):
             folder.mkdir(parents=True, exist_ok=True)
             path.with_suffix(".txt").write_text(text + "\n")
