@@ -93,33 +93,6 @@ def test_streams_that_are_closed_or_missing_drop_all_text():
         terminal.GuardedStream(None).fileno()
 
 
-INTERRUPTED = """
-import signal, sys
-from ipt_jax import log, terminal
-
-terminal.guard_process()
-log.setup()
-count = 0
-def on_signal(number, frame):
-    global count
-    count += 1
-    log.logger.warning("interrupted")
-signal.signal(signal.SIGALRM, on_signal)
-signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
-while count < 2000:
-    terminal.say_error("text" * 100)
-signal.setitimer(signal.ITIMER_REAL, 0)
-sys.exit(7)
-"""
-
-
-def test_a_signal_handler_may_print_while_the_main_thread_prints():
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED], stderr=subprocess.DEVNULL, timeout=120
-    )
-    assert done.returncode == 7
-
-
 def test_a_terminal_shows_a_progress_line():
     """The guard does not hide that stderr is a terminal."""
     code = (
