@@ -20,3 +20,13 @@ def test_curves_of_an_empty_log_and_of_nan(tmp_path):
     )
     for name in "ab":
         assert cv2.imread(str(tmp_path / f"{name}.png")).shape[1] > 1000
+
+
+def test_damaged_names_and_extreme_values_are_drawn(tmp_path):
+    lines = [
+        {"step": 1, "loss": 1e308, "lr": 5e-324, "l1/$x_{$": -1e308, "l1/a$b$": 2.0},
+        {"step": 2**62, "loss": 5e-324, "lr": 1e308, "l1/$x_{$": 1e308},
+        {"step": 3, "held_out/$\\frac$/psnr_y": 1.0, "/psnr_y": 2.0},
+    ]
+    save_curves(epath.Path(tmp_path / "a.png"), lines)
+    assert (tmp_path / "a.png").stat().st_size > 0

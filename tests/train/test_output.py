@@ -82,7 +82,7 @@ def test_a_closed_terminal_saves_the_run(photographs, tmp_path):
 
 
 # An overlap of all but one row makes thousands of tiles of an image, and a slow evaluation.
-SLOW = {"every": 2, "pictures": 2, "size": 0, "batch": 4, "overlap": 15}
+SLOW = {"every": 2, "pictures": 2, "size": 64, "batch": 4, "overlap": 15}
 
 
 def test_a_signal_gives_up_the_final_evaluation_which_is_repeated(photographs, tmp_path):
