@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import cv2
+from etils import epath
 
 from ipt_jax.run_folder.curves import save_curves
 
 
 def test_curves_of_an_empty_log_and_of_nan(tmp_path):
-    from etils import epath
-
     save_curves(epath.Path(tmp_path / "a.png"), [])
     save_curves(
         epath.Path(tmp_path / "b.png"),
