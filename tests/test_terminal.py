@@ -45,20 +45,38 @@ def test_a_process_whose_output_is_dead_finishes_with_its_code(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", dead_outputs.KINDS)
-@pytest.mark.parametrize("command", ["check", "help", "wrong"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "check",
+        "help",
+        "wrong",
+        pytest.param("evaluate", marks=pytest.mark.slow),
+        pytest.param("restore", marks=pytest.mark.slow),
+    ],
+)
 def test_commands_whose_output_is_dead_return_their_code(command, kind, tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "good.jpg").write_bytes(jpeg(0))
     (tmp_path / "images" / "bad.jpg").write_bytes(jpeg(0)[:99])
-    report = tmp_path / "found.json"
+    images, made = str(tmp_path / "images"), tmp_path / "made"
+    if command == "evaluate":
+        (tmp_path / "images" / "bad.jpg").unlink()
     arguments, code = {
-        "check": (["data", "check", str(tmp_path / "images"), f"--json={report}"], 1),
+        "check": (["data", "check", images, f"--json={made}"], 1),
         "help": (["pretrain", "--help-config"], 0),
         "wrong": (["pretrain", "--nothing-of-this-name"], 2),
+        "evaluate": (
+            ["evaluate", "--weights=bicubic", f"--data={images}", "--tasks=sr2", f"--json={made}"],
+            0,
+        ),
+        "restore": (["restore", "--task=denoise50", images, f"--out={made}"], 1),
     }[command]
     run = [sys.executable, "-m", "ipt_jax", *arguments]
-    assert dead_outputs.start(run, kind, cwd=places.ROOT).wait(120) == code
-    assert report.exists() == (command == "check")
+    assert dead_outputs.start(run, kind, cwd=places.ROOT).wait(240) == code
+    assert made.exists() == (command not in ("help", "wrong"))
+    if command == "restore":
+        assert (made / "good.png").exists()
 
 
 def test_a_reader_that_reads_one_line_sees_no_traceback():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cv2
+import pytest
 from etils import epath
 
 from ipt_jax.run_folder.curves import save_curves
@@ -21,6 +22,7 @@ def test_curves_of_an_empty_log_and_of_nan(tmp_path):
         assert cv2.imread(str(tmp_path / f"{name}.png")).shape[1] > 1000
 
 
+@pytest.mark.filterwarnings("ignore:overflow")
 def test_damaged_names_and_extreme_values_are_drawn(tmp_path):
     lines = [
         {"step": 1, "loss": 1e308, "lr": 5e-324, "l1/$x_{$": -1e308, "l1/a$b$": 2.0},
