@@ -43,7 +43,7 @@ class BestCheckpoint:
         start: int,
         group: ProcessGroup | None = None,
     ) -> BestCheckpoint:
-        """Reads the evaluations of a run.
+        """Reads the evaluations of a run, and writes them again if they had been damaged.
 
         Args:
           folder: the run's folder.
@@ -55,6 +55,9 @@ class BestCheckpoint:
         metric, group = settings["best"], group or ProcessGroup()
         seen = read_best(folder, metric) if metric and devices.is_main() else []
         seen = [one for one in seen if one[0] <= start]
+        if seen:
+            with extra(folder / BEST):
+                write_best(folder, metric, seen)
         seen = [(int(step), float(value)) for step, value in group.gather("best", seen)[0]]
         return cls(folder, metric, settings["patience"], seen, group)
 

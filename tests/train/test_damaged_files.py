@@ -33,6 +33,7 @@ from ipt_jax.model import build
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.run_folder import folder as names
 from ipt_jax.run_folder import lock
+from ipt_jax.run_folder.best_record import best_step
 from ipt_jax.run_folder.curves import save_curves
 from ipt_jax.run_folder.metrics_log import MetricsLog
 from ipt_jax.tasks import make_tasks
@@ -155,6 +156,8 @@ def fuzz(kind: str, folder: epath.Path, intact: epath.Path, source: Folder, coun
         assert lines[-1] == {"step": 16, "loss": 1.5} and all(x["step"] <= 16 for x in lines)
         if kind not in OLD:
             assert best.seen == SCORES[:3]
+            # Without the metric's name, only an intact file has a best step.
+            assert best_step(folder) == 10
         if kind != names.METRICS:
             assert [line["step"] for line in lines] == [5, 5, 10, 10, 15, 15, 16]
     assert refused < count or kind in OLD
