@@ -8,14 +8,19 @@ from collections.abc import Iterator
 
 from absl import logging as absl_logging
 
+from ipt_jax import terminal
+
 logger = logging.getLogger("ipt_jax")
 
 _TIME = "%H:%M:%S"
 
 
 def setup() -> None:
-    """Sends the package's log to stderr, one line per message, and silences the libraries."""
-    handler = logging.StreamHandler()
+    """Sends the package's log to stderr, one line per message, and silences the libraries.
+
+    The stream is guarded, so a message that cannot be written is lost and raises nothing.
+    """
+    handler = logging.StreamHandler(terminal.stderr())
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", _TIME))
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)

@@ -23,6 +23,7 @@ from ipt_jax.images.read import ImageFile, read_image
 from ipt_jax.images.write import Form, writing
 from ipt_jax.restore.images import to_uint8
 from ipt_jax.restore.restorer import Restorer
+from ipt_jax.terminal import say
 
 # Seconds after which a result is deleted.
 KEPT = 3600.0
@@ -35,12 +36,12 @@ def serve_until_interrupted(model: Restorer, *, host: str, port: int, max_pixels
     with tempfile.TemporaryDirectory(prefix="ipt_serve_") as folder:
         close, address = start(model, Path(folder), host, port, max_pixels)
         try:
-            print(f"{address}  (tasks {', '.join(model.tasks)}; stop with Ctrl-C)", flush=True)
+            say(f"{address}  (tasks {', '.join(model.tasks)}; stop with Ctrl-C)")
             if host not in LOCAL:
-                print("other machines can reach this page without a password", flush=True)
+                say("other machines can reach this page without a password")
             threading.Event().wait()
         except KeyboardInterrupt:
-            print("stopped")
+            say("stopped")
         finally:
             close()
 

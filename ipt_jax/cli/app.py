@@ -11,9 +11,10 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ipt_jax import log
+from ipt_jax import log, terminal
 from ipt_jax.errors import RunError, UserError, threads_hang
 from ipt_jax.messages import nearest
+from ipt_jax.terminal import say_error
 from ipt_jax.versions import __version__
 
 PROGRAM = "ipt"
@@ -128,7 +129,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit code: 0 done, 1 a failure while running, 2 invalid usage or input.
     """
-    rest, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        terminal.guard_process()
+        return _main(sys.argv[1:], program=True)
+    with terminal.guarded():
+        return _main(arguments, program=False)
+
+
+def _main(arguments: Sequence[str], *, program: bool) -> int:
+    """Runs a command with guarded output.
+
+    Args:
+      arguments: of the command line.
+      program: whether this process is the `ipt` program itself.
+    """
+    rest, overrides = split_overrides(arguments)
     parser = make_parser()
     options = parser.parse_args(rest)
     if overrides and not hasattr(options, "config"):
@@ -139,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = _run(options)
     finally:
-        if threads_hang(program=arguments is None):
+        if threads_hang(program=program):
             if sys.exc_info()[0] is not None:
                 traceback.print_exc()
             sys.stdout.flush()
@@ -158,5 +173,5 @@ def _run(options: argparse.Namespace) -> int:
         message, code = str(error), 2
     except KeyboardInterrupt:
         message, code = "interrupted", 1
-    print(f"{PROGRAM}: {message}", file=sys.stderr)
+    say_error(f"{PROGRAM}: {message}")
     return code

@@ -12,6 +12,7 @@ from typing import Any
 
 from ipt_jax.cli.flags import add_tiling_flags, add_weights_flags, load_weights, tiling_of
 from ipt_jax.errors import UserError
+from ipt_jax.terminal import say
 
 MODEL = """Prints medians over the timed calls: samples/s, TFLOP/s by formula (model/flops.py), and
 the share of the rate that a plain matrix product of the same dtype reaches on the same devices.
@@ -155,7 +156,7 @@ def run_data(options: argparse.Namespace) -> int:
         batches = data.batches_with_crops(settings, source, tasks, crops)
         result = data.measure_batches(batches, workers, options.seconds, settings.data.prefetch)
         found["crops"][str(crops)] = result
-        print("\n".join(data.describe_result(crops, result)), flush=True)
+        say("\n".join(data.describe_result(crops, result)))
     _print_json(found, options.json, indent=1)
     return 0
 
@@ -203,11 +204,11 @@ def parse_numbers(text: str, flag: str, least: int = 1) -> list[int]:
 
 def _print_table(found: dict[str, Any]) -> None:
     for key, value in found.items():
-        print(f"{key:<22} {value:.4g}" if isinstance(value, float) else f"{key:<22} {value}")
+        say(f"{key:<22} {value:.4g}" if isinstance(value, float) else f"{key:<22} {value}")
 
 
 def _print_json(found: dict[str, Any], file: str | None, indent: int | None = None) -> None:
     """Prints one JSON object on a line, and writes it to a file if one is named."""
     if file:
         pathlib.Path(file).write_text(json.dumps(found, indent=indent) + "\n")
-    print(json.dumps(found))
+    say(json.dumps(found))

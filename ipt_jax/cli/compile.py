@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 from ipt_jax.errors import UserError
+from ipt_jax.terminal import say
 from ipt_jax.tpu.estimate import UTILISATION
 
 DESCRIPTION = """Compiles the training step of `ipt pretrain` for a TPU slice, on a machine without
@@ -95,7 +96,7 @@ def run_compile(options: argparse.Namespace) -> int:
         settings.batch_size = options.batch_per_chip * topology.chips
     checks.check_batch(settings, len(settings.tasks), topology.chips, 1)
     report, program = compile_step_for(resolve.resolve(settings), topology, options.utilisation)
-    print(describe_report(report))
+    say(describe_report(report))
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
     if options.hlo and program:

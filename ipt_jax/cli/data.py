@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
-import sys
 from typing import Any
+
+from ipt_jax.terminal import say
 
 # Side in pixels of the largest crop: four times the paper's tile of 48.
 CROP = 192
@@ -150,8 +151,7 @@ def prepare_imagenet(options: argparse.Namespace) -> int:
 
     splits = tuple(imagenet.ARCHIVES) if options.split == "all" else (options.split,)
     report = imagenet.prepare(options.manual_dir, options.data_dir, splits)
-    print("\n".join(report.lines))
-    sys.stdout.flush()
+    say("\n".join(report.lines))
     return 1 if report.unreadable else 0
 
 
@@ -161,7 +161,7 @@ def prepare_folder(options: argparse.Namespace) -> int:
 
     target = options.out or options.source.rstrip("/") + ".packed"
     outcome = pack.pack(options.source, target, int(options.shard_mb * 2**20), options.threads)
-    print("\n".join(pack.report_lines(outcome, target)))
+    say("\n".join(pack.report_lines(outcome, target)))
     return 1 if outcome.unreadable else 0
 
 
@@ -171,7 +171,7 @@ def check(options: argparse.Namespace) -> int:
 
     source = inspect.find_source(options.set, options.data_dir, options.split)
     found = inspect.check_source(source, options.crop, options.threads)
-    print("\n".join(inspect.report_lines(options.set, found)))
+    say("\n".join(inspect.report_lines(options.set, found)))
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(found, indent=1) + "\n")
     return 1 if found["unreadable"] else 0
@@ -194,13 +194,13 @@ def preview(options: argparse.Namespace) -> int:
     batches = pipeline.make_batches(source, make_tasks(config.tasks), config)
     item = batches(options.step)
     for text in item.replaced:
-        print(f"replaced an image that cannot be read: {text}")
+        say(f"replaced an image that cannot be read: {text}")
     try:
         out.write_bytes(encode_image(batch_sheet(item.batch, options.pairs), out.suffix or ".png"))
     except ValueError as error:
         raise DataError(f"--out {out}: {error}") from error
     rows = len(next(iter(item.batch.values()))["lq"])
-    print(
+    say(
         f"{out}: step {options.step}, {', '.join(item.batch)}; {min(rows, options.pairs)} of "
         f"{rows} pairs of each"
     )

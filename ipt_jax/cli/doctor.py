@@ -15,6 +15,7 @@ import shutil
 import sys
 from typing import Any
 
+from ipt_jax.terminal import say
 from ipt_jax.versions import versions, versions_of
 
 SHOWN = (
@@ -65,13 +66,13 @@ def run_doctor(options: argparse.Namespace) -> int:
         ("optional", optional()),
         ("environment", {name: os.environ[name] for name in SHOWN if name in os.environ}),
     ):
-        print(f"{title}:")
+        say(f"{title}:")
         width = max((len(key) for key in rows), default=0)
         for key, value in (rows or {"(nothing)": ""}).items():
-            print(f"  {key:<{width}}  {value}".rstrip())
-    print("wrong:" if wrong else "nothing wrong found")
+            say(f"  {key:<{width}}  {value}".rstrip())
+    say("wrong:" if wrong else "nothing wrong found")
     for line in wrong:
-        print(f"  - {line}")
+        say(f"  - {line}")
     return 1 if wrong else 0
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
 from typing import Any
+
+from ipt_jax.terminal import say
 
 
 class HelpConfig(argparse.Action):
@@ -19,11 +19,7 @@ class HelpConfig(argparse.Action):
         """Prints the keys. Raises SystemExit."""
         from ipt_jax.config import reference
 
-        try:
-            print(reference.text(), flush=True)
-        except BrokenPipeError:
-            # The reader (`| head`) has closed the pipe; without this, the flush at exit fails too.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        say(reference.text())
         parser.exit()
 
 

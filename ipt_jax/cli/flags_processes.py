@@ -35,8 +35,8 @@ def add_process_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="the exit code after a signal has stopped the run before its last step and the run "
-        "has been saved (default 0); a launcher can then start the run again",
+        help="the exit code after a signal has stopped the run before its end and the run has been "
+        "saved (default 0); a launcher can then start the run again",
     )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, Any
 
 from ipt_jax.cli.flags import add_tiling_flags, add_weights_flags, load_weights, tiling_of
 from ipt_jax.errors import UserError
 from ipt_jax.messages import listed
+from ipt_jax.terminal import say, say_error
 
 if TYPE_CHECKING:
     from ipt_jax.restore.restorer import Restorer
@@ -105,14 +105,14 @@ def restore(options: argparse.Namespace) -> int:
         max_megapixels=options.max_megapixels,
     )
     outcome = restore_files(options.inputs, load, settings)
-    print(f"{outcome.restored} restored" + (f" into {outcome.place}" if outcome.restored else ""))
+    say(f"{outcome.restored} restored" + (f" into {outcome.place}" if outcome.restored else ""))
     if outcome.existing:
-        print(
+        say(
             f"{len(outcome.existing)} skipped because their results exist; --overwrite replaces "
             f"them: {listed(str(job.out) for job in outcome.existing)}"
         )
     if outcome.failed:
-        print(f"{len(outcome.failed)} could not be restored:", file=sys.stderr)
+        say_error(f"{len(outcome.failed)} could not be restored:")
         for path, reason in outcome.failed:
-            print(f"  {path}: {reason}", file=sys.stderr)
+            say_error(f"  {path}: {reason}")
     return 1 if outcome.failed or outcome.existing else 0

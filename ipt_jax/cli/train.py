@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Callable
 from typing import Any
@@ -106,6 +105,7 @@ def finetune_config(file: str, overrides: list[str], workdir: str) -> Any:
       WeightsError: the weights are missing or do not fit.
     """
     from ipt_jax import config
+    from ipt_jax.config.recorded import read_recorded
     from ipt_jax.errors import ConfigError
     from ipt_jax.run_folder.folder import CONFIG
     from ipt_jax.storage import expanded
@@ -114,12 +114,7 @@ def finetune_config(file: str, overrides: list[str], workdir: str) -> Any:
     record = expanded(workdir) / CONFIG
     unchecked = config.load(file, overrides, checked=False)
     if record.exists():
-        try:
-            model = json.loads(record.read_text())["config"]["model"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"{record} is not a run's config ({error!r}); name another folder"
-            ) from None
+        model = read_recorded(record.parent)["config"]["model"]
     elif unchecked.init_from:
         model = load.geometry_of(unchecked.init_from)
     else:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ipt_jax.cli.flags import add_weights_flags, load_weights
 from ipt_jax.errors import WeightsError
 from ipt_jax.export.formats import FORMATS
+from ipt_jax.terminal import say
 
 if TYPE_CHECKING:
     from ipt_jax.restore.restorer import Restorer
@@ -104,7 +105,7 @@ def import_weights(options: argparse.Namespace) -> int:
     restorer = read_file(Path(options.file).expanduser(), task=options.task, heads=options.heads)
     out = Path(options.out).expanduser()
     write_weights_folder(restorer, out)
-    print(f"{out}: {_summary(restorer)}")
+    say(f"{out}: {_summary(restorer)}")
     return 0
 
 
@@ -145,8 +146,8 @@ def export_weights(options: argparse.Namespace) -> int:
     difference = export.export_weights(
         restorer, out, options.format, dtype=options.dtype, details=details
     )
-    print(f"{out}: {_summary(restorer)}")
-    print(
+    say(f"{out}: {_summary(restorer)}")
+    say(
         f"largest difference from the model on random patches: {difference:.1e} of the largest "
         "value"
     )

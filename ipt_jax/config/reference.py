@@ -6,6 +6,7 @@ table of keys.
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from collections.abc import Iterator
 
@@ -108,4 +109,4 @@ def _keys(group: str) -> Iterator[Key]:
 
 
 if __name__ == "__main__":
-    print(markdown(), end="")
+    sys.stdout.write(markdown())

@@ -68,10 +68,11 @@ def begin_worker(room: shared.Room, index: int, count: int) -> None:
       count: number of workers (unused).
     """
     cv2.setNumThreads(0)
-    # Ctrl-C and a scheduler's SIGTERM reach the entire group of processes. The run decides when to
-    # stop and needs its workers until then. If the run never closes them, SIGTERM takes effect
-    # after `_GRACE` seconds.
+    # Ctrl-C, a scheduler's SIGTERM and the SIGHUP of a closed terminal reach the entire group of
+    # processes. The run decides when to stop and needs its workers until then. If the run never
+    # closes them, SIGTERM takes effect after `_GRACE` seconds.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _die_later)
     threading.Thread(target=_die_with_parent, args=(room,), daemon=True).start()
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +19,7 @@ from typing import Any
 from ipt_jax.distributed.peer import Peer, process_names
 from ipt_jax.errors import Lost
 from ipt_jax.log import logger
+from ipt_jax.terminal import say_error
 
 # Seconds that a barrier waits for the slowest process, which may open data or read a checkpoint.
 WAIT = 1800.0
@@ -272,5 +272,5 @@ class ProcessGroup:
         A collective that waits for a dead process does not return.
         """
         time.sleep(GRACE)
-        print(f"ipt: {self._trouble}", file=sys.stderr, flush=True)
+        say_error(f"ipt: {self._trouble}")
         os._exit(1)

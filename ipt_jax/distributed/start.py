@@ -21,6 +21,7 @@ from ipt_jax.distributed import rendezvous
 from ipt_jax.distributed.discovery import ProcessSpec, StartOptions, find_process, start_timeout
 from ipt_jax.distributed.process_group import ProcessGroup
 from ipt_jax.errors import Lost, RunError, UserError
+from ipt_jax.terminal import say_error
 
 # Seconds without a heartbeat after which JAX aborts a process; the process group is faster.
 HEARTBEAT = 100
@@ -80,7 +81,7 @@ def _end(group: ProcessGroup, error: BaseException) -> NoReturn:
     if not expected and not elsewhere:
         traceback.print_exception(error)
         text = f"{type(error).__name__}: {text}"
-    print(f"ipt: {text}", file=sys.stderr)
+    say_error(f"ipt: {text}")
     group.fault(text)
     sys.stdout.flush()
     sys.stderr.flush()

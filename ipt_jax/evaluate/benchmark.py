@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ipt_jax import terminal
 from ipt_jax.errors import UsageError
 from ipt_jax.evaluate.candidates import Candidate
 from ipt_jax.evaluate.report import Report
@@ -17,6 +17,7 @@ from ipt_jax.evaluate.results import Row, format_rows
 from ipt_jax.evaluate.scoring import unclipped
 from ipt_jax.evaluate.sets import BenchmarkSet, kind_of
 from ipt_jax.evaluate.trials import Trial, labels_of
+from ipt_jax.terminal import say
 from ipt_jax.versions import __version__
 
 
@@ -83,14 +84,13 @@ def run_benchmark(
             raise UsageError(f"{path}: there is no folder {path.parent}")
     for one in sets:
         labels = [trial.label for other, trial in pairs if other is one]
-        print(
+        say(
             f"{one.describe()}; "
-            f"{', '.join(labels) or 'skipped, because none of the tasks suits the set'}",
-            flush=True,
+            f"{', '.join(labels) or 'skipped, because none of the tasks suits the set'}"
         )
     report = Report() if settings.report else None
     rows = [_score_set(candidate, one, trial, settings, report) for one, trial in pairs]
-    print("\n" + format_rows(rows))
+    say("\n" + format_rows(rows))
     described = {
         "weights": candidate.name,
         "seed": settings.seed,
@@ -99,14 +99,14 @@ def run_benchmark(
         **candidate.settings(),
     }
     plain = {key: value for key, value in described.items() if not isinstance(value, dict)}
-    print("\n" + "; ".join(f"{key} {value}" for key, value in plain.items()))
+    say("\n" + "; ".join(f"{key} {value}" for key, value in plain.items()))
     if settings.json:
         scores = {**described, "rows": [row.as_json() for row in rows]}
         Path(settings.json).write_text(json.dumps(scores, indent=1) + "\n")
-        print(f"scores: {settings.json}")
+        say(f"scores: {settings.json}")
     if report is not None and settings.report:
         Path(settings.report).write_text(report.html(rows, described))
-        print(f"report: {settings.report}")
+        say(f"report: {settings.report}")
     return rows
 
 
@@ -143,5 +143,7 @@ def _score_set(
 
 def _show_progress(text: str) -> None:
     """Replaces the last line of a terminal."""
-    if sys.stderr.isatty():
-        print(f"\r{text}", end="\033[K", file=sys.stderr, flush=True)
+    stream = terminal.stderr()
+    if stream.isatty():
+        stream.write(f"\r{text}\033[K")
+        stream.flush()

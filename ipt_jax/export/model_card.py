@@ -14,10 +14,11 @@ from typing import Any
 import jax
 from etils import epath
 
+from ipt_jax.config.recorded import read_recorded
 from ipt_jax.model.ipt import GEOMETRY
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.run_folder import metrics_log
-from ipt_jax.run_folder.folder import CONFIG, METRICS
+from ipt_jax.run_folder.folder import CONFIG
 from ipt_jax.versions import versions
 from ipt_jax.weights.tensor_files import sha256_of
 
@@ -69,12 +70,13 @@ def collect_details(
     name, _, _ = weights.rpartition("@")
     for folder in (epath.Path(weights), epath.Path(name or weights)):
         if (folder / CONFIG).exists():
-            config = json.loads((folder / CONFIG).read_text())["config"]
-            file = folder / METRICS
-            lines = metrics_log.read_lines(file) if file.exists() else []
+            config = read_recorded(folder)["config"]
+            lines = metrics_log.read_run_lines(folder)
             lines = [line for line in lines if any("/psnr" in key for key in line)]
             lines = [line for line in lines if step is None or line["step"] <= step]
-            measured = {k: v for k, v in lines[-1].items() if "/" in k} if lines else {}
+            last = lines[-1] if lines else {}
+            # Values that were not finite are null in the log.
+            measured = {k: v for k, v in last.items() if "/" in k and v is not None}
             break
     if scores is not None:
         measured = _scores(scores)

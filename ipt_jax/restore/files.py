@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from ipt_jax import terminal
 from ipt_jax.errors import DataError, UserError, VideoError
 from ipt_jax.images import channels
 from ipt_jax.images.read import ImageFile, measure, read_image
@@ -150,8 +150,8 @@ class _FileRestorer:
             total=sum(tiles),
             unit=" tiles",
             desc=",".join(self._tasks),
-            file=sys.stderr,
-            mininterval=0.1 if sys.stderr.isatty() else 10,
+            file=terminal.stderr(),
+            mininterval=0.1 if terminal.stderr().isatty() else 10,
             smoothing=0.1,
         ) as bar:
             for job, count in zip(jobs, tiles, strict=True):
@@ -163,7 +163,7 @@ class _FileRestorer:
                         self._restore_image(job, sheet is not None, bar)
                 except (ValueError, OSError, MemoryError, VideoError) as error:
                     failed.append((job.source, _reason(error)))
-                    bar.write(f"{job.source}: failed", file=sys.stderr)
+                    bar.write(f"{job.source}: failed", file=terminal.stderr())
                     bar.update(before + count - bar.n)
         if sheet is not None and self._crops:
             before_after.write_sheet(self._crops, ",".join(self._tasks), sheet)
@@ -210,7 +210,7 @@ class _FileRestorer:
             self._settings.quality,
         ).fitted()
         for note in (*picture.notes, *lost):
-            bar.write(f"{job.source}: {note}", file=sys.stderr)
+            bar.write(f"{job.source}: {note}", file=terminal.stderr())
         crop = None
         if on_sheet and len(self._crops) < before_after.ROWS:
             crop = before_after.choose_crop(job.source.name, pixels, scale)

@@ -52,4 +52,5 @@ def _plot(axes: Any, rows: Sequence[dict[str, Any]], key: str, label: str, **sty
     """Plots the values of a key that are neither missing nor null against the step."""
     points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
     if points:
-        axes.plot(*zip(*points, strict=True), label=label, **style)
+        # Matplotlib takes text between two dollar signs for a formula.
+        axes.plot(*zip(*points, strict=True), label=label.replace("$", r"\$"), **style)

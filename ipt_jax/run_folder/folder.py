@@ -5,10 +5,6 @@ Every name is relative to the run's folder (`--workdir`): `folder / CONFIG`.
 
 from __future__ import annotations
 
-import json
-
-from etils import epath
-
 # The run's config, the fingerprint of its data, and the versions of the packages.
 CONFIG = "config.json"
 
@@ -38,11 +34,3 @@ LOCK = "lock"
 
 # Compiled programs, which JAX's persistent compilation cache keeps.
 COMPILED = "compiled"
-
-
-def best_step(folder: epath.Path) -> int | None:
-    """Returns the step of a run's best checkpoint, or None if the run records none."""
-    try:
-        return int(json.loads((folder / BEST).read_text())["step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -12,9 +12,13 @@ from typing import Any
 from etils import epath
 
 from ipt_jax.log import logger
+from ipt_jax.messages import listed
 from ipt_jax.run_folder import folder as names
 from ipt_jax.run_folder.tensorboard import Events
 from ipt_jax.storage import is_remote, replace_text
+
+# The first part of the keys of an evaluation's line: "held_out/TASK/METRIC".
+HELD_OUT = "held_out"
 
 
 class MetricsLog:
@@ -35,7 +39,7 @@ class MetricsLog:
     def __init__(
         self, workdir: epath.Path, start: int, finished: bool, tensorboard: bool, active: bool
     ):
-        self._active = active
+        self._active, self._workdir = active, workdir
         self._remote = is_remote(workdir)
         self._path = workdir / (names.METRICS_PARTS if self._remote else names.METRICS)
         self._events: Events | None = None
@@ -54,8 +58,8 @@ class MetricsLog:
         if self._remote:
             self._path.mkdir(parents=True, exist_ok=True)
             for part in self._path.glob("*.jsonl"):
-                step, kind = part.stem.split("-")
-                if again(int(step), kind != "train"):
+                step, _, kind = part.stem.partition("-")
+                if step.isdecimal() and again(int(step), kind != "train"):
                     part.unlink()
         elif self._path.exists():
             kept = [
@@ -100,11 +104,7 @@ class MetricsLog:
 
     def lines(self) -> list[dict[str, Any]]:
         """Returns all lines so far, in order."""
-        if not self._path.exists():
-            return []
-        if not self._remote:
-            return read_lines(self._path)
-        return [line for part in sorted(self._path.glob("*.jsonl")) for line in read_lines(part)]
+        return read_run_lines(self._workdir)
 
     def close(self) -> None:
         """Closes TensorBoard's file."""
@@ -112,18 +112,48 @@ class MetricsLog:
             self._events.close()
 
 
-def read_lines(path: epath.Path) -> list[dict[str, Any]]:
-    """Returns the objects of a metrics file.
+def read_run_lines(folder: epath.Path) -> list[dict[str, Any]]:
+    """Returns all lines of the metrics log in a run's folder, in order; none without a log."""
+    path = folder / (names.METRICS_PARTS if is_remote(folder) else names.METRICS)
+    if not path.exists():
+        return []
+    return read_lines(*sorted(path.glob("*.jsonl")) if is_remote(folder) else (path,))
 
-    A last line that a kill cut short is dropped; any other line that is not JSON is dropped with
-    a warning.
+
+def read_lines(*paths: epath.Path) -> list[dict[str, Any]]:
+    """Returns the lines of metrics files, in order.
+
+    A last line that a kill cut short is skipped. Damaged lines are skipped as well, and counted in
+    one warning.
     """
-    lines = path.read_text().split("\n")
-    found = []
-    for number, line in enumerate(lines):
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            if line and number < len(lines) - 2:
-                logger.warning("%s: line %d is not JSON and is dropped", path, number + 1)
+    found, damaged = [], []
+    for path in paths:
+        lines = path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, 1):
+            values = _parse(line)
+            if values is not None:
+                found.append(values)
+            elif line and number < len(lines):
+                damaged.append(f"{path}:{number}")
+    if damaged:
+        logger.warning("%d damaged lines of metrics are skipped: %s", len(damaged), listed(damaged))
     return found
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """Returns a line's values; None if it is not an object with a step and finite numbers."""
+    try:
+        values = json.loads(line.decode())
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(values, dict) or not all(map(_is_number_or_null, values.values())):
+        return None
+    step = values.get("step")
+    return values if type(step) is int and step >= 0 else None
+
+
+def _is_number_or_null(value: Any) -> bool:
+    if value is None or type(value) is int:
+        # A larger integer is not a float, as everything is that was measured.
+        return value is None or abs(value) < 2**63
+    return type(value) is float and math.isfinite(value)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from etils import epath
 
 from ipt_jax.distributed import devices
 from ipt_jax.distributed.process_group import ProcessGroup
-from ipt_jax.log import extra, logger
+from ipt_jax.log import extra
+from ipt_jax.run_folder.best_record import best_of, read_best, score_of, write_best
 from ipt_jax.run_folder.folder import BEST
-from ipt_jax.storage import replace_text
 
 
 @dataclasses.dataclass
@@ -22,7 +20,7 @@ class BestCheckpoint:
     """The evaluations of a run, by a metric that is better when it is higher.
 
     Attributes:
-      file: where the evaluations are kept.
+      folder: the run's folder, which keeps the evaluations.
       metric: "psnr_y" or another metric for its mean over the tasks, "TASK/psnr_y" for one task, ""
         to choose no best checkpoint.
       patience: the number of evaluations without a better one after which to stop; 0 for never.
@@ -31,7 +29,7 @@ class BestCheckpoint:
         same.
     """
 
-    file: epath.Path
+    folder: epath.Path
     metric: str
     patience: int
     seen: list[tuple[int, float]]
@@ -45,7 +43,7 @@ class BestCheckpoint:
         start: int,
         group: ProcessGroup | None = None,
     ) -> BestCheckpoint:
-        """Reads the evaluations of a run.
+        """Reads the evaluations of a run, and writes them again if they had been damaged.
 
         Args:
           folder: the run's folder.
@@ -54,10 +52,14 @@ class BestCheckpoint:
             dropped.
           group: the processes of the run; a single one by default.
         """
-        file, group = folder / BEST, group or ProcessGroup()
-        seen = _read(file, settings["best"], start)
+        metric, group = settings["best"], group or ProcessGroup()
+        seen = read_best(folder, metric) if metric and devices.is_main() else []
+        seen = [one for one in seen if one[0] <= start]
+        if seen:
+            with extra(folder / BEST):
+                write_best(folder, metric, seen)
         seen = [(int(step), float(value)) for step, value in group.gather("best", seen)[0]]
-        return cls(file, settings["best"], settings["patience"], seen, group)
+        return cls(folder, metric, settings["patience"], seen, group)
 
     def add(self, step: int, scores: Mapping[str, Mapping[str, float]]) -> bool:
         """Adds an evaluation; returns whether it is the best one. Of equal ones, the first is best.
@@ -68,47 +70,21 @@ class BestCheckpoint:
         """
         if not self.metric:
             return False
-        task, _, metric = self.metric.rpartition("/")
-        names = [task] if task else list(scores)
-        value = float(np.mean([scores[name][metric] for name in names]))
+        value = score_of(self.metric, scores)
         value = float(self.group.gather(f"best {step}", value)[0])
         self.seen = [*(one for one in self.seen if one[0] != step), (step, value)]
         if devices.is_main():
-            described = {
-                "metric": self.metric,
-                "step": self.step,
-                "value": dict(self.seen)[self.step or 0],
-                "evaluations": self.seen,
-            }
-            with extra(self.file):
-                replace_text(self.file, json.dumps(described, indent=1) + "\n")
+            with extra(self.folder / BEST):
+                write_best(self.folder, self.metric, self.seen)
         return self.step == step
 
     @property
     def step(self) -> int | None:
         """The step of the best evaluation, or None."""
-        return max(self.seen, key=lambda one: (one[1], -one[0]))[0] if self.seen else None
+        return best_of(self.seen)
 
     @property
     def exhausted(self) -> bool:
         """Whether `patience` evaluations have followed the best one."""
         since = [step for step, _ in self.seen if step > (self.step or 0)]
         return bool(self.patience) and len(since) >= self.patience
-
-
-def _read(file: epath.Path, metric: str, start: int) -> list[tuple[int, float]]:
-    """Returns the evaluations by a metric up to a step; none if the file cannot be read."""
-    if not metric or not file.exists():
-        return []
-    try:
-        old = json.loads(file.read_text())
-        if old["metric"] != metric:
-            return []
-        return [(int(step), float(value)) for step, value in old["evaluations"] if step <= start]
-    except (ValueError, KeyError, TypeError) as error:
-        logger.warning(
-            "%s cannot be read (%r): the best checkpoint is chosen from later evaluations only",
-            file,
-            error,
-        )
-        return []

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from ipt_jax import trees
 from ipt_jax.config import defaults, resolve
+from ipt_jax.config.recorded import read_recorded
 from ipt_jax.data import pipeline
 from ipt_jax.data.sources.source import Source
 from ipt_jax.distributed import devices
@@ -22,6 +23,7 @@ from ipt_jax.errors import ConfigError
 from ipt_jax.log import logger
 from ipt_jax.messages import listed
 from ipt_jax.run_folder.folder import CHECKPOINTS, CONFIG, LOCK
+from ipt_jax.run_folder.records import encode_record
 from ipt_jax.storage import replace_text
 from ipt_jax.versions import versions
 
@@ -78,7 +80,7 @@ class Run:
         if old is None:
             return cls(folder, resolve.resolve(config), data, force)
         # An unset length of the schedule stays what it was, even if `steps` has changed.
-        resolved = resolve.resolve(config, old["config"]["optim"]["schedule_steps"])
+        resolved = resolve.resolve(config, old["config"]["optim"].get("schedule_steps", 0))
         run = cls(folder, json.loads(json.dumps(resolved)), data, force)
         run.check_same_run(old, f"workdir {folder}", "name another folder, undo these changes")
         return run
@@ -146,7 +148,7 @@ class Run:
         """Writes the run's config to its folder, on process 0."""
         if devices.is_main():
             self.folder.mkdir(parents=True, exist_ok=True)
-            replace_text(self.folder / CONFIG, json.dumps(self.meta(), indent=1) + "\n")
+            replace_text(self.folder / CONFIG, encode_record(self.meta()))
 
     def meta(self) -> dict[str, Any]:
         """Returns what is saved with each checkpoint."""
@@ -159,10 +161,11 @@ class Run:
 
 
 def _read_config(folder: epath.Path) -> dict[str, Any] | None:
-    """Returns the content of a run's config file, or None for a folder without a run.
+    """Returns the record of a run, or None for a folder without a run.
 
     Raises:
-      ConfigError: the file is not a run's config, or there are checkpoints without the file.
+      ConfigError: the file is damaged and no intact checkpoint holds its content, or there are
+        checkpoints without the file.
     """
     file = folder / CONFIG
     if not file.exists():
@@ -171,15 +174,8 @@ def _read_config(folder: epath.Path) -> dict[str, Any] | None:
                 f"workdir {folder} holds checkpoints but no {CONFIG}; name another folder"
             )
         return None
-    try:
-        old: dict[str, Any] = json.loads(file.read_text())
-        # What is used of the file must be there.
-        _ = old["config"]["optim"]["schedule_steps"], old["data"].keys()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"{file} is not a run's config ({error!r}); name another folder"
-        ) from None
-    return old
+    record = read_recorded(folder)
+    return {**record, "data": record.get("data", {})}
 
 
 def data_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
@@ -21,6 +22,7 @@ from ipt_jax.train.reporter import StepReporter
 from ipt_jax.train.saved_state import StateSaver, first_state
 from ipt_jax.train.setup import Setup, prepare
 from ipt_jax.train.stop_signals import StopSignals
+from ipt_jax.train.validation import GivenUp
 from ipt_jax.train.watchdog import Watchdog
 
 
@@ -59,7 +61,11 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
     """
     setup = prepare(config, workdir, force)
     steps, save_every = setup.config["steps"], setup.config["checkpoint"]["every"]
-    with setup.locked() as lock, setup.open_checkpoints() as checkpoints:
+    with (
+        StopSignals(setup.group) as stop,
+        setup.locked() as lock,
+        setup.open_checkpoints() as checkpoints,
+    ):
         # 1 this run's own newest intact checkpoint, 2 branch_from, 3 init_from, 4 from scratch.
         state, start = first_state(setup.run, setup.model, setup.mesh, setup.group, checkpoints)
         best, metrics_log = begin(setup, checkpoints, state, start)
@@ -71,7 +77,6 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
         step = start
         scores: dict[str, dict[str, float]] = {}
         with (
-            StopSignals(setup.group) as stop,
             Watchdog(setup.config["log"]["stacks_after"]) as watchdog,
             contextlib.closing(setup.items(start, given_up=stop.impatient)) as items,
         ):
@@ -98,7 +103,8 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
                                 saver.save(step, state)
             reporter.finish()
             saver.save_last(step, state)
-        outcome = finish(setup, state, Outcome(step, False, scores), start, best, metrics_log)
+        outcome = Outcome(step, False, scores)
+        outcome = finish(setup, state, outcome, start, best, metrics_log, stop.anywhere)
     log_end(setup, outcome, best, stop.name)
     return outcome
 
@@ -143,20 +149,28 @@ def finish(
     start: int,
     best: BestCheckpoint,
     metrics_log: MetricsLog,
+    given_up: Callable[[str], bool],
 ) -> Outcome:
-    """Evaluates the state after the last step, plots the curves, and closes the metrics log."""
+    """Evaluates the state after the last step, plots the curves, and closes the metrics log.
+
+    A run whose evaluation is given up after a signal is not finished: the same command repeats it.
+    """
     step, scores = outcome.step, outcome.scores
     # The evaluation below must not turn a run that did all its steps into one that stopped early.
     stopped_early, complete = best.exhausted, step >= setup.config["steps"]
+    finished = complete or stopped_early
     if complete and setup.config["evaluate"]["every"]:
-        scores = setup.validator(state, step, metrics_log)
-        best.add(step, scores)
+        try:
+            scores = setup.validator(state, step, metrics_log, given_up)
+            best.add(step, scores)
+        except GivenUp:
+            finished = False
     if devices.is_main() and step > start:
         curves = setup.folder / names.CURVES
         with log.extra(curves):
             save_curves(curves, metrics_log.lines())
     metrics_log.close()
-    return Outcome(step, complete or stopped_early, scores, stopped_early)
+    return Outcome(step, finished, scores, stopped_early)
 
 
 def log_end(setup: Setup, outcome: Outcome, best: BestCheckpoint, signal: str) -> None:

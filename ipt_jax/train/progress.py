@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Self
+
+from ipt_jax import terminal
 
 
 class Progress:
@@ -16,18 +17,19 @@ class Progress:
 
     def __init__(self, active: bool):
         self._active = active
-        self._terminal = sys.stderr.isatty()
+        self._terminal = terminal.stderr().isatty()
 
     def show(self, text: str) -> None:
         """Prints a report on stderr."""
         if self._active:
-            sys.stderr.write(f"\r\x1b[2K{text}" if self._terminal else f"{text}\n")
-            sys.stderr.flush()
+            stream = terminal.stderr()
+            stream.write(f"\r\x1b[2K{text}" if self._terminal else f"{text}\n")
+            stream.flush()
 
     def end(self) -> None:
         """Ends the line on a terminal."""
         if self._active and self._terminal:
-            sys.stderr.write("\n")
+            terminal.stderr().write("\n")
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT (Ctrl-C): the first saves and ends the run, the second ends it at once."""
+"""SIGTERM, SIGINT (Ctrl-C) and SIGHUP (the terminal was closed): the run saves and ends."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ GRACE = 20.0
 
 
 class StopSignals:
-    """Within its block, SIGTERM and SIGINT ask for a stop after the current step.
+    """Within its block, SIGTERM, SIGINT and SIGHUP ask for a stop after the current step.
 
-    A second signal ends the run at once. A step whose data have not come `GRACE` seconds after the
+    A second SIGTERM or SIGINT ends the run at once. SIGHUP never does: a terminal that is closed
+    may send it twice, or along with SIGTERM. A process that ignores SIGHUP already, because `nohup`
+    started it, continues to ignore it. A step whose data have not come `GRACE` seconds after the
     first signal is given up. With several processes, a signal to any of them stops all of them
     after the same step; then no step is given up.
 
@@ -38,6 +40,8 @@ class StopSignals:
     def __init__(self, group: ProcessGroup) -> None:
         self._group = group
         self._signal = ""
+        self._armed = False
+        self._name = ""
         self._since = float("inf")
         self._now = False
         self._previous_handlers: dict[int, Any] = {}
@@ -46,7 +50,7 @@ class StopSignals:
     @property
     def name(self) -> str:
         """The signal that stopped the run and, if there are several, the process that got it."""
-        return self._group.stopped_by
+        return self._group.stopped_by or self._name
 
     def requested(self, step: int) -> bool:
         """Returns whether to stop before batch `step`; the answer is the same in all processes.
@@ -58,6 +62,24 @@ class StopSignals:
             self._group.ask_stop(step, self._signal)
         return self._group.stops(step)
 
+    def anywhere(self, where: str) -> bool:
+        """Returns whether any process has received a signal; the answer is the same in all of them.
+
+        Unlike `requested`, this is a barrier, for the time after the last step.
+
+        Args:
+          where: a name for the barrier, the same in all processes.
+
+        Raises:
+          Lost: another process has gone or reported an error.
+        """
+        signals = self._group.gather(f"signal at {where}", self._signal)
+        received = [(name, index) for index, name in enumerate(signals) if name]
+        if received:
+            name, index = received[0]
+            self._name = name if self._group.count == 1 else f"{name} to process {index}"
+        return bool(received)
+
     def impatient(self) -> bool:
         """Returns whether to give up waiting for data."""
         if self._now:
@@ -65,24 +87,38 @@ class StopSignals:
         return self._group.count == 1 and time.monotonic() - self._since > GRACE
 
     def __enter__(self) -> StopSignals:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        handlers = {signal.SIGTERM: self._on_signal, signal.SIGINT: self._on_signal}
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            handlers[signal.SIGHUP] = self._on_hangup
+        for number, handler in handlers.items():
             try:
-                self._previous_handlers[number] = signal.signal(number, self._on_signal)
+                self._previous_handlers[number] = signal.signal(number, handler)
             except ValueError:
                 # Only the main thread can set handlers. In another one, as a notebook may use,
                 # signals are not caught.
                 return self
-        self._counter = _SignalCounter(lambda: self._signal != "", lambda: self._now)
+        self._counter = _SignalCounter(lambda: self._armed, lambda: self._now)
         return self
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signal, self._since = signal.Signals(number).name, time.monotonic()
+        name = self._note(number)
         logger.warning(
-            "%s: saving after this step, then exiting. Send it again to exit immediately.",
-            self._signal,
+            "%s: saving after this step, then exiting. Send it again to exit immediately.", name
         )
         signal.signal(signal.SIGTERM, self._previous_handlers.pop(signal.SIGTERM))
         signal.signal(signal.SIGINT, self._on_second)
+        self._armed = True
+
+    def _on_hangup(self, number: int, frame: FrameType | None) -> None:
+        if not self._signal:
+            logger.warning("%s: saving after this step, then exiting.", self._note(number))
+
+    def _note(self, number: int) -> str:
+        """Asks for a stop if no signal has done so; returns the name of this signal."""
+        name = signal.Signals(number).name
+        if not self._signal:
+            self._signal, self._since = name, time.monotonic()
+        return name
 
     def _on_second(self, number: int, frame: FrameType | None) -> None:
         self._now = True
@@ -124,7 +160,9 @@ class _SignalCounter:
 
     def _listen(self) -> None:
         seen, interrupting = b"", False
-        while numbers := self._receiver.recv(16):
+        while received := self._receiver.recv(16):
+            # Other signals with a Python handler, such as SIGHUP, arrive here as well.
+            numbers = bytes(n for n in received if n in (signal.SIGTERM, signal.SIGINT))
             seen += numbers
             if seen.count(signal.SIGTERM) > 1:
                 os._exit(128 + signal.SIGTERM)

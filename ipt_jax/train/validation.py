@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -25,12 +25,14 @@ from ipt_jax.model.trainable import weights_for_use
 from ipt_jax.restore.network import CompiledNetwork
 from ipt_jax.run_folder import folder as names
 from ipt_jax.run_folder.curves import save_curves
-from ipt_jax.run_folder.metrics_log import MetricsLog
+from ipt_jax.run_folder.metrics_log import HELD_OUT, MetricsLog
 from ipt_jax.step.state import TrainState
 from ipt_jax.tasks import Task
+from ipt_jax.terminal import say
 
-# The name of the held-out images in the metrics log.
-SET = "held_out"
+
+class GivenUp(Exception):
+    """An evaluation was given up before its end, because a signal has stopped the run."""
 
 
 class Validator:
@@ -72,7 +74,11 @@ class Validator:
         return bool(every) and step % every == 0
 
     def __call__(
-        self, state: TrainState, step: int, metrics_log: MetricsLog
+        self,
+        state: TrainState,
+        step: int,
+        metrics_log: MetricsLog,
+        given_up: Callable[[str], bool] = lambda where: False,
     ) -> dict[str, dict[str, float]]:
         """Scores the EMA of a state (or its parameters, if it has none) at every task.
 
@@ -80,28 +86,37 @@ class Validator:
           state: the state.
           step: its step.
           metrics_log: takes the scores and, for TensorBoard, the contact sheet.
+          given_up: returns whether to give up the evaluation; asked before each image with a text
+            that names the image. With several processes, all of them must get the same answers.
 
         Returns:
           `{task: {metric: value}}`, the means over the images; the metrics of the degraded images
           have the prefix "input_".
+
+        Raises:
+          GivenUp: `given_up` returned true; nothing was written.
         """
         params = self._weights(state.params, state.ema)
         means, rows = [], []
         values: dict[str, float] = {}
         for task in self._tasks:
-            results = list(
-                score_network(
-                    lambda t: self._network.bind(params, t.name),
-                    self._images,
-                    task,
-                    tile=self._tile,
-                    overlap=self._settings["overlap"],
-                    batch=self._batch,
-                )
-            )
+            if given_up(task.name):
+                raise GivenUp
+            results = []
+            for result in score_network(
+                lambda t: self._network.bind(params, t.name),
+                self._images,
+                task,
+                tile=self._tile,
+                overlap=self._settings["overlap"],
+                batch=self._batch,
+            ):
+                results.append(result)
+                if len(results) < len(self._images) and given_up(f"{task.name} {len(results)}"):
+                    raise GivenUp
             means.append(mean_score([score for score, *_ in results]))
             rows.append((task.name, *results[0][1:]))
-            values |= {f"{SET}/{task.name}/{k}": v for k, v in means[-1].after.items()}
+            values |= {f"{HELD_OUT}/{task.name}/{k}": v for k, v in means[-1].after.items()}
         metrics_log.write(step, values, "evaluation")
         if devices.is_main():
             self._show(step, format_means(means), contact_sheet(rows), metrics_log)
@@ -113,17 +128,13 @@ class Validator:
         """Prints the table, and writes it, the contact sheet and the curves."""
         folder = self._folder / names.EVALUATION
         path = folder / f"{step:08d}.png"
-        metrics_log.picture(step, f"{SET}/before_after", image)
+        metrics_log.picture(step, f"{HELD_OUT}/before_after", image)
         with log.extra(path):
             folder.mkdir(parents=True, exist_ok=True)
             path.with_suffix(".txt").write_text(text + "\n")
             save_png(path, image)
             save_curves(self._folder / names.CURVES, metrics_log.lines())
-        sys.stderr.flush()
-        print(
-            f"\nstep {step}, {len(self._images)} held-out image(s):\n{text}\nimage: {path}\n",
-            flush=True,
-        )
+        say(f"\nstep {step}, {len(self._images)} held-out image(s):\n{text}\nimage: {path}\n")
 
 
 def held_out(config: dict[str, Any], count: int, size: int) -> list[BenchmarkImage]:

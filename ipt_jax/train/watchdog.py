@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import io
 import sys
 import time
 from typing import Self
@@ -42,6 +41,6 @@ class Watchdog:
             return
         try:
             faulthandler.dump_traceback_later(self._seconds, repeat=True, file=sys.stderr)
-        except (io.UnsupportedOperation, AttributeError):
-            # The stderr of a notebook is not a file.
+        except (OSError, ValueError, RuntimeError, AttributeError):
+            # The stderr of a notebook is not a file, and a closed one has no descriptor.
             self._seconds = 0.0

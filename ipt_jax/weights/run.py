@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
-
 import jax
 import numpy as np
 from etils import epath
 
 from ipt_jax.checkpoints.checkpoints import Checkpoints
 from ipt_jax.config import defaults
-from ipt_jax.errors import WeightsError
+from ipt_jax.config.recorded import read_recorded
+from ipt_jax.errors import ConfigError, WeightsError
 from ipt_jax.model import build
 from ipt_jax.model.lora import merge_adapters
 from ipt_jax.model.trainable import is_partial, overlay
 from ipt_jax.restore.restorer import Restorer
-from ipt_jax.run_folder.folder import CHECKPOINTS, CONFIG, best_step
+from ipt_jax.run_folder.best_record import best_step
+from ipt_jax.run_folder.folder import CHECKPOINTS, CONFIG
 from ipt_jax.tasks import make_tasks
 from ipt_jax.weights.check import check_params
 
@@ -40,7 +40,10 @@ def read_run(folder: epath.Path, step: str, raw: bool) -> Restorer:
             f"(model.json, weights.safetensors); it contains: {content}"
         )
     try:
-        config = json.loads(file.read_text())["config"]
+        config = read_recorded(folder)["config"]
+    except ConfigError as error:
+        raise WeightsError(str(error)) from None
+    try:
         # Runs of older versions do not have this key.
         config.setdefault("finetune", defaults.default().finetune.to_dict())
         tasks = make_tasks(config["tasks"])
@@ -53,7 +56,7 @@ def read_run(folder: epath.Path, step: str, raw: bool) -> Restorer:
         if not steps:
             raise WeightsError(f"{folder}: there is no checkpoint in {folder / CHECKPOINTS} yet")
         if step == "best":
-            chosen = best_step(folder)
+            chosen = best_step(folder, str(config.get("evaluate", {}).get("best", "")))
             if chosen is None:
                 raise WeightsError(
                     f"{folder}@best: the run keeps no best checkpoint (evaluate.best names a "

@@ -234,6 +234,7 @@ def test_workers_do_not_outlive_a_killed_run_and_outlive_the_schedulers_sigterm(
             assert len(pids) == 2
             os.kill(pids[0], signal.SIGTERM)
             os.kill(pids[0], signal.SIGINT)
+            os.kill(pids[0], signal.SIGHUP)
             time.sleep(1)
             assert all(alive(pid) for pid in pids)
         finally:

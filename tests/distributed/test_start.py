@@ -232,6 +232,29 @@ def test_a_signal_to_one_of_two_stops_both_and_they_go_on_bit_identical(
     assert_same(arrays(workdir, min(stopped, STEPS)), arrays(pair[0], min(stopped, STEPS)))
 
 
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_gives_up_the_final_evaluation_of_both(photographs, tmp_path):
+    workdir = tmp_path / "run"
+    flags = [
+        "--config.steps=2",
+        "--config.evaluate.every=2",
+        "--config.evaluate.pictures=2",
+        "--config.evaluate.batch=4",
+    ]
+    # This overlap makes thousands of tiles of an image.
+    slow = [*flags, "--config.evaluate.overlap=15", "--stopped-code=75"]
+    with Pair(photographs, workdir, tmp_path / "a", *slow) as run:
+        run.wait_for_step(workdir, 2)
+        run.processes[1].send_signal(signal.SIGTERM)
+        assert run.codes() == {0: 75, 1: 75}, run.all_said()
+        assert "stopped by SIGTERM to process 1 at step 2 of 2, saved" in run.said(0)
+        assert "Traceback" not in run.all_said()
+    assert not (workdir / "evaluation").exists() and not (workdir / "lock").exists()
+    with Pair(photographs, workdir, tmp_path / "b", *flags, "--config.evaluate.overlap=4") as run:
+        assert run.codes() == {0: 0, 1: 0}, run.all_said()
+    assert (workdir / "evaluation" / "00000002.txt").exists()
+
+
 def test_a_missing_process_is_named_and_not_waited_for_long(photographs, tmp_path):
     for there, message in (
         (0, "process 1 of 2 did not come within 2 s"),

@@ -21,6 +21,6 @@ def test_best_counts_and_forgets_what_will_be_seen_again(tmp_path):
     assert resumed.seen == [(1, 0.5), (2, 0.7), (3, 0.7)] and not resumed.exhausted
     # Evaluations by another metric do not count.
     assert BestCheckpoint.open(tmp_path, {"best": "psnr_y", "patience": 0}, 9).seen == []
-    mean = BestCheckpoint(tmp_path / "m.json", "ssim_y", 0, [])
+    mean = BestCheckpoint(tmp_path / "other", "ssim_y", 0, [])
     mean.add(1, scores(1.0))
     assert mean.seen == [(1, 5.0)]

@@ -23,7 +23,7 @@ from ipt_jax.config import loading as configs
 from ipt_jax.config.loading import complete
 from ipt_jax.errors import ConfigError, WeightsError
 from ipt_jax.model import build
-from ipt_jax.run_folder.folder import best_step
+from ipt_jax.run_folder.best_record import best_step
 from ipt_jax.tasks import PAPER_TASKS, make_tasks
 from ipt_jax.train import init_from, validation
 from ipt_jax.train.loop import pretrain

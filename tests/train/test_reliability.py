@@ -289,12 +289,19 @@ def test_another_config_is_refused_unless_forced(photographs, tmp_path, caplog):
     assert json.loads((tmp_path / "config.json").read_text())["config"]["seed"] == 5
 
 
-def test_a_torn_line_of_the_log_is_mended(photographs, tmp_path):
+def test_damaged_files_of_a_run_are_mended(photographs, tmp_path, caplog):
     pretrain(config(photographs, steps=3, log={"every": 1}), str(tmp_path))
-    path = tmp_path / "metrics.jsonl"
-    path.write_text(path.read_text() + '{"step": 4, "lo')
+    path, record = tmp_path / "metrics.jsonl", tmp_path / "config.json"
+    path.write_bytes(
+        path.read_bytes().replace(b'{"step": 2', b'{"st\xe5p": 2') + b'{"step": 4, "lo'
+    )
+    written = json.loads(record.read_text())["config"]
+    record.write_bytes(record.read_bytes().replace(b'"seed": 0', b'"seed": 1'))
     assert pretrain(config(photographs, steps=5, log={"every": 1}), str(tmp_path)).step == 5
-    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3, 4, 5]
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 3, 4, 5]
+    assert json.loads(record.read_text())["config"] == {**written, "steps": 5}
+    assert "1 damaged lines of metrics are skipped" in caplog.text
+    assert "config.json is damaged (its checksum does not match)" in caplog.text
 
 
 def test_the_step_is_compiled_once_in_a_run(monkeypatch, photographs, tmp_path):

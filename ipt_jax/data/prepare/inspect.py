@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import os
 import pathlib
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
+from ipt_jax import terminal
 from ipt_jax.data.sources.folder import Folder
 from ipt_jax.data.sources.packed import DESCRIPTION, Packed, crc32
 from ipt_jax.data.sources.tfds import Tfds
@@ -104,7 +104,7 @@ def check_source(source: Any, crop: int = 0, threads: int = 0) -> dict[str, Any]
         "checking",
         len(source),
         unit=" images",
-        file=sys.stderr,
+        file=terminal.stderr(),
     )
     for i, found in enumerate(findings):
         total += found.bytes

@@ -11,7 +11,6 @@ import json
 import os
 import pathlib
 import shutil
-import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 import cv2
 from tqdm import tqdm
 
+from ipt_jax import terminal
 from ipt_jax.data.sources.folder import Folder
 from ipt_jax.data.sources.packed import DESCRIPTION, FORMAT, VERSION, Packed, crc32
 from ipt_jax.errors import DataError, DecodeError
@@ -111,7 +111,7 @@ def _write(pictures: Folder, folder: pathlib.Path, shard_bytes: int, threads: in
             "packing",
             len(pictures),
             unit=" images",
-            file=sys.stderr,
+            file=terminal.stderr(),
         ):
             if fault:
                 unreadable.append(f"{name}: {fault}")
@@ -230,7 +230,7 @@ def _read_back(folder: pathlib.Path) -> None:
     packed = Packed(folder)
     wrong = [
         packed.name(i)
-        for i in tqdm(range(len(packed)), "reading back", unit=" images", file=sys.stderr)
+        for i in tqdm(range(len(packed)), "reading back", unit=" images", file=terminal.stderr())
         if crc32(packed[i]) != packed.checksum(i)
     ]
     if wrong:
