@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from ipt_jax import log
 from ipt_jax.errors import RunError, UserError, threads_hang
-from ipt_jax.messages import nearest
+from ipt_jax.messages import nearest, without_controls
 from ipt_jax.versions import __version__
 
 PROGRAM = "ipt"
@@ -158,5 +158,6 @@ def _run(options: argparse.Namespace) -> int:
         message, code = str(error), 2
     except KeyboardInterrupt:
         message, code = "interrupted", 1
-    print(f"{PROGRAM}: {message}", file=sys.stderr)
+    # A message may contain the name of a file, which can hold anything.
+    print(f"{PROGRAM}: {without_controls(message)}", file=sys.stderr)
     return code

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipt_jax.cli.flags import add_tiling_flags, add_weights_flags, load_weights, tiling_of
 from ipt_jax.errors import UserError
-from ipt_jax.messages import listed
+from ipt_jax.messages import listed, printable, without_controls
 
 if TYPE_CHECKING:
     from ipt_jax.restore.restorer import Restorer
@@ -105,7 +105,7 @@ def restore(options: argparse.Namespace) -> int:
         max_megapixels=options.max_megapixels,
     )
     outcome = restore_files(options.inputs, load, settings)
-    print(f"{outcome.restored} restored" + (f" into {outcome.place}" if outcome.restored else ""))
+    print(f"{outcome.restored} restored" + (f" into {printable(outcome.place)}" if outcome.restored else ""))
     if outcome.existing:
         print(
             f"{len(outcome.existing)} skipped because their results exist; --overwrite replaces "
@@ -114,5 +114,5 @@ def restore(options: argparse.Namespace) -> int:
     if outcome.failed:
         print(f"{len(outcome.failed)} could not be restored:", file=sys.stderr)
         for path, reason in outcome.failed:
-            print(f"  {path}: {reason}", file=sys.stderr)
+            print(f"  {printable(path)}: {without_controls(reason)}", file=sys.stderr)
     return 1 if outcome.failed or outcome.existing else 0

@@ -17,7 +17,9 @@ import cv2
 import numpy as np
 
 from ipt_jax.degradations.base import Range, drawn, highest, range_of
+from ipt_jax.images.files import MAX_BYTES
 from ipt_jax.images.formats import LOSSLESS_SUFFIXES
+from ipt_jax.storage import check_regular
 
 # The longest side of a kernel in pixels.
 LARGEST = 201
@@ -195,6 +197,7 @@ def _kernel_files(path: str) -> tuple[str, ...]:
 def _kernel(file: str) -> np.ndarray:
     suffix = Path(file).suffix.lower()
     try:
+        check_regular(file, MAX_BYTES)
         if suffix == ".npy":
             kernel = np.load(file, allow_pickle=False)
         elif suffix == ".txt":

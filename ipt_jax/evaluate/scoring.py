@@ -67,7 +67,7 @@ def generator(seed: int, name: str) -> np.random.Generator:
 
     So a score is the same on every machine and for every selection of images.
     """
-    return np.random.default_rng([seed, zlib.crc32(name.encode())])
+    return np.random.default_rng([seed, zlib.crc32(name.encode("utf-8", "surrogateescape"))])
 
 
 def make_lq(image: BenchmarkImage, task: Task, seed: int) -> tuple[np.ndarray, np.ndarray]:
