@@ -56,6 +56,7 @@ on_signal() {
   signalled=$((signalled + 1))
   if [ "$signalled" -eq 1 ]; then to_all TERM; else exit 130; fi
 }
+# shellcheck disable=SC2329
 end_watcher() { [ -z "$watcher" ] || kill "$watcher" 2>/dev/null || true; }
 trap 'code=$?; end_watcher; to_all KILL; exit $code' EXIT
 trap on_signal INT TERM HUP

@@ -562,3 +562,17 @@ def test_a_damaged_mindspore_checkpoint_is_refused(tmp_path, data, message):
     (tmp_path / "a.ckpt").write_bytes(data)
     with pytest.raises(WeightsError, match=message):
         ipt_jax.load(str(tmp_path / "a.ckpt"))
+
+
+def test_only_regular_files_of_bounded_size_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pt")
+    (tmp_path / "zero.npz").symlink_to("/dev/zero")
+    with open(tmp_path / "sparse.ckpt", "wb") as file:
+        file.truncate(200 << 30)
+    for name, message in (
+        ("pipe.pt", "it is a named pipe, not a regular file"),
+        ("zero.npz", "it is a device, not a regular file"),
+        ("sparse.ckpt", r"it has 214,748,364,800 bytes, more than the limit of [\d,]+"),
+    ):
+        with pytest.raises(WeightsError, match=rf"{name}: {message}$"):
+            tensor_files.read_tensor_file(tmp_path / name)
