@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pathlib
 import struct
 
@@ -22,7 +23,7 @@ from ipt_jax.errors import WeightsError
 from ipt_jax.model import IPT
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.tasks import PAPER_TASKS, TASKS, make_task
-from ipt_jax.weights import authors, task_names
+from ipt_jax.weights import authors, task_names, tensor_files
 from ipt_jax.weights import folder as weights_folder
 from ipt_jax.weights import state_dict as weights
 
