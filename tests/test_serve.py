@@ -188,14 +188,14 @@ def test_nothing_is_left_after_a_signal_nor_after_the_next_start(tmp_path):
     runs.make_run(tmp_path / "run", tasks=("sr2",))
     (tmp_path / "tmp").mkdir()
     left = []
+    # Under nohup, tests ignore SIGHUP, and a process inherits that.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP):
         server = subprocess.Popen(
             [sys.executable, "-c", SERVER, str(tmp_path / "run")],
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
-            # Under nohup, tests ignore SIGHUP, and a process inherits that.
-            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
         try:
             address = server.stdout.readline().split()[0].rstrip("/")
@@ -207,6 +207,7 @@ def test_nothing_is_left_after_a_signal_nor_after_the_next_start(tmp_path):
             server.kill()
             server.stdout.close()
         assert code == (-number if number == signal.SIGKILL else 0)
+    signal.signal(signal.SIGHUP, before)
     # The second start removed what the killed one had left.
     assert [len(folders) for folders in left] == [1, 1, 1] and left[0] != left[1]
     assert not list((tmp_path / "tmp").glob("ipt-serve-*"))

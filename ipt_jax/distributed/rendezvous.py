@@ -30,6 +30,10 @@ TOKEN = "IPT_TOKEN"
 # Seconds in which a connection must introduce itself.
 HELLO = 5.0
 
+# Seconds for which another process waits longer than process 0, which may have begun to wait later
+# and then gives up later.
+LATER = 10.0
+
 # The most connections that wait to introduce themselves; the oldest are closed first.
 WAITING = 256
 
@@ -187,8 +191,7 @@ def _join(address: tuple[str, int], index: int, count: int, limit: float) -> Pee
             connection = socket.create_connection(address, timeout=min(left, 10.0))
             peer = Peer(connection, address[0])
             peer.send(hello)
-            # Process 0 may have begun to wait later than this process, and gives up later, too.
-            answer = peer.first_message(time.monotonic() + max(left, 1.0) + 10) or {}
+            answer = peer.first_message(time.monotonic() + max(left, 1.0) + LATER) or {}
         except (OSError, ValueError) as error:
             why, answer = printable(getattr(error, "strerror", None) or error), {}
             if connection is not None:

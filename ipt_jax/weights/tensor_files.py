@@ -104,8 +104,9 @@ def _read(path: Path) -> TensorFile:
         return _read_torch(path)
     if path.suffix == ".safetensors":
         raise WeightsError("not a safetensors file, or its header is corrupt")
-    # The tag of the first tensor; a large file of something else is not read.
-    if not start.startswith(b"\n"):
+    # A MindSpore checkpoint starts with the tag of a tensor. A large file of something else is not
+    # read.
+    if not start.startswith(b"\n") and path.stat().st_size > 1 << 20:
         raise WeightsError("not a MindSpore checkpoint, or cut short")
     return _read_mindspore(path)
 
