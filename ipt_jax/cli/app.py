@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import re
 import sys
@@ -128,6 +129,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit code: 0 done, 1 a failure while running, 2 invalid usage or input.
     """
+    # Names of files may hold bytes that are no text, and a terminal may know few characters.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     rest, overrides = split_overrides(sys.argv[1:] if arguments is None else arguments)
     parser = make_parser()
     options = parser.parse_args(rest)

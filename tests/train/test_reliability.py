@@ -96,6 +96,13 @@ def stalled_mount(folder: pathlib.Path) -> Iterator[None]:
         os.close(device)
 
 
+@pytest.fixture
+def stalls() -> Iterator[contextlib.ExitStack]:
+    """Takes stalled mounts of a test, and ends them after the test has stopped its processes."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
 def stall(photographs: pathlib.Path, tmp_path: pathlib.Path, limit: int, **data) -> None:
     """Lets the storage of a run stall while it trains, and checks how the run ends."""
     folder, workdir = shutil.copytree(photographs, tmp_path / "pictures"), tmp_path / "run"
@@ -142,7 +149,7 @@ def test_storage_that_stalls_under_worker_processes(photographs, tmp_path):
     ],
 )
 def test_a_second_signal_leaves_at_once_with_the_last_checkpoint_whole(
-    photographs, tmp_path, number, codes
+    photographs, tmp_path, number, codes, stalls
 ):
     folder, workdir = shutil.copytree(photographs, tmp_path / "pictures"), tmp_path / "run"
     changes = {
@@ -156,8 +163,8 @@ def test_a_second_signal_leaves_at_once_with_the_last_checkpoint_whole(
     )
     try:
         wait_for_step(workdir, 5, process)
-        # The first signal waits for the end of the step, which pipes prevent.
-        make_pipes(folder)
+        # The first signal waits for the end of the step, which the storage prevents.
+        stalls.enter_context(stalled_mount(folder))
         before = -1
         while before != (before := (workdir / "metrics.jsonl").stat().st_size):
             time.sleep(0.5)
@@ -174,7 +181,7 @@ def test_a_second_signal_leaves_at_once_with_the_last_checkpoint_whole(
         assert saved >= 2 and checkpoints.restore_params()[1]["step"] == saved
 
 
-def test_a_signal_while_data_do_not_come_saves_all_the_same(photographs, tmp_path):
+def test_a_signal_while_data_do_not_come_saves_all_the_same(photographs, tmp_path, stalls):
     folder, workdir = shutil.copytree(photographs, tmp_path / "pictures"), tmp_path / "run"
     changes = {
         "checkpoint": {"every": 100_000, "keep": 2, "keep_every": 0},
@@ -187,7 +194,7 @@ def test_a_signal_while_data_do_not_come_saves_all_the_same(photographs, tmp_pat
     )
     try:
         wait_for_step(workdir, 5, process)
-        make_pipes(folder)
+        stalls.enter_context(stalled_mount(folder))
         before = -1
         while before != (before := (workdir / "metrics.jsonl").stat().st_size):
             time.sleep(0.5)
