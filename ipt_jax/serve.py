@@ -128,7 +128,7 @@ def _own_names(host: str) -> frozenset[str]:
 
 
 class Guard:
-    """ASGI middleware: refuses requests from other sites, and uploads without room for them.
+    """ASGI middleware that refuses requests of other sites, and uploads without room.
 
     A page of another site can make a visitor's browser send requests to this machine. Such a
     request has the `Origin` of that site. If the site lets its own name point to this machine (DNS

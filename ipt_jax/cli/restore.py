@@ -105,7 +105,10 @@ def restore(options: argparse.Namespace) -> int:
         max_megapixels=options.max_megapixels,
     )
     outcome = restore_files(options.inputs, load, settings)
-    print(f"{outcome.restored} restored" + (f" into {printable(outcome.place)}" if outcome.restored else ""))
+    print(
+        f"{outcome.restored} restored"
+        + (f" into {printable(outcome.place)}" if outcome.restored else "")
+    )
     if outcome.existing:
         print(
             f"{len(outcome.existing)} skipped because their results exist; --overwrite replaces "

@@ -2,8 +2,8 @@
 
 The sender writes an item's arrays to a file in /dev/shm, or in the temporary folder if there is no
 room. The receiver maps that file and removes its name at once. The memory then lives as long as
-the arrays in it, and nothing is left at exit. Of a run that was killed together with its workers the
-next run removes what is left.
+the arrays in it, and nothing is left at exit. The next run removes what is left of a run that was
+killed together with its workers.
 
 multiprocessing's own shared memory is no alternative. It reports a leak when arrays outlive the
 modules that can free them, and a full /dev/shm (64 MB in many containers) would end the process.

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from ipt_jax.degradations.base import Range, drawn, highest, range_of
-from ipt_jax.images.files import MAX_BYTES
+from ipt_jax.images.files import MAX_BYTES, read_image_file
 from ipt_jax.images.formats import LOSSLESS_SUFFIXES
 from ipt_jax.storage import check_regular
 
@@ -203,7 +203,10 @@ def _kernel(file: str) -> np.ndarray:
         elif suffix == ".txt":
             kernel = np.loadtxt(file, ndmin=2)
         else:
-            picture = cv2.imread(file, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
+            # OpenCV's imread crashes for a name that is not UTF-8, and imdecode raises for no data.
+            data = np.frombuffer(read_image_file(file), np.uint8)
+            flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
+            picture = cv2.imdecode(data, flags) if data.size else None
             if picture is None:
                 raise ValueError("it does not open as an image, .npy or .txt")
             kernel = picture

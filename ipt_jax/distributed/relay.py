@@ -90,5 +90,6 @@ def _in_thread(function: object, *arguments: object) -> None:
 def _without_http_proxy(host: str) -> None:
     """Keeps gRPC from asking an HTTP proxy of the environment for a host."""
     if any(os.environ.get(name) for name in ("grpc_proxy", "https_proxy", "http_proxy")):
-        name = "no_grpc_proxy" if os.environ.get("no_grpc_proxy") else "no_proxy"
+        known = ("no_grpc_proxy", "no_proxy")
+        name = next((name for name in known if os.environ.get(name)), known[1])
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), host)))

@@ -86,7 +86,8 @@ def make_lq(image: BenchmarkImage, task: Task, seed: int) -> tuple[np.ndarray, n
     height, width = (size // task.scale for size in image.hq.shape[:2])
     if not height or not width:
         raise DataError(
-            f"{printable(image.name)} is {image.hq.shape[1]}x{image.hq.shape[0]}, too small for {task.name}"
+            f"{printable(image.name)} is {image.hq.shape[1]}x{image.hq.shape[0]}, too small for "
+            f"{task.name}"
         )
     hq = np.ascontiguousarray(image.hq[: height * task.scale, : width * task.scale])
     if image.lq is None:

@@ -206,7 +206,7 @@ time.sleep(600)
 def test_the_next_run_clears_what_killed_runs_left_and_only_that():
     start = [sys.executable, "-c", HOLDER]
     processes = [subprocess.Popen(start, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    dead, alive = processes
+    dead = processes[0]
     try:
         left, used = (process.stdout.readline().split() for process in processes)
         dead.kill()

@@ -56,7 +56,9 @@ class Folder:
         try:
             return read_image_file(os.path.join(self._directory, name))
         except OSError as error:
-            raise DataError(f"cannot read {printable(name)} in {self._directory}: {error.strerror}") from error
+            raise DataError(
+                f"cannot read {printable(name)} in {self._directory}: {error.strerror}"
+            ) from error
 
     def name(self, i: int) -> str:
         return self._names[i]
