@@ -33,6 +33,10 @@ class DecodeError(DataError):
     """Bytes that are not a complete, readable image."""
 
 
+class NotRegular(OSError):
+    """A file that is not opened, because it is a pipe, a device or the like, or is too large."""
+
+
 class WorkerError(DataError):
     """A data worker process died. The message has its exit code."""
 

@@ -9,10 +9,18 @@ from collections.abc import Iterator
 from absl import logging as absl_logging
 
 from ipt_jax import terminal
+from ipt_jax.messages import without_controls
 
 logger = logging.getLogger("ipt_jax")
 
 _TIME = "%H:%M:%S"
+
+
+class _Formatter(logging.Formatter):
+    """Formats messages without the control characters that names of files may contain."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_controls(super().format(record))
 
 
 def setup() -> None:
@@ -21,7 +29,7 @@ def setup() -> None:
     The stream is guarded, so a message that cannot be written is lost and raises nothing.
     """
     handler = logging.StreamHandler(terminal.stderr())
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", _TIME))
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname).1s %(message)s", _TIME))
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -42,7 +50,7 @@ def for_process(index: int) -> None:
         logger.setLevel(logging.WARNING)
         text = f"%(asctime)s %(levelname).1s [process {index}] %(message)s"
         for handler in logger.handlers:
-            handler.setFormatter(logging.Formatter(text, _TIME))
+            handler.setFormatter(_Formatter(text, _TIME))
 
 
 @contextlib.contextmanager

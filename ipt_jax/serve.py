@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import ipaddress
 import os
 import shutil
+import signal
+import socket
 import tempfile
 import threading
 import time
@@ -12,6 +16,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
@@ -23,27 +28,45 @@ from ipt_jax.images.read import ImageFile, read_image
 from ipt_jax.images.write import Form, writing
 from ipt_jax.restore.images import to_uint8
 from ipt_jax.restore.restorer import Restorer
+from ipt_jax.scratch import Scratch
 from ipt_jax.terminal import say
 
 # Seconds after which a result is deleted.
 KEPT = 3600.0
+# The newest results that are kept.
+RESULTS = 32
+# All uploads together may have this many times the bytes of the largest one.
+UPLOADS = 32
 # Addresses that other machines cannot reach.
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def serve_until_interrupted(model: Restorer, *, host: str, port: int, max_pixels: int) -> None:
-    """Serves the page until Ctrl-C; see `start`."""
-    with tempfile.TemporaryDirectory(prefix="ipt_serve_") as folder:
-        close, address = start(model, Path(folder), host, port, max_pixels)
+    """Serves the page until Ctrl-C, SIGTERM or SIGHUP; see `start`.
+
+    Uploads and results are deleted at the end; so are those of an earlier page that was killed.
+    """
+    stopped = threading.Event()
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        # Under nohup, SIGHUP is ignored and stays so.
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: stopped.set())
+    folder = Scratch("ipt-serve-", tempfile.gettempdir())
+    try:
+        close, address = start(model, Path(folder.path), host, port, max_pixels)
         try:
             say(f"{address}  (tasks {', '.join(model.tasks)}; stop with Ctrl-C)")
             if host not in LOCAL:
                 say("other machines can reach this page without a password")
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            say("stopped")
+            stopped.wait()
         finally:
             close()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        folder.remove()
+    say("stopped")
 
 
 def start(
@@ -63,6 +86,7 @@ def start(
     """
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    largest = 4 * max_pixels + (1 << 20)
     page = _page(model, folder / "results", max_pixels)
     page.queue(max_size=1, default_concurrency_limit=1, api_open=False)
     settings = dict(
@@ -72,7 +96,7 @@ def start(
         quiet=True,
         prevent_thread_lock=True,
         allowed_paths=[],
-        max_file_size=4 * max_pixels + (1 << 20),
+        max_file_size=largest,
         enable_monitoring=False,
         ssr_mode=False,
         mcp_server=False,
@@ -80,12 +104,144 @@ def start(
         footer_links=[],
         show_api=False,
         theme=_plain_theme(),
+        app_kwargs={"middleware": [_guard(host, folder / "uploads", UPLOADS * largest)]},
     )
     try:
         page.launch(**_known(type(page).launch, settings))
     except OSError as error:
         raise RunError(f"cannot listen on {host}:{port}: {error}") from None
     return page.close, str(page.local_url)
+
+
+def _guard(host: str, uploads: Path, limit: int) -> Any:
+    """Returns the middleware that refuses foreign requests, for gradio's application."""
+    from starlette.middleware import Middleware
+
+    return Middleware(Guard, names=_own_names(host), uploads=uploads, limit=limit)
+
+
+def _own_names(host: str) -> frozenset[str]:
+    """Returns the names by which this page may be addressed; addresses in digits always may."""
+    names = {host, "localhost"}
+    if host not in LOCAL:
+        names |= {socket.gethostname(), socket.getfqdn()}
+    return frozenset(name.lower() for name in names)
+
+
+class Guard:
+    """ASGI middleware that refuses requests of other sites, and uploads without room.
+
+    A page of another site can make a visitor's browser send requests to this machine. Such a
+    request has the `Origin` of that site. If the site lets its own name point to this machine (DNS
+    rebinding), the request has that name as `Host`.
+
+    Args:
+      app: the application.
+      names: the names that a `Host` header may have, in lower case.
+      uploads: the folder of the uploads.
+      limit: the most bytes that it may contain.
+    """
+
+    def __init__(self, app: Any, names: frozenset[str], uploads: Path, limit: int):
+        self._app, self._names, self._uploads, self._limit = app, names, uploads, limit
+        self._arriving = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answers one request."""
+        if scope["type"] not in ("http", "websocket"):
+            return await self._app(scope, receive, send)
+        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        if not self._is_own(headers):
+            return await _refuse(scope, send, 403, "This page is not for other sites.")
+        if scope.get("method") not in ("POST", "PUT", "PATCH"):
+            return await self._app(scope, receive, send)
+        return await self._receive_body(scope, receive, send, headers)
+
+    def _is_own(self, headers: dict[bytes, str]) -> bool:
+        host = headers.get(b"host", "").lower()
+        name = urlsplit(f"//{host}").hostname or ""
+        if name not in self._names and not _is_address(name):
+            return False
+        origin = headers.get(b"origin")
+        return origin is None or urlsplit(origin).netloc.lower() == host
+
+    async def _receive_body(
+        self, scope: Any, receive: Any, send: Any, headers: dict[bytes, str]
+    ) -> None:
+        """Passes a request on, and ends it as soon as its body does not fit any more."""
+        _delete_old(self._uploads, KEPT)
+        room = self._limit - _bytes_in(self._uploads) - self._arriving
+        announced = headers.get(b"content-length", "0")
+        own, begun = 0, False
+
+        async def counted() -> Any:
+            nonlocal own
+            message = await receive()
+            size = len(message.get("body", b""))
+            own += size
+            self._arriving += size
+            if own > room:
+                raise _NoRoom
+            return message
+
+        async def noted(message: Any) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            if not announced.isdigit() or int(announced) > room:
+                raise _NoRoom
+            await self._app(scope, counted, noted)
+        except _NoRoom:
+            if not begun:
+                await _skip_body(receive, self._limit)
+                await _refuse(scope, send, 413, "There is no room for this upload; try it later.")
+        finally:
+            self._arriving -= own
+
+
+class _NoRoom(Exception):
+    """An upload that does not fit."""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+async def _refuse(scope: Any, send: Any, status: int, text: str) -> None:
+    """Answers a request with a status and a line of text."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": text.encode()})
+
+
+async def _skip_body(receive: Any, limit: int) -> None:
+    """Reads the rest of a request and keeps nothing: many clients wait for an answer only then."""
+    skipped = 0
+    while skipped < limit:
+        message = await receive()
+        skipped += len(message.get("body", b""))
+        if message["type"] != "http.request" or not message.get("more_body"):
+            return
+
+
+def _bytes_in(folder: Path) -> int:
+    """Returns the bytes of all files below a folder."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            # A file may be deleted at this moment.
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(parent, name)).st_size
+    return total
 
 
 def _known(function: Callable[..., Any], settings: dict[str, Any]) -> dict[str, Any]:
@@ -95,8 +251,6 @@ def _known(function: Callable[..., Any], settings: dict[str, Any]) -> dict[str, 
 
 
 def _free_port(host: str) -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind((host if host in LOCAL[:2] else "", 0))
         return int(probe.getsockname()[1])
@@ -120,7 +274,7 @@ def _page(model: Restorer, results: Path, max_pixels: int) -> Any:
             raise gr.Error("Drop an image first.")
         if task not in names:
             raise gr.Error("There is no such task.")
-        _delete_old(results)
+        _delete_old(results, KEPT, RESULTS - 1)
         place = results / uuid.uuid4().hex
         place.mkdir(parents=True)
         try:
@@ -212,8 +366,17 @@ def _before(picture: ImageFile, scale: int) -> Image.Image:
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.BICUBIC)
 
 
-def _delete_old(results: Path) -> None:
-    """Deletes results older than `KEPT`."""
-    for folder in results.iterdir() if results.exists() else ():
-        if folder.stat().st_mtime < time.time() - KEPT:
-            shutil.rmtree(folder, ignore_errors=True)
+def _delete_old(folder: Path, age: float, newest: int | None = None) -> None:
+    """Deletes what is in a folder and older than `age` seconds, or not among the `newest`."""
+    entries = []
+    for entry in folder.iterdir() if folder.exists() else ():
+        # Another request may delete it at this moment.
+        with contextlib.suppress(OSError):
+            entries.append((entry.stat().st_mtime, entry))
+    entries.sort(reverse=True)
+    for number, (changed, entry) in enumerate(entries):
+        if changed < time.time() - age or (newest is not None and number >= newest):
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)

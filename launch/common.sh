@@ -45,9 +45,10 @@ tool() {
   [ -n "$DRY_RUN" ] || command -v "$1" >/dev/null || die "$1 is not installed: $2"
 }
 
-# value FLAG "$@": prints the argument of a flag.
+# value FLAG "$@": prints the argument of a flag, which becomes part of a line of a job script.
 value() {
   [ $# -ge 2 ] && [ -n "$2" ] || die "$1 needs a value"
+  [[ $2 != *[[:cntrl:]]* ]] || die "the value of $1 contains a line break or a control character"
   printf '%s' "$2"
 }
 
@@ -65,5 +66,8 @@ tell_stops() {
     *" pretrain "* | *" finetune "*) COMMAND+=("--stopped-code=$STOPPED") ;;
   esac
 }
+
+# Prints 32 random hexadecimal digits.
+random_token() { od -An -N16 -tx1 /dev/urandom | tr -d ' \n'; }
 
 quoted() { printf '%q ' "$@"; }

@@ -13,7 +13,7 @@
 #
 # The output of process 0 is shown; that of the others has their number in front. If one process
 # ends with an error, all end. After Ctrl-C or SIGTERM, the run saves and exits; a second signal
-# kills it.
+# kills it. If this script itself is killed, the processes get SIGTERM, and SIGKILL a minute later.
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=launch/common.sh
 . "$here/common.sh"
@@ -41,7 +41,12 @@ need PROCESSES --processes
 need_command
 [ -z "$GPUS" ] || [ -z "$DEVICES" ] || die "--devices is for CPUs, --gpus for GPUs: not both"
 
+# Processes of other runs and of other users cannot join this run (see docs/launch.md).
+IPT_TOKEN=${IPT_TOKEN:-$(random_token)}
+export IPT_TOKEN
+
 pids=()
+watcher=''
 signalled=0
 # shellcheck disable=SC2329  # the traps call these
 to_all() { [ ${#pids[@]} -eq 0 ] || kill "-$1" "${pids[@]}" 2>/dev/null || true; }
@@ -51,7 +56,9 @@ on_signal() {
   signalled=$((signalled + 1))
   if [ "$signalled" -eq 1 ]; then to_all TERM; else exit 130; fi
 }
-trap 'code=$?; to_all KILL; exit $code' EXIT
+# shellcheck disable=SC2329
+end_watcher() { [ -z "$watcher" ] || kill "$watcher" 2>/dev/null || true; }
+trap 'code=$?; end_watcher; to_all KILL; exit $code' EXIT
 trap on_signal INT TERM HUP
 
 for ((i = 0; i < PROCESSES; i++)); do
@@ -66,6 +73,23 @@ for ((i = 0; i < PROCESSES; i++)); do
   else env "${settings[@]}" "${COMMAND[@]}" </dev/null > >(sed "s/^/[$i] /") 2>&1 & fi
   pids+=($!)
 done
+
+# A killed script runs no trap, so another process watches it.
+if [ ${#pids[@]} -gt 0 ]; then
+  (
+    trap - EXIT
+    trap '' INT HUP
+    trap 'exit 0' TERM
+    while kill -0 $$ 2>/dev/null; do sleep 1; done
+    to_all TERM
+    for ((second = 0; second < 60; second++)); do
+      kill -0 "${pids[@]}" 2>/dev/null || break
+      sleep 1
+    done
+    to_all KILL
+  ) </dev/null >/dev/null 2>&1 &
+  watcher=$!
+fi
 
 worst=0
 for pid in "${pids[@]}"; do

@@ -64,6 +64,9 @@ ${PARTITION:+#SBATCH --partition=$PARTITION
 }${AGAIN:+#SBATCH --requeue
 }set -uo pipefail
 PATH=$(printf %q "$ENVIRONMENT")/bin:\$PATH
+# Tasks of other jobs cannot join this run. srun passes the variable to the tasks.
+IPT_TOKEN=\$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+export IPT_TOKEN
 # At a preemption, Slurm signals this script only; at the time limit, it signals the tasks of srun.
 trap 'kill -TERM "\$child" 2>/dev/null' TERM
 srun --kill-on-bad-exit=1 $(quoted "${COMMAND[@]}")&

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
+import os
 import pathlib
+import signal
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -110,6 +114,103 @@ def test_no_file_of_the_machine_can_be_read(address, tmp_path):
         and str(tmp_path).encode() not in said
     )
     assert str(tmp_path).encode() not in fetch(f"{address}/config")[1]
+
+
+def send(address: str, path: str, body: bytes | None = None, **headers: str) -> int:
+    """Returns the status of the answer to a request with any headers."""
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+    try:
+        connection.request(
+            "GET" if body is None else "POST",
+            path,
+            body,
+            {name.replace("_", "-"): value for name, value in headers.items()},
+        )
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def upload(address: str, size: int, **headers: str) -> int:
+    content = (
+        b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+        + bytes(np.random.default_rng(size).integers(0, 256, size).astype(np.uint8))
+        + b"\r\n--x--\r\n"
+    )
+    kind = "multipart/form-data; boundary=x"
+    return send(address, "/gradio_api/upload", content, Content_Type=kind, **headers)
+
+
+@pytest.mark.slow
+def test_requests_of_other_sites_are_refused(address):
+    here = address.removeprefix("http://")
+    port = here.rpartition(":")[2]
+    for host in (here, f"localhost:{port}", f"LOCALHOST:{port}", f"192.168.1.9:{port}"):
+        assert send(address, "/config", Host=host) == 200, host
+        assert send(address, "/config", Host=host, Origin=f"http://{host}") == 200, host
+        assert upload(address, 9, Host=host, Origin=f"http://{host}") == 200, host
+    for host in (f"evil.example:{port}", "evil.example", "", f"127.0.0.1.evil.example:{port}"):
+        assert send(address, "/config", Host=host) == 403, host
+        assert upload(address, 9, Host=host) == 403, host
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:1", f"http://x@{here}.example"):
+        assert upload(address, 9, Origin=origin) == 403, origin
+
+
+@pytest.mark.slow
+def test_uploads_have_a_total_limit(model, tmp_path):
+    pytest.importorskip("gradio", reason="needs the extra serve")
+    from ipt_jax import serve
+
+    # Each upload has 1 MB, and all together may have 32 times 1.04 MB.
+    close, address = serve.start(model, tmp_path, "127.0.0.1", 0, 10)
+    address = address.rstrip("/")
+    try:
+        codes = [upload(address, 1_000_000 + i) for i in range(36)]
+        assert codes.count(200) >= 30 and codes[-1] == 413 and set(codes) == {200, 413}, codes
+        assert serve._bytes_in(tmp_path) <= 33 * (40 + (1 << 20))
+        for entry in (tmp_path / "uploads").iterdir():
+            os.utime(entry, (1, 1))
+        assert upload(address, 999_999) == 200
+    finally:
+        close()
+
+
+SERVER = """
+import sys
+from ipt_jax.cli.app import main
+sys.exit(main(["serve", "--weights", sys.argv[1], "--port", "0"]))
+"""
+
+
+@pytest.mark.slow
+def test_nothing_is_left_after_a_signal_nor_after_the_next_start(tmp_path):
+    pytest.importorskip("gradio", reason="needs the extra serve")
+    runs.make_run(tmp_path / "run", tasks=("sr2",))
+    (tmp_path / "tmp").mkdir()
+    left = []
+    # Under nohup, tests ignore SIGHUP, and a process inherits that.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP):
+        server = subprocess.Popen(
+            [sys.executable, "-c", SERVER, str(tmp_path / "run")],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
+        )
+        try:
+            address = server.stdout.readline().split()[0].rstrip("/")
+            assert upload(address, 1000) == 200
+            left.append(list((tmp_path / "tmp").glob("ipt-serve-*")))
+            server.send_signal(number)
+            code = server.wait(timeout=60)
+        finally:
+            server.kill()
+            server.stdout.close()
+        assert code == (-number if number == signal.SIGKILL else 0)
+    signal.signal(signal.SIGHUP, before)
+    # The second start removed what the killed one had left.
+    assert [len(folders) for folders in left] == [1, 1, 1] and left[0] != left[1]
+    assert not list((tmp_path / "tmp").glob("ipt-serve-*"))
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import re
 import sys
@@ -13,7 +14,7 @@ from typing import Any, NoReturn
 
 from ipt_jax import log, terminal
 from ipt_jax.errors import RunError, UserError, threads_hang
-from ipt_jax.messages import nearest
+from ipt_jax.messages import nearest, without_controls
 from ipt_jax.terminal import say_error
 from ipt_jax.versions import __version__
 
@@ -129,6 +130,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit code: 0 done, 1 a failure while running, 2 invalid usage or input.
     """
+    # Names of files may hold bytes that are no text, and a terminal may know few characters.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if arguments is None:
         terminal.guard_process()
         return _main(sys.argv[1:], program=True)
@@ -173,5 +178,6 @@ def _run(options: argparse.Namespace) -> int:
         message, code = str(error), 2
     except KeyboardInterrupt:
         message, code = "interrupted", 1
-    say_error(f"{PROGRAM}: {message}")
+    # A message may contain the name of a file, which can hold anything.
+    say_error(f"{PROGRAM}: {without_controls(message)}")
     return code

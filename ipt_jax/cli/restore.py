@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipt_jax.cli.flags import add_tiling_flags, add_weights_flags, load_weights, tiling_of
 from ipt_jax.errors import UserError
-from ipt_jax.messages import listed
+from ipt_jax.messages import listed, printable, without_controls
 from ipt_jax.terminal import say, say_error
 
 if TYPE_CHECKING:
@@ -105,7 +105,10 @@ def restore(options: argparse.Namespace) -> int:
         max_megapixels=options.max_megapixels,
     )
     outcome = restore_files(options.inputs, load, settings)
-    say(f"{outcome.restored} restored" + (f" into {outcome.place}" if outcome.restored else ""))
+    say(
+        f"{outcome.restored} restored"
+        + (f" into {printable(outcome.place)}" if outcome.restored else "")
+    )
     if outcome.existing:
         say(
             f"{len(outcome.existing)} skipped because their results exist; --overwrite replaces "
@@ -114,5 +117,5 @@ def restore(options: argparse.Namespace) -> int:
     if outcome.failed:
         say_error(f"{len(outcome.failed)} could not be restored:")
         for path, reason in outcome.failed:
-            say_error(f"  {path}: {reason}")
+            say_error(f"  {printable(path)}: {without_controls(reason)}")
     return 1 if outcome.failed or outcome.existing else 0

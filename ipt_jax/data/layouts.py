@@ -15,8 +15,9 @@ import numpy as np
 
 from ipt_jax.errors import DataError, DecodeError
 from ipt_jax.images.decode import decode
+from ipt_jax.images.files import read_image_file
 from ipt_jax.images.formats import SUFFIXES
-from ipt_jax.messages import listed
+from ipt_jax.messages import listed, printable
 
 # Folder names of (degraded, clean), lower case.
 PAIRS = (
@@ -85,9 +86,11 @@ def read_picture(path: Path) -> np.ndarray:
       DataError: the file cannot be read or decoded; the message names it.
     """
     try:
-        return decode(path.read_bytes())
-    except (DecodeError, OSError) as error:
-        raise DataError(f"{path}: {error}") from None
+        return decode(read_image_file(path))
+    except DecodeError as error:
+        raise DataError(f"{printable(path)}: {error}") from None
+    except OSError as error:
+        raise DataError(f"{printable(path)}: {error.strerror or error}") from None
 
 
 def canonical_name(name: str) -> str:

@@ -27,6 +27,7 @@ from ipt_jax.data.sources.source import Source
 from ipt_jax.data.stages import Stage, untimed
 from ipt_jax.errors import DataError, DecodeError
 from ipt_jax.images.decode import decode
+from ipt_jax.messages import printable
 from ipt_jax.tasks import Task
 
 Batch = dict[str, dict[str, np.ndarray]]
@@ -199,7 +200,7 @@ class Batches:
             try:
                 return self._decoded(index)
             except DecodeError as error:
-                replaced.append(f"{self.source.name(index)}: {error}")
+                replaced.append(f"{printable(self.source.name(index))}: {error}")
             tried.add(index)
             others = len(self.source) - len(tried | set(taken))
             if len(tried) == TRIES or not others:

@@ -2,7 +2,8 @@
 
 The sender writes an item's arrays to a file in /dev/shm, or in the temporary folder if there is no
 room. The receiver maps that file and removes its name at once. The memory then lives as long as
-the arrays in it, and nothing is left at exit.
+the arrays in it, and nothing is left at exit. The next run removes what is left of a run that was
+killed together with its workers.
 
 multiprocessing's own shared memory is no alternative. It reports a leak when arrays outlive the
 modules that can free them, and a full /dev/shm (64 MB in many containers) would end the process.
@@ -15,10 +16,14 @@ import dataclasses
 import mmap
 import os
 import pickle
-import shutil
 import tempfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from ipt_jax.scratch import Scratch
+
+# The start of the names of the folders; the number of the run's process follows it.
+PREFIX = "ipt-data-"
 
 # Alignment in bytes that lets jax use an array without a copy.
 _ALIGNED = 64
@@ -28,16 +33,15 @@ class Room:
     """The folders of one stream for items in transit: in memory, and on disk as a fallback."""
 
     def __init__(self) -> None:
-        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-        prefix = f"ipt-data-{os.getpid()}-"
-        self.folders = [
-            tempfile.mkdtemp(prefix=prefix, dir=place) for place in dict.fromkeys((memory, None))
-        ]
+        disk = tempfile.gettempdir()
+        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else disk
+        self._scratch = [Scratch(PREFIX, place) for place in dict.fromkeys((memory, disk))]
+        self.folders = [scratch.path for scratch in self._scratch]
 
     def remove(self) -> None:
         """Removes the folders and all items that were not received."""
-        for folder in self.folders:
-            shutil.rmtree(folder, ignore_errors=True)
+        for scratch in self._scratch:
+            scratch.remove()
 
 
 class Parcel(NamedTuple):

@@ -17,7 +17,9 @@ import cv2
 import numpy as np
 
 from ipt_jax.degradations.base import Range, drawn, highest, range_of
+from ipt_jax.images.files import MAX_BYTES, read_image_file
 from ipt_jax.images.formats import LOSSLESS_SUFFIXES
+from ipt_jax.storage import check_regular
 
 # The longest side of a kernel in pixels.
 LARGEST = 201
@@ -195,12 +197,16 @@ def _kernel_files(path: str) -> tuple[str, ...]:
 def _kernel(file: str) -> np.ndarray:
     suffix = Path(file).suffix.lower()
     try:
+        check_regular(file, MAX_BYTES)
         if suffix == ".npy":
             kernel = np.load(file, allow_pickle=False)
         elif suffix == ".txt":
             kernel = np.loadtxt(file, ndmin=2)
         else:
-            picture = cv2.imread(file, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
+            # OpenCV's imread crashes for a name that is not UTF-8, and imdecode raises for no data.
+            data = np.frombuffer(read_image_file(file), np.uint8)
+            flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
+            picture = cv2.imdecode(data, flags) if data.size else None
             if picture is None:
                 raise ValueError("it does not open as an image, .npy or .txt")
             kernel = picture

@@ -18,6 +18,8 @@ import cv2
 import numpy as np
 
 from ipt_jax.degradations.base import Range
+from ipt_jax.errors import DecodeError
+from ipt_jax.images.files import read_image_file
 from ipt_jax.images.formats import SUFFIXES
 
 # Standard deviation of log length and log width within an image.
@@ -230,7 +232,13 @@ def _streak_files(directory: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=256)
 def _streaks(path: str) -> np.ndarray:
-    image = cv2.imread(path, cv2.IMREAD_GRAYSCALE)
+    try:
+        data = read_image_file(path)
+    except (OSError, DecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"RainFolder: {path!r} cannot be read: {reason}.") from None
+    # OpenCV's imread crashes for a name that is not UTF-8, and imdecode raises for no data.
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) if data else None
     if image is None:
         raise ValueError(f"RainFolder: {path!r} cannot be read as an image.")
     return image

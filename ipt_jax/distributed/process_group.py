@@ -19,6 +19,7 @@ from typing import Any
 from ipt_jax.distributed.peer import Peer, process_names
 from ipt_jax.errors import Lost
 from ipt_jax.log import logger
+from ipt_jax.messages import without_controls
 from ipt_jax.terminal import say_error
 
 # Seconds that a barrier waits for the slowest process, which may open data or read a checkpoint.
@@ -219,8 +220,8 @@ class ProcessGroup:
                 with self._news:
                     self._handle(index, message)
                     self._news.notify_all()
-        except (OSError, ValueError):
-            # What follows treats a broken connection as a closed one.
+        # What follows treats a broken connection, or one that sends nonsense, as a closed one.
+        except Exception:
             pass
         with self._news:
             self._gone.add(index)
@@ -246,7 +247,7 @@ class ProcessGroup:
         elif "agreed" in message:
             self._agreed = True
         elif "fault" in message:
-            self._fail(message["fault"], index)
+            self._fail(without_controls(message["fault"])[:10_000], index)
 
     def _decide(self, request: Mapping[str, Any]) -> None:
         """Process 0's part of a stop: the first request decides for all processes."""

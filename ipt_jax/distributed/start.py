@@ -20,6 +20,7 @@ from ipt_jax import log
 from ipt_jax.distributed import rendezvous
 from ipt_jax.distributed.discovery import ProcessSpec, StartOptions, find_process, start_timeout
 from ipt_jax.distributed.process_group import ProcessGroup
+from ipt_jax.distributed.relay import start_relay
 from ipt_jax.errors import Lost, RunError, UserError
 from ipt_jax.terminal import say_error
 
@@ -94,8 +95,11 @@ def _start_jax(process: ProcessSpec, limit: float) -> None:
     Raises:
       Lost: process 0 cannot listen on its port.
     """
-    port = int(process.coordinator.rpartition(":")[2])
-    if process.index == 0:
+    host, _, digits = process.coordinator.rpartition(":")
+    port, coordinator = int(digits), process.coordinator
+    if process.index:
+        coordinator = start_relay((host.strip("[]"), port), limit)
+    else:
         try:
             socket.create_server(("", port)).close()
         except OSError as error:
@@ -108,7 +112,7 @@ def _start_jax(process: ProcessSpec, limit: float) -> None:
     # SIGINT.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
-        process.coordinator,
+        coordinator,
         process.count,
         process.index,
         local_device_ids=process.local_devices,

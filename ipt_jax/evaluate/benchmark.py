@@ -17,6 +17,7 @@ from ipt_jax.evaluate.results import Row, format_rows
 from ipt_jax.evaluate.scoring import unclipped
 from ipt_jax.evaluate.sets import BenchmarkSet, kind_of
 from ipt_jax.evaluate.trials import Trial, labels_of
+from ipt_jax.messages import printable
 from ipt_jax.terminal import say
 from ipt_jax.versions import __version__
 
@@ -99,7 +100,7 @@ def run_benchmark(
         **candidate.settings(),
     }
     plain = {key: value for key, value in described.items() if not isinstance(value, dict)}
-    say("\n" + "; ".join(f"{key} {value}" for key, value in plain.items()))
+    say("\n" + "; ".join(f"{key} {printable(value)}" for key, value in plain.items()))
     if settings.json:
         scores = {**described, "rows": [row.as_json() for row in rows]}
         Path(settings.json).write_text(json.dumps(scores, indent=1) + "\n")
@@ -136,7 +137,7 @@ def _score_set(
         row.seconds = time.perf_counter() - began
         if report is not None:
             report.add(row, result)
-        _show_progress(f"{one.name} {trial.label}: {len(row.scores)} of {len(one.hq)}")
+        _show_progress(f"{printable(one.name)} {trial.label}: {len(row.scores)} of {len(one.hq)}")
     _show_progress("")
     return row
 

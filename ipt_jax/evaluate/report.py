@@ -17,6 +17,7 @@ import numpy as np
 from ipt_jax.evaluate.published import published
 from ipt_jax.evaluate.scoring import Result, Score
 from ipt_jax.images.sheet import encode_image
+from ipt_jax.messages import printable
 from ipt_jax.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _asset(name: str) -> str:
 
 
 def _text(value: Any) -> str:
-    return html.escape(str(value))
+    return html.escape(printable(value))
 
 
 def _number(metric: str, value: float) -> str:

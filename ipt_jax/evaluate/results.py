@@ -11,6 +11,7 @@ import numpy as np
 from ipt_jax.evaluate.scoring import Score
 from ipt_jax.evaluate.sets import BenchmarkSet
 from ipt_jax.evaluate.trials import Trial
+from ipt_jax.messages import printable
 from ipt_jax.metrics import METRICS
 
 
@@ -107,7 +108,7 @@ def format_rows(rows: Sequence[Row]) -> str:
             for m in ("psnr_y", "psnr_rgb", "ssim_y", "ssim_rgb")
         ]
         lines.append(
-            f"{row.set.name:<10} {row.trial.label:<13} {len(row.scores):>3}  "
+            f"{printable(row.set.name):<10} {row.trial.label:<13} {len(row.scores):>3}  "
             + "  ".join(f"{c:>15}" for c in cells)
             + (f"  {row.tiles / row.seconds:8.1f}" if row.tiles else "")
         )

@@ -13,6 +13,7 @@ import numpy as np
 from ipt_jax.degradations.noise import Noise
 from ipt_jax.errors import DataError
 from ipt_jax.images.resize import bicubic_up
+from ipt_jax.messages import printable
 from ipt_jax.metrics import psnr, ssim
 from ipt_jax.restore.images import restore_pictures, to_uint8
 from ipt_jax.restore.network import Apply
@@ -67,7 +68,7 @@ def generator(seed: int, name: str) -> np.random.Generator:
 
     So a score is the same on every machine and for every selection of images.
     """
-    return np.random.default_rng([seed, zlib.crc32(name.encode())])
+    return np.random.default_rng([seed, zlib.crc32(name.encode("utf-8", "surrogateescape"))])
 
 
 def make_lq(image: BenchmarkImage, task: Task, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -85,14 +86,15 @@ def make_lq(image: BenchmarkImage, task: Task, seed: int) -> tuple[np.ndarray, n
     height, width = (size // task.scale for size in image.hq.shape[:2])
     if not height or not width:
         raise DataError(
-            f"{image.name} is {image.hq.shape[1]}x{image.hq.shape[0]}, too small for {task.name}"
+            f"{printable(image.name)} is {image.hq.shape[1]}x{image.hq.shape[0]}, too small for "
+            f"{task.name}"
         )
     hq = np.ascontiguousarray(image.hq[: height * task.scale, : width * task.scale])
     if image.lq is None:
         return task.degrade(hq, generator(seed, image.name)), hq
     if image.lq.shape[:2] != (height, width):
         raise DataError(
-            f"{image.name}: the sizes of the pair do not match: lq is "
+            f"{printable(image.name)}: the sizes of the pair do not match: lq is "
             f"{image.lq.shape[1]}x{image.lq.shape[0]}, hq is "
             f"{image.hq.shape[1]}x{image.hq.shape[0]}; {task.name} needs an lq of {width}x{height}"
         )
@@ -185,7 +187,7 @@ def _measure(pair: Degraded, output: np.ndarray, task: Task) -> Result:
     try:
         scores = [score_image(image, pair.hq, task.border) for image in (before, after)]
     except ValueError as error:
-        raise DataError(f"{pair.name}: {error}") from None
+        raise DataError(f"{printable(pair.name)}: {error}") from None
     return Score(pair.name, task.name, *scores), pair.hq, before, after
 
 

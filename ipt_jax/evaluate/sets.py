@@ -21,7 +21,7 @@ from ipt_jax.degradations.paired import Paired
 from ipt_jax.degradations.rain import Rain, RainFolder
 from ipt_jax.errors import DataError
 from ipt_jax.evaluate.scoring import BenchmarkImage
-from ipt_jax.messages import nearest
+from ipt_jax.messages import nearest, printable
 from ipt_jax.tasks import Task
 
 # The kinds of task at which sets are scored by convention. Other sets are scored at every kind that
@@ -93,7 +93,7 @@ class BenchmarkSet:
     def describe(self) -> str:
         """Returns one line with the set's name, number of images and layout."""
         return (
-            f"{self.name}: {len(self.hq)} image{'s' if len(self.hq) > 1 else ''}, "
+            f"{printable(self.name)}: {len(self.hq)} image{'s' if len(self.hq) > 1 else ''}, "
             f"{self.layout.words}"
         )
 

@@ -36,6 +36,16 @@ _PLUGINS: dict[str, type] = {
 
 _CV2_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 
+# A block of 8x8 pixels takes one bit at least, for its mean.
+_PIXELS_PER_BYTE = 512
+
+# Data that differ from the zero bits with which libjpeg continues an image that ends early: first
+# without restart markers, then behind each of them.
+_FILLER = b"".join(
+    (b"" if marker is None else bytes((0xFF, marker))) + bytes(range(1, 255))
+    for marker in (None, *range(0xD0, 0xD8))
+)
+
 _MARKER = re.compile(rb"\xff+[^\x00\xff]", re.DOTALL)
 
 _PNG_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
@@ -52,6 +62,8 @@ class Header(NamedTuple):
       channels: of a JPEG; 0 for a PNG.
       orientation: EXIF orientation, 1..8.
       scan: of a JPEG, the offset at which the entropy-coded data of its first scan starts.
+      scan_marker: of a JPEG, the offset of the marker of its first scan.
+      progressive: whether it is a progressive JPEG.
     """
 
     height: int
@@ -59,6 +71,8 @@ class Header(NamedTuple):
     channels: int = 0
     orientation: int = 1
     scan: int = 0
+    scan_marker: int = 0
+    progressive: bool = False
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -108,9 +122,11 @@ def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray:
     header = check_jpeg(data, max_pixels)
     if header.channels == 4:
         with JpegImagePlugin.JpegImageFile(io.BytesIO(data)) as picture:
+            check_jpeg_pixels(data, np.asarray(picture))
             image = np.asarray(picture.convert("RGB"))
     else:
         image = _cv2_decode(data, "JPEG")
+        check_jpeg_pixels(data, image)
     return orient(image, header.orientation)
 
 
@@ -126,13 +142,75 @@ def check_jpeg(data: bytes, max_pixels: int) -> Header:
     # lies in front of the scan.
     if data.rfind(b"\xff\xd9", header.scan) < 0:
         raise DecodeError("the JPEG is truncated: no end-of-image marker")
+    if header.height * header.width > _PIXELS_PER_BYTE * (len(data) - header.scan):
+        raise DecodeError(
+            f"the JPEG is truncated: {len(data) - header.scan:,} bytes cannot hold "
+            f"{header.width}x{header.height} pixels"
+        )
+    if header.progressive:
+        _check_scans(data, header)
     return header
+
+
+def check_jpeg_pixels(data: bytes, image: np.ndarray, always: bool = False) -> None:
+    """Raises DecodeError if the decoder ran out of data before the end of the image.
+
+    libjpeg then fills the rest with mid-grey without an error. So where the last pixels are
+    mid-grey, the image is decoded once more with additional data in front of its end marker. A
+    complete image does not change, since nothing is read after its last pixel.
+
+    Args:
+      data: the encoded JPEG, which `check_jpeg` has accepted.
+      image: the decoded image as stored, before the orientation is undone.
+      always: decode a second time whatever the last pixels are. This also finds a progressive JPEG
+        that ends within its last scan, at the price of the second decoding.
+    """
+    corner = image[-2:, -2:].astype(np.int16)
+    cmyk = image.ndim == 3 and image.shape[2] == 4
+    if not always and not cmyk and np.abs(corner - 128).max() > 1:
+        return
+    end = data.rfind(b"\xff\xd9")
+    longer = data[:end] + _FILLER + data[end:]
+    with (
+        JpegImagePlugin.JpegImageFile(io.BytesIO(data)) as first,
+        JpegImagePlugin.JpegImageFile(io.BytesIO(longer)) as second,
+    ):
+        if not np.array_equal(np.asarray(first), np.asarray(second)):
+            raise DecodeError("the JPEG is truncated: its data end before the image does")
+
+
+def _check_scans(data: bytes, header: Header) -> None:
+    """Raises DecodeError if a progressive JPEG lacks scans (ITU-T T.81, annex G).
+
+    Each scan holds some bits of some coefficients. A file whose last scans are missing decodes to a
+    blurred image.
+    """
+    # The lowest bit that a scan has delivered, for each component and coefficient.
+    bits: dict[tuple[int, int], int] = {}
+    components: set[int] = set()
+    # Within entropy-coded data no FF byte is followed by DA, so each hit is a scan.
+    position = header.scan_marker
+    while position >= 0:
+        count = data[position + 4] if len(data) > position + 4 else 0
+        body = data[position + 5 : position + 8 + 2 * count]
+        if len(body) < 3 + 2 * count:
+            break
+        names = body[: 2 * count : 2]
+        first, last, low = body[-3], body[-2], body[-1] & 15
+        components.update(names)
+        for name in names:
+            for coefficient in range(first, min(last, 63) + 1):
+                bits[name, coefficient] = low
+        position = data.find(b"\xff\xda", position + 8 + 2 * count)
+    if any(bits.get((name, i), 1) for name in components for i in range(64)):
+        raise DecodeError("the progressive JPEG is truncated: it lacks scans")
 
 
 def _jpeg_header(data: bytes) -> Header:
     """Reads the segments in front of the first scan (ITU-T T.81, annex B)."""
     position, orientation = 2, 1
     height = width = channels = -1
+    progressive = False
     while True:
         # As libjpeg does, this skips fill bytes and stray bytes between segments.
         found = _MARKER.search(data, position)
@@ -151,6 +229,7 @@ def _jpeg_header(data: bytes) -> Header:
         if len(data) < position:
             raise DecodeError("the JPEG is truncated inside its header")
         if marker == 0xDA:
+            marker_at = position - length - 2
             break
         if marker == 0xE1 and body.startswith(b"Exif\x00\x00"):
             orientation = _exif_orientation(body)
@@ -158,9 +237,10 @@ def _jpeg_header(data: bytes) -> Header:
             if len(body) < 6:
                 raise DecodeError("the JPEG's header is corrupt")
             height, width, channels = struct.unpack(">xHHB", body[:6])
+            progressive = marker == 0xC2
     if height < 0:
         raise DecodeError("the JPEG's header is corrupt: a scan without a frame")
-    return Header(height, width, channels, orientation, scan=position)
+    return Header(height, width, channels, orientation, position, marker_at, progressive)
 
 
 def _decode_png(data: bytes, max_pixels: int) -> np.ndarray:

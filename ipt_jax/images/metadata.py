@@ -41,6 +41,8 @@ def exif_of(image: Image.Image) -> bytes:
     for group in (EXIF_IFD, GPS_IFD):
         # Pillow writes a group of tags only after it has been read.
         exif.get_ifd(group)
+    # Pillow would write the EXIF of a BigTIFF as a BigTIFF, which is not EXIF any more.
+    exif.bigtiff = False
     return exif.tobytes().removeprefix(b"Exif\x00\x00") if len(exif) else b""
 
 

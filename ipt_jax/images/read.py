@@ -24,6 +24,7 @@ from PIL import (
 
 from ipt_jax.errors import DecodeError
 from ipt_jax.images import decode, metadata, pillow
+from ipt_jax.images.files import open_image_file, read_image_file
 from ipt_jax.images.formats import sniff_format
 from ipt_jax.messages import first_line
 
@@ -79,7 +80,7 @@ def measure(path: Path) -> tuple[int, int] | None:
     Returns None for a file that cannot be read; `read_image` then raises the reason.
     """
     try:
-        with path.open("rb") as file:
+        with open_image_file(path) as file:
             kind = kind_of(file.read(12))
             file.seek(0)
             with PLUGINS[kind](file) as picture:
@@ -98,21 +99,25 @@ def read_image(path: Path, max_pixels: int = decode.MAX_PIXELS) -> ImageFile:
         allocated for it.
 
     Raises:
-      DecodeError: the file is in another format, is truncated, corrupt or too large, or has
-        32-bit pixels.
+      DecodeError: the file is in another format, is truncated, corrupt or too large, has 32-bit
+        pixels, or is not a regular file.
       OSError: the file cannot be opened or read.
     """
-    data = path.read_bytes()
+    data = read_image_file(path)
     kind = kind_of(data[:12])
     try:
+        progressive = False
         if kind == "jpeg":
-            decode.check_jpeg(data, max_pixels)
+            progressive = decode.check_jpeg(data, max_pixels).progressive
         elif kind == "png":
             decode.check_png(data, max_pixels)
         elif kind == "webp":
             decode.check_webp(data)
         with PLUGINS[kind](io.BytesIO(data)) as picture:
             decode.check_size(picture.height, picture.width, max_pixels)
+            if kind == "jpeg":
+                picture.load()
+                decode.check_jpeg_pixels(data, np.asarray(picture), always=progressive)
             return _image_file(picture, kind, data)
     except (DecodeError, MemoryError):
         raise

@@ -24,6 +24,9 @@ FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif", "bmp"
 QUALITY = {"jpeg": 95, "webp": 90}
 # Format -> the longest side in pixels.
 _SIDES = {"jpeg": 65535, "webp": 16383, "bmp": 2**31 - 1, "png": 2**31 - 1, "tiff": 2**31 - 1}
+# The most bytes of an EXIF block in a JPEG: a segment of 65,535 bytes holds it, its own length, the
+# word "Exif" and two zeros. `metadata.resized` may need some more bytes than the original.
+_JPEG_EXIF = 65_535 - 2 - 6 - 64
 
 
 class Writer(Protocol):
@@ -81,10 +84,15 @@ class Form:
         if (self.format, self.channels, self.depth) == ("tiff", 2, 16):
             # Pillow and many other readers cannot read 16-bit grey with alpha.
             channels = 4
+        exif = self.exif
         if self.format == "bmp" and (self.profile or self.exif):
             lost.append("colour profile and EXIF")
+        if self.format == "jpeg" and len(exif) > _JPEG_EXIF:
+            lost.append(f"{len(exif):,} bytes of EXIF (at most {_JPEG_EXIF:,})")
+            exif = b""
         notes = [f"{self.format} cannot hold {' and '.join(lost)}: left out"] if lost else []
-        return dataclasses.replace(self, depth=depth, channels=channels), notes
+        fitted = dataclasses.replace(self, depth=depth, channels=channels, exif=exif)
+        return fitted, notes
 
 
 @contextlib.contextmanager

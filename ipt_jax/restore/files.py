@@ -12,10 +12,11 @@ from typing import Any
 from tqdm import tqdm
 
 from ipt_jax import terminal
-from ipt_jax.errors import DataError, UserError, VideoError
+from ipt_jax.errors import DataError, RunError, UserError
 from ipt_jax.images import channels
 from ipt_jax.images.read import ImageFile, measure, read_image
 from ipt_jax.images.write import Form, writing
+from ipt_jax.messages import first_line, printable
 from ipt_jax.restore import before_after
 from ipt_jax.restore.plan import Job, plan_jobs
 from ipt_jax.restore.restorer import BATCH, Restorer
@@ -161,9 +162,10 @@ class _FileRestorer:
                         self._restore_video(job, bar)
                     else:
                         self._restore_image(job, sheet is not None, bar)
-                except (ValueError, OSError, MemoryError, VideoError) as error:
+                # Whatever a file raises, the others are restored.
+                except Exception as error:
                     failed.append((job.source, _reason(error)))
-                    bar.write(f"{job.source}: failed", file=terminal.stderr())
+                    bar.write(f"{printable(job.source)}: failed", file=terminal.stderr())
                     bar.update(before + count - bar.n)
         if sheet is not None and self._crops:
             before_after.write_sheet(self._crops, ",".join(self._tasks), sheet)
@@ -210,7 +212,7 @@ class _FileRestorer:
             self._settings.quality,
         ).fitted()
         for note in (*picture.notes, *lost):
-            bar.write(f"{job.source}: {note}", file=terminal.stderr())
+            bar.write(f"{printable(job.source)}: {note}", file=terminal.stderr())
         crop = None
         if on_sheet and len(self._crops) < before_after.ROWS:
             crop = before_after.choose_crop(job.source.name, pixels, scale)
@@ -266,9 +268,12 @@ def _make_folder(folder: Path) -> None:
         raise UserError(f"-o {folder}: there is no permission to write into this folder")
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "there is not enough memory"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error) or type(error).__name__
+    if isinstance(error, (ValueError, OSError, RunError)):
+        return str(error) or type(error).__name__
+    # An error that was not foreseen: its type says more than its text.
+    return f"{type(error).__name__}: {first_line(error)}"

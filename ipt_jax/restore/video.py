@@ -18,6 +18,7 @@ from ipt_jax.restore.images import to_uint8
 from ipt_jax.restore.plan import Job
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.restore.tiling import Tiling
+from ipt_jax.storage import check_regular
 
 # The constant rate factor of x264 at which no loss is visible.
 CRF = 16
@@ -61,6 +62,10 @@ def _fraction(text: str) -> float:
 
 def _probe(path: Path) -> Any:
     """Returns what ffprobe reports about the first video stream; raises VideoError without one."""
+    try:
+        check_regular(path)
+    except OSError as error:
+        raise VideoError(error.strerror or str(error)) from None
     command = [
         _program("ffprobe"),
         "-v",

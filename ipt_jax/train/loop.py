@@ -49,23 +49,16 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
     Args:
       config: from `config.load` or `config.complete`.
       workdir: the run's folder.
-      force: resume even if the folder's run has another config or other data (the log lists what
-        differs).
+      force: resume even if the folder's run has another config or other data (both are logged).
 
     Raises:
       ConfigError, DataError, Locked: the run cannot be done as asked for; nothing was changed.
-      CheckpointError: the storage does not work (nothing was trained), or it failed
-        `checkpoint.max_failed` times in a row.
-      LockLost: another run has taken the folder, or it was deleted.
-      RunError: another fault while running.
+      CheckpointError: the storage does not work at the start, or later for several saves in a row.
+      LockLost, RunError: the folder was taken or deleted; another fault while running.
     """
     setup = prepare(config, workdir, force)
     steps, save_every = setup.config["steps"], setup.config["checkpoint"]["every"]
-    with (
-        StopSignals(setup.group) as stop,
-        setup.locked() as lock,
-        setup.open_checkpoints() as checkpoints,
-    ):
+    with StopSignals(setup.group) as stop, setup.opened() as (lock, checkpoints):
         # 1 this run's own newest intact checkpoint, 2 branch_from, 3 init_from, 4 from scratch.
         state, start = first_state(setup.run, setup.model, setup.mesh, setup.group, checkpoints)
         best, metrics_log = begin(setup, checkpoints, state, start)
@@ -103,8 +96,8 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
                                 saver.save(step, state)
             reporter.finish()
             saver.save_last(step, state)
-        outcome = Outcome(step, False, scores)
-        outcome = finish(setup, state, outcome, start, best, metrics_log, stop.anywhere)
+        done = Outcome(step, False, scores)
+        outcome = finish(setup, state, done, start, best, metrics_log, stop.anywhere)
     log_end(setup, outcome, best, stop.name)
     return outcome
 

@@ -92,6 +92,12 @@ class Setup:
             self.run.check_shared(self.group)
             yield held
 
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[tuple[lock.Lock, Checkpoints]]:
+        """Locks the folder and opens its checkpoints; raises as `locked` does."""
+        with self.locked() as held, self.open_checkpoints() as checkpoints:
+            yield held, checkpoints
+
 
 def prepare(config: ConfigDict, workdir: str, force: bool = False) -> Setup:
     """Sets up a run, without writing anything.

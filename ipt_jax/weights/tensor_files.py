@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import pickle
 import re
 import struct
@@ -16,11 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from ipt_jax.errors import WeightsError
-from ipt_jax.messages import first_line
+from ipt_jax.errors import NotRegular, WeightsError
+from ipt_jax.messages import first_line, listed, printable
+from ipt_jax.storage import open_regular, read_regular
 from ipt_jax.weights import mindspore
 
 FORMATS = ".pt, .pth, .safetensors, .npz, or MindSpore's .ckpt"
+# Bytes of the largest file that is read, and of its tensors as float32. IPT has 0.5 GB.
+LARGEST = 16 << 30
 # Keys under which training code stores the tensors beside other things.
 WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
 # Prefixes that training code puts before the names.
@@ -58,7 +62,7 @@ class TensorFile:
 
 def sha256_of(file: Path) -> str:
     """Returns the SHA-256 of a file in hexadecimal."""
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -73,6 +77,8 @@ def read_tensor_file(path: Path) -> TensorFile:
     """
     try:
         content = _read(path)
+    except NotRegular as error:
+        raise WeightsError(f"{path}: {error.strerror}") from None
     except MemoryError:
         raise WeightsError(f"{path}: it announces more data than fits into memory") from None
     except _DAMAGE as error:
@@ -83,7 +89,7 @@ def read_tensor_file(path: Path) -> TensorFile:
 
 
 def _read(path: Path) -> TensorFile:
-    with path.open("rb") as file:
+    with open_regular(path, LARGEST) as file:
         start = file.read(16)
     if not start:
         raise WeightsError("an empty file")
@@ -98,6 +104,10 @@ def _read(path: Path) -> TensorFile:
         return _read_torch(path)
     if path.suffix == ".safetensors":
         raise WeightsError("not a safetensors file, or its header is corrupt")
+    # A MindSpore checkpoint starts with the tag of a tensor. A large file of something else is not
+    # read.
+    if not start.startswith(b"\n") and path.stat().st_size > 1 << 20:
+        raise WeightsError("not a MindSpore checkpoint, or cut short")
     return _read_mindspore(path)
 
 
@@ -123,7 +133,7 @@ def _texts(found: Any) -> dict[str, str]:
 
 
 def _read_mindspore(path: Path) -> TensorFile:
-    found = mindspore.parse_checkpoint(path.read_bytes())
+    found = mindspore.parse_checkpoint(read_regular(path, LARGEST))
     tensors = {
         mindspore.their_name(name): value
         for name, value in found.items()
@@ -137,10 +147,39 @@ def _read_safetensors(path: Path) -> TensorFile:
 
     try:
         with safe_open(path, framework="numpy") as file:
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+            _check_total(sum(map(math.prod, shapes)))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return TensorFile(tensors, _texts(file.metadata()))
+    except WeightsError:
+        raise
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise WeightsError(f"not an intact safetensors file ({first_line(error)})") from None
+
+
+def _check_total(elements: int) -> None:
+    """Raises WeightsError if so many elements, as float32, have more than `LARGEST` bytes."""
+    if 4 * elements > LARGEST:
+        raise WeightsError(
+            f"its tensors have {elements:,} elements, more than the limit of {LARGEST // 4:,}"
+        )
+
+
+def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
+    """Checks that reading an archive takes no more memory than its file has bytes.
+
+    Raises:
+      WeightsError: an entry is compressed, or the entries announce more than `size` bytes.
+    """
+    for entry in archive.infolist():
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise WeightsError(
+                f"{printable(entry.filename)} is compressed; save with torch.save or numpy.savez, "
+                "which do not compress"
+            )
+    announced = sum(entry.file_size for entry in archive.infolist())
+    if announced > size:
+        raise WeightsError(f"it announces {announced:,} bytes, which is more than its size")
 
 
 def _read_torch(path: Path) -> TensorFile:
@@ -151,6 +190,10 @@ def _read_torch(path: Path) -> TensorFile:
             "reading a PyTorch file needs torch, which is not installed: pip install "
             "'ipt_jax[torch]', or convert the file to .safetensors on another machine"
         ) from None
+    size = path.stat().st_size
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            _check_archive(archive, size)
     try:
         with warnings.catch_warnings():
             # torch warns about pickle protocols before it refuses a file.
@@ -168,27 +211,62 @@ def _read_torch(path: Path) -> TensorFile:
         raise WeightsError(
             f"not an intact PyTorch file ({type(error).__name__}: {first_line(error)[:120]})"
         ) from None
-
-    def as_numpy(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            value = value.detach()
-            if value.is_floating_point():
-                value = value.to(torch.float32)
-            return value.contiguous().numpy()
-        if isinstance(value, Mapping):
-            return {str(k): as_numpy(v) for k, v in value.items()}
-        return value
-
     metadata = getattr(loaded, "_metadata", None)
     own = metadata.get("") if isinstance(metadata, Mapping) else None
     hints = _texts(own.get("ipt_jax")) if isinstance(own, Mapping) else {}
-    return TensorFile(_unwrapped(as_numpy(loaded)), hints)
+    tensors = _unwrapped(loaded, torch.Tensor)
+    for name, tensor in tensors.items():
+        _check_torch_tensor(name, tensor, torch.strided)
+    announced = sum(value.numel() * value.element_size() for value in tensors.values())
+    # A few stored numbers can stand for a large tensor, whose strides are then 0.
+    if announced > size:
+        raise WeightsError(
+            f"its tensors announce {announced:,} bytes, which is more than the file has "
+            f"({size:,}); save clones of tensors that share their memory"
+        )
+    _check_total(sum(value.numel() for value in tensors.values()))
+
+    def as_numpy(tensor: Any) -> np.ndarray:
+        tensor = tensor.detach().resolve_conj().resolve_neg()
+        tensor = tensor.to(torch.float32) if tensor.is_floating_point() else tensor
+        array: np.ndarray = tensor.contiguous().numpy()
+        return array
+
+    return TensorFile({name: as_numpy(value) for name, value in tensors.items()}, hints)
 
 
-def _unwrapped(loaded: Any) -> dict[str, np.ndarray]:
-    """Returns the dict of tensors within `{"params_ema": ..., "epoch": ...}` and the like."""
-    while isinstance(loaded, dict):
-        inner = next((loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), dict)), None)
+def _check_torch_tensor(name: str, tensor: Any, strided: Any) -> None:
+    """Raises WeightsError unless a tensor has values that numpy can hold."""
+    wrong = ""
+    if tensor.device.type == "meta":
+        wrong = "is a meta tensor, which has a shape and no values"
+    elif tensor.is_quantized:
+        wrong = "is quantised; save tensor.dequantize()"
+    elif tensor.layout != strided:
+        wrong = f"has the layout {tensor.layout}; save tensor.to_dense()"
+    elif tensor.is_nested:
+        wrong = "is a nested tensor"
+    if wrong:
+        raise WeightsError(f"{printable(name)} {wrong}")
+
+
+def _unwrapped(loaded: Any, kind: type) -> dict[str, Any]:
+    """Returns the dict of tensors within `{"params_ema": ..., "epoch": ...}` and the like.
+
+    Args:
+      loaded: the content of a file.
+      kind: the class of tensors.
+
+    Raises:
+      WeightsError: it is no such dict, or has something other than tensors.
+    """
+    # A hostile file could contain a dict that contains itself.
+    for _ in range(len(WRAPPERS)):
+        inner = (
+            next((loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), dict)), None)
+            if isinstance(loaded, dict)
+            else None
+        )
         if inner is None:
             break
         loaded = inner
@@ -197,11 +275,11 @@ def _unwrapped(loaded: Any) -> dict[str, np.ndarray]:
     other = [
         f"{key} ({type(value).__name__})"
         for key, value in loaded.items()
-        if not isinstance(value, np.ndarray)
+        if not isinstance(value, kind)
     ]
     if other:
-        raise WeightsError(f"it contains more than named tensors: {', '.join(other[:5])}")
-    return loaded
+        raise WeightsError(f"it contains more than named tensors: {listed(other)}")
+    return {str(key): value for key, value in loaded.items()}
 
 
 def _read_npz(path: Path) -> TensorFile:
@@ -210,11 +288,7 @@ def _read_npz(path: Path) -> TensorFile:
         for entry in entries:
             if not entry.filename.endswith(".npy"):
                 raise WeightsError(f"not an .npz of arrays: it contains {entry.filename}")
-            if entry.compress_type != zipfile.ZIP_STORED:
-                raise WeightsError(f"{entry.filename} is compressed; save with numpy.savez")
-        announced = sum(entry.file_size for entry in entries)
-        if announced > path.stat().st_size:
-            raise WeightsError(f"it announces {announced:,} bytes, which is more than its size")
+        _check_archive(archive, path.stat().st_size)
         return TensorFile(
             {entry.filename.removesuffix(".npy"): _read_npy(archive, entry) for entry in entries}
         )

@@ -191,6 +191,48 @@ def test_without_room_in_shared_memory_batches_go_by_the_disk(tmp_path):
     assert not os.path.exists(memory) and not os.path.exists(disk)
 
 
+HOLDER = """
+import sys, time
+from ipt_jax.data import shared_memory
+rooms = [shared_memory.Room() for _ in range(2)]
+for room in rooms:
+    for folder in room.folders:
+        open(folder + "/1", "wb").write(bytes(1000))
+print(*[folder for room in rooms for folder in room.folders], flush=True)
+time.sleep(600)
+"""
+
+
+def test_the_next_run_clears_what_killed_runs_left_and_only_that():
+    start = [sys.executable, "-c", HOLDER]
+    processes = [subprocess.Popen(start, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    dead = processes[0]
+    try:
+        left, used = (process.stdout.readline().split() for process in processes)
+        dead.kill()
+        dead.wait()
+        # A folder with the name of a dead process that another program holds is not touched.
+        memory = os.path.dirname(left[0])
+        foreign = os.path.join(memory, f"ipt-other-{dead.pid}-x")
+        os.mkdir(foreign)
+        try:
+            assert len(left) == len(used) == 4 and all(map(os.path.isdir, left + used))
+            room = shared.Room()
+            room.remove()
+            assert not any(map(os.path.exists, left)), "an abandoned folder is still there"
+            assert all(os.path.exists(f"{folder}/1") for folder in used), "a live run lost its data"
+            assert os.path.isdir(foreign)
+        finally:
+            os.rmdir(foreign)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+    shared.Room().remove()
+    assert not any(map(os.path.exists, used))
+
+
 def test_items_without_arrays_pass_too():
     room = shared.Room()
     try:

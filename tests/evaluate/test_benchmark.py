@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -435,3 +436,20 @@ def test_a_browser_shows_the_slider(tmp_path):
         assert len(rows) > 150
         assert len(picture) == pytest.approx(share * 400, abs=4)
         assert (middle[picture[-1] + 8 : picture[0] + 392] > 245).all()
+
+
+def test_names_that_are_no_text_are_scored_and_shown_escaped(tmp_path, capsys):
+    folder = tmp_path / os.fsdecode(b"set\x1b[2J\xff")
+    for name in (b"a\xff", b"b\x1b[2J\n"):
+        # OpenCV cannot write to such a name.
+        put(tmp_path / "plain.png", image=photograph(24, 25, 1))
+        folder.mkdir(exist_ok=True)
+        (tmp_path / "plain.png").rename(folder / (os.fsdecode(name) + ".png"))
+    page, scores = tmp_path / "page.html", tmp_path / "scores.json"
+    words = ["--weights", "bicubic", "--tasks", "sr2", "--data", str(folder)]
+    assert evaluate(*words, "--report", str(page), "--json", str(scores)) == 0
+    said = capsys.readouterr().out
+    assert r"set\x1b[2J\udcff" in said and "\x1b" not in said
+    assert r"a\udcff" in page.read_text() and r"b\x1b[2J\n" in page.read_text()
+    (row,) = json.loads(scores.read_text())["rows"]
+    assert [os.fsencode(one["picture"]) for one in row["scores"]] == [b"a\xff", b"b\x1b[2J\n"]

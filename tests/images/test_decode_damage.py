@@ -1,6 +1,9 @@
 """Truncated, corrupt and oversized files are refused with a reason, and never crash the process."""
 
 import io
+import os
+import resource
+import socket
 import struct
 import subprocess
 import sys
@@ -14,8 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ipt_jax.data.layouts import read_picture
 from ipt_jax.errors import DataError, DecodeError
-from ipt_jax.images.decode import decode
+from ipt_jax.images.decode import check_jpeg, decode
+from ipt_jax.images.read import measure, read_image
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")
 
@@ -200,3 +205,76 @@ def test_truncated_pictures_leave_stderr_clean(tmp_path):
         command, capture_output=True, text=True, cwd=root, check=True, timeout=120
     )
     assert (int(result.stdout), result.stderr) == (3 * len(VARIETY), "")
+
+
+def _cut(data: bytes, share: float) -> bytes:
+    """Returns a JPEG of which a share of the entropy-coded data is left, with its end marker."""
+    start = check_jpeg(data, 10**9).scan
+    return data[: start + int(share * (len(data) - start))].rstrip(b"\xff") + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("restart", [0, 1])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_part_of_a_jpeg_with_an_end_marker_is_refused(mode, progressive, restart, tmp_path):
+    data = _encode(
+        IMAGE, "JPEG", mode, quality=85, progressive=progressive, restart_marker_rows=restart
+    )
+    decode(data)
+    for share in (0.05, 0.3, 0.5, 0.7, 0.9):
+        # Training does not look for an end within the last scan of a progressive JPEG.
+        if not progressive or share < 0.6:
+            with pytest.raises(DecodeError, match="truncated"):
+                decode(_cut(data, share))
+        (tmp_path / "a.jpg").write_bytes(_cut(data, share))
+        with pytest.raises(DecodeError, match="truncated"):
+            read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("value", [127, 128, 129, 255])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_plain_images_are_not_taken_for_truncated_ones(value, progressive, tmp_path):
+    plain = np.full((301, 203, 3), value, np.uint8)
+    data = _encode(plain, "JPEG", progressive=progressive, optimize=True)
+    np.testing.assert_array_equal(decode(data), plain)
+    (tmp_path / "a.jpg").write_bytes(data)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.jpg").pixels, plain)
+
+
+def test_a_small_jpeg_that_announces_a_large_image_is_refused_before_it_is_decoded(tmp_path):
+    data = bytearray(VARIETY["jpeg"])
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = struct.pack(">HH", 7600, 65500)
+    (tmp_path / "a.jpg").write_bytes(bytes(data[: data.index(b"\xff\xda") + 60]) + b"\xff\xd9")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for read in (read_image, lambda path: decode(path.read_bytes())):
+        with pytest.raises(DecodeError, match="bytes cannot hold 65500x7600 pixels"):
+            read(tmp_path / "a.jpg")
+    # In KiB.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024
+
+
+def test_only_regular_files_of_bounded_size_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "folder.png").mkdir()
+    with socket.socket(socket.AF_UNIX) as one, open(tmp_path / "sparse.png", "wb") as sparse:
+        one.bind(str(tmp_path / "socket.png"))
+        sparse.truncate(200 << 30)
+        for name, reason in (
+            ("pipe", "it is a named pipe, not a regular file"),
+            ("zero", "it is a device, not a regular file"),
+            ("folder", "it is a folder, not a regular file"),
+            ("socket", "it is a socket, not a regular file"),
+            ("sparse", "it has 214,748,364,800 bytes, more than the limit of 2,147,483,648"),
+        ):
+            path = tmp_path / f"{name}.png"
+            assert measure(path) is None
+            with pytest.raises(DecodeError, match=f"^{reason}$"):
+                read_image(path)
+            with pytest.raises(DataError, match=f"{name}.png: {reason}$"):
+                read_picture(path)
+    # This file in /proc is regular and empty, and reading it never ends.
+    (tmp_path / "proc.png").symlink_to("/proc/self/pagemap")
+    with pytest.raises(DecodeError, match="an empty file"):
+        read_image(tmp_path / "proc.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -193,6 +194,14 @@ def test_a_dry_run_prints_the_commands_and_runs_none(name, arguments, expected, 
         ),
         ("slurm", ["--nodes", "0", "--gpus", "8", *COMMAND], "--nodes must be a number above 0"),
         ("local", ["--processes", "2", "--devices", "1", "--gpus", *COMMAND], "not both"),
+        *(
+            (
+                "slurm",
+                ["--nodes", "1", "--gpus", "8", flag, "x\n#SBATCH --wrap=id", *COMMAND],
+                f"the value of {flag} contains a line break",
+            )
+            for flag in ("--time", "--partition", "--account", "--environment")
+        ),
     ],
 )
 def test_wrong_usage_is_refused_in_one_line(name, arguments, message, stand):
@@ -368,6 +377,26 @@ def test_local_processes_know_their_place_and_a_signal_reaches_all(stand):
         script("local", "--processes", "3", "--", "bash", "-c", "exit $IPT_PROCESS_ID").returncode
         == 2
     )
+
+
+def test_the_processes_of_a_killed_local_script_end(stand):
+    body = 'trap "touch ended$IPT_PROCESS_ID; exit 0" TERM; echo $$ > pid$IPT_PROCESS_ID; '
+    body += 'echo "$IPT_TOKEN" > up$IPT_PROCESS_ID; while true; do sleep 0.1; done'
+    command = [LAUNCH / "local.sh", "--processes", "2", "--", "bash", "-c", body]
+    job = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: (stand / "up0").exists() and (stand / "up1").exists())
+        wait_until(lambda: (stand / "up1").read_text().endswith("\n"))
+        tokens = {(stand / f"up{i}").read_text() for i in (0, 1)}
+        assert len(tokens) == 1 and len(tokens.pop()) == 33
+        job.kill()
+        job.wait()
+        wait_until(lambda: (stand / "ended0").exists() and (stand / "ended1").exists())
+    finally:
+        job.kill()
+        for i in (0, 1):
+            with contextlib.suppress(OSError, ValueError):
+                os.kill(int((stand / f"pid{i}").read_text()), signal.SIGKILL)
 
 
 def wait_until(holds, limit: float = 30) -> None:

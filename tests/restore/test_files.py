@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pathlib
 import shutil
 import subprocess
@@ -411,3 +412,91 @@ def test_a_video_without_ffmpeg_says_so(copies, tmp_path, monkeypatch, capsys):
         == 1
     )
     assert "which is not installed" in capsys.readouterr().err
+
+
+def photo(path: pathlib.Path, **settings) -> pathlib.Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 24, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(path, **settings)
+    return path
+
+
+def test_unlucky_files_do_not_stop_the_others(copies, tmp_path, capsys):
+    """Pipes, devices, endless files, and an exception that nobody foresaw."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    photo(source / "a.png")
+    photo(source / "z.png")
+    os.mkfifo(source / "b.png")
+    os.mkfifo(source / "c.jpg")
+    (source / "d.png").symlink_to("/dev/zero")
+    with open(source / "e.tif", "wb") as file:
+        file.truncate(200 << 30)
+    name = os.fsdecode(b"f\x1b[2J\n\xff.png")
+    (source / name).write_bytes(b"no picture")
+    assert restore(source, "--task", "denoise50", "--weights", copies, "-o", out) == 1
+    said = capsys.readouterr()
+    assert "2 restored" in said.out and "5 could not be restored" in said.err
+    assert sorted(file.name for file in out.iterdir()) == ["a.png", "z.png"]
+    for text in (
+        "b.png: it is a named pipe, not a regular file",
+        "c.jpg: it is a named pipe, not a regular file",
+        "d.png: it is a device, not a regular file",
+        "e.tif: it has 214,748,364,800 bytes, more than the limit of 2,147,483,648",
+        r"f\x1b[2J\n\udcff.png: not a JPEG",
+    ):
+        assert text in said.err, said.err
+    assert "\x1b" not in said.err + said.out
+
+
+def test_a_video_that_is_a_pipe_is_refused(copies, tmp_path, capsys):
+    os.mkfifo(tmp_path / "a.mp4")
+    assert restore(tmp_path / "a.mp4", "--weights", copies, "--task", "denoise50") == 1
+    assert "a.mp4: it is a named pipe, not a regular file" in capsys.readouterr().err
+
+
+def test_any_exception_of_one_file_is_listed(copies, tmp_path, capsys, monkeypatch):
+    photo(tmp_path / "a.png")
+    photo(tmp_path / "b.png")
+
+    def read(path: pathlib.Path, limit: int) -> object:
+        if path.name == "a.png":
+            raise KeyError("unforeseen")
+        return read_image(path, limit)
+
+    monkeypatch.setattr(restore_files, "read_image", read)
+    out = tmp_path / "out"
+    assert restore(tmp_path, "--weights", copies, "--task", "denoise50", "-o", out) == 1
+    said = capsys.readouterr()
+    assert "1 restored" in said.out and "a.png: KeyError: 'unforeseen'" in said.err
+
+
+@pytest.mark.parametrize("form", ["png", "jpeg", "tiff"])
+def test_a_bigtiff_with_exif_is_restored(copies, tmp_path, form):
+    exif = Image.Exif()
+    exif[0x010F] = "A maker"
+    exif.get_ifd(0x8769)[0xA002] = 24
+    source = photo(tmp_path / "a.tif", big_tiff=True, exif=exif)
+    assert source.read_bytes()[:4] == b"II+\0"
+    words = ("--weights", copies, "--task", "denoise50", "-o", tmp_path / "out", "--format", form)
+    assert restore(source, *words) == 0
+    (result,) = (tmp_path / "out").iterdir()
+    with Image.open(result) as opened:
+        opened.load()
+        assert opened.getexif()[0x010F] == "A maker"
+
+
+def test_exif_that_a_jpeg_cannot_hold_is_left_out_and_named(copies, tmp_path, capsys):
+    exif = Image.Exif()
+    exif[0x010E] = "x" * 70_000
+    source = photo(tmp_path / "a.png", exif=exif)
+    words = ("--weights", copies, "--task", "denoise50", "-o", tmp_path / "out")
+    assert restore(source, *words, "--format", "jpeg") == 0
+    assert "jpeg cannot hold 70," in (said := capsys.readouterr().err) and "bytes of EXIF" in said
+    with Image.open(tmp_path / "out" / "a.jpg") as opened:
+        opened.load()
+        assert not opened.getexif()
+    exif[0x010E] = "x" * 65_000
+    photo(source, exif=exif)
+    assert restore(source, *words, "--format", "jpeg", "--overwrite") == 0
+    with Image.open(tmp_path / "out" / "a.jpg") as opened:
+        assert len(opened.getexif()[0x010E]) == 65_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import json
 import logging
@@ -74,15 +75,36 @@ def test_a_second_run_is_refused_and_a_dead_ones_lock_is_taken_over(photographs,
     assert not (workdir / "lock").exists()
 
 
-def make_pipes(folder: pathlib.Path) -> None:
-    """Replaces each image by a pipe, so that opening it waits forever."""
-    for file in list(folder.iterdir()):
-        os.mkfifo(folder.parent / "fifo")
-        os.replace(folder.parent / "fifo", file)
+@contextlib.contextmanager
+def stalled_mount(folder: pathlib.Path) -> Iterator[None]:
+    """Mounts over a folder a file system whose server never answers, as a dead NFS server does."""
+    if not os.access("/dev/fuse", os.W_OK) or os.geteuid():
+        pytest.skip("needs root and /dev/fuse")
+    libc = ctypes.CDLL(None, use_errno=True)
+    device = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
+    try:
+        if libc.mount(b"stalled", os.fsencode(folder), b"fuse", 0, options):
+            pytest.skip(f"cannot mount: {os.strerror(ctypes.get_errno())}")
+        try:
+            yield
+        finally:
+            # MNT_DETACH
+            libc.umount2(os.fsencode(folder), 2)
+    finally:
+        # This also ends whatever still waits for an answer.
+        os.close(device)
+
+
+@pytest.fixture
+def stalls() -> Iterator[contextlib.ExitStack]:
+    """Takes stalled mounts of a test, and ends them after the test has stopped its processes."""
+    with contextlib.ExitStack() as stack:
+        yield stack
 
 
 def stall(photographs: pathlib.Path, tmp_path: pathlib.Path, limit: int, **data) -> None:
-    """Replaces the images of a run by pipes while it trains, and checks how it ends."""
+    """Lets the storage of a run stall while it trains, and checks how the run ends."""
     folder, workdir = shutil.copytree(photographs, tmp_path / "pictures"), tmp_path / "run"
     run = command(
         folder,
@@ -98,8 +120,8 @@ def stall(photographs: pathlib.Path, tmp_path: pathlib.Path, limit: int, **data)
         process = subprocess.Popen(run, stderr=stderr, start_new_session=True)
     try:
         wait_for_step(workdir, 3, process)
-        make_pipes(folder)
-        process.wait(60 + 2 * limit)
+        with stalled_mount(folder):
+            process.wait(60 + 2 * limit)
     finally:
         stop(process)
     said = (tmp_path / "stderr").read_text()
@@ -127,7 +149,7 @@ def test_storage_that_stalls_under_worker_processes(photographs, tmp_path):
     ],
 )
 def test_a_second_signal_leaves_at_once_with_the_last_checkpoint_whole(
-    photographs, tmp_path, number, codes
+    photographs, tmp_path, number, codes, stalls
 ):
     folder, workdir = shutil.copytree(photographs, tmp_path / "pictures"), tmp_path / "run"
     changes = {
@@ -141,8 +163,8 @@ def test_a_second_signal_leaves_at_once_with_the_last_checkpoint_whole(
     )
     try:
         wait_for_step(workdir, 5, process)
-        # The first signal waits for the end of the step, which pipes prevent.
-        make_pipes(folder)
+        # The first signal waits for the end of the step, which the storage prevents.
+        stalls.enter_context(stalled_mount(folder))
         before = -1
         while before != (before := (workdir / "metrics.jsonl").stat().st_size):
             time.sleep(0.5)
@@ -159,7 +181,7 @@ def test_a_second_signal_leaves_at_once_with_the_last_checkpoint_whole(
         assert saved >= 2 and checkpoints.restore_params()[1]["step"] == saved
 
 
-def test_a_signal_while_data_do_not_come_saves_all_the_same(photographs, tmp_path):
+def test_a_signal_while_data_do_not_come_saves_all_the_same(photographs, tmp_path, stalls):
     folder, workdir = shutil.copytree(photographs, tmp_path / "pictures"), tmp_path / "run"
     changes = {
         "checkpoint": {"every": 100_000, "keep": 2, "keep_every": 0},
@@ -172,7 +194,7 @@ def test_a_signal_while_data_do_not_come_saves_all_the_same(photographs, tmp_pat
     )
     try:
         wait_for_step(workdir, 5, process)
-        make_pipes(folder)
+        stalls.enter_context(stalled_mount(folder))
         before = -1
         while before != (before := (workdir / "metrics.jsonl").stat().st_size):
             time.sleep(0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pathlib
 import struct
 
@@ -22,7 +23,7 @@ from ipt_jax.errors import WeightsError
 from ipt_jax.model import IPT
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.tasks import PAPER_TASKS, TASKS, make_task
-from ipt_jax.weights import authors, task_names
+from ipt_jax.weights import authors, task_names, tensor_files
 from ipt_jax.weights import folder as weights_folder
 from ipt_jax.weights import state_dict as weights
 
@@ -562,3 +563,17 @@ def test_a_damaged_mindspore_checkpoint_is_refused(tmp_path, data, message):
     (tmp_path / "a.ckpt").write_bytes(data)
     with pytest.raises(WeightsError, match=message):
         ipt_jax.load(str(tmp_path / "a.ckpt"))
+
+
+def test_only_regular_files_of_bounded_size_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pt")
+    (tmp_path / "zero.npz").symlink_to("/dev/zero")
+    with open(tmp_path / "sparse.ckpt", "wb") as file:
+        file.truncate(200 << 30)
+    for name, message in (
+        ("pipe.pt", "it is a named pipe, not a regular file"),
+        ("zero.npz", "it is a device, not a regular file"),
+        ("sparse.ckpt", r"it has 214,748,364,800 bytes, more than the limit of [\d,]+"),
+    ):
+        with pytest.raises(WeightsError, match=rf"{name}: {message}$"):
+            tensor_files.read_tensor_file(tmp_path / name)

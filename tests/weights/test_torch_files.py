@@ -7,7 +7,9 @@ import functools
 import os
 import pathlib
 import pickle
+import resource
 import warnings
+import zipfile
 
 import golden
 import jax
@@ -215,7 +217,7 @@ def test_code_is_refused_and_not_run(tmp_path, legacy):
         ({}, "it contains dict"),
         ({"epoch": 3}, r"it contains more than named tensors: epoch \(int\)"),
         ({"state_dict": {"a": 1.5}}, "more than named tensors"),
-        (torch.zeros(3), "it contains ndarray"),
+        (torch.zeros(3), "it contains Tensor"),
         ({"a": torch.zeros(3)}, "not IPT's weights: no head.0.0.weight; it contains a"),
     ],
 )
@@ -235,3 +237,53 @@ def test_cut_files_are_refused(tmp_path, legacy):
         (tmp_path / "cut.pt").write_bytes(data[:length])
         with pytest.raises(WeightsError, match=r"cut\.pt"):
             ipt_jax.load(str(tmp_path / "cut.pt"), heads=2)
+
+
+def save_deflated(path: pathlib.Path) -> None:
+    """Saves 400 MB of zeros as 400 KB, which torch.save does not do, but torch.load reads."""
+    torch.save({"a": torch.zeros(100_000_000)}, path)
+    with zipfile.ZipFile(path) as stored:
+        entries = {name: stored.read(name) for name in stored.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as deflated:
+        for name, data in entries.items():
+            deflated.writestr(name, data)
+
+
+HOSTILE = {
+    "stride": (
+        lambda: {"a": torch.zeros(1).expand(36_000, 100_000)},
+        r"announce 14,400,000,000 bytes, which is more than the file has \([\d,]+\)",
+    ),
+    "meta": (lambda: {"a": torch.empty(9, device="meta")}, "a is a meta tensor"),
+    "quantised": (
+        lambda: {"a": torch.quantize_per_tensor(torch.zeros(9), 0.1, 0, torch.qint8)},
+        "a is quantised",
+    ),
+    "sparse": (lambda: {"a": torch.eye(3).to_sparse()}, "a has the layout torch.sparse_coo"),
+    "deflated": (None, "is compressed"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", HOSTILE)
+def test_tensors_without_values_or_larger_than_their_file_are_refused_in_one_line(name, tmp_path):
+    make, message = HOSTILE[name]
+    path = tmp_path / "a.pt"
+    if make is None:
+        save_deflated(path)
+    else:
+        torch.save(make(), path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(WeightsError, match=message) as caught:
+        ipt_jax.load(str(path))
+    assert len(str(caught.value).splitlines()) == 1
+    # In KiB.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
+
+
+def test_a_dict_that_contains_itself_is_refused(tmp_path):
+    content: dict = {}
+    content["params"] = content
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(WeightsError, match=r"more than named tensors: params \(dict\)"):
+        ipt_jax.load(str(tmp_path / "a.pt"))

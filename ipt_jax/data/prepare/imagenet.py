@@ -19,7 +19,7 @@ from typing import NamedTuple
 from ipt_jax.data.prepare.inspect import check_source
 from ipt_jax.data.sources.tfds import Tfds
 from ipt_jax.errors import DataError
-from ipt_jax.messages import first_line, listed
+from ipt_jax.messages import first_line, listed, printable
 
 NAME = "imagenet2012"
 # Split -> (name of the archive, pattern of its members' names, number of members).
@@ -105,7 +105,7 @@ def prepare(manual_dir: str, data_dir: str, splits: Sequence[str]) -> BuildRepor
             f"{split}: {len(source)} images; {found['pictures']} of them decoded, "
             f"{len(found['unreadable'])} of these unreadable"
         )
-        lines += [f"  {name}: {fault}" for name, fault in found["unreadable"].items()]
+        lines += [f"  {printable(name)}: {fault}" for name, fault in found["unreadable"].items()]
     lines.append(f"to decode all: ipt data check {NAME} --data-dir {data_dir} --split {splits[0]}")
     lines.append(f"to train on it: --config.data.source=tfds --config.data.dir={data_dir}")
     return BuildReport(lines, unreadable)

@@ -22,6 +22,7 @@ from ipt_jax.errors import DataError, DecodeError
 from ipt_jax.images.decode import decode
 from ipt_jax.images.formats import TITLES, sniff_format
 from ipt_jax.images.sheet import Page
+from ipt_jax.messages import printable
 from ipt_jax.storage import is_remote, reachable
 
 
@@ -193,7 +194,7 @@ def report_lines(name: str, found: dict[str, Any], limit: int = 50) -> Iterator[
         if i == limit:
             yield f"  and {len(found['unreadable']) - limit} more (--json FILE lists all)"
             break
-        yield f"  {picture}: {fault}"
+        yield f"  {printable(picture)}: {fault}"
 
 
 def batch_sheet(batch: dict[str, dict[str, np.ndarray]], pairs: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from ipt_jax.data.sources.folder import Folder
 from ipt_jax.data.sources.packed import DESCRIPTION, FORMAT, VERSION, Packed, crc32
 from ipt_jax.errors import DataError, DecodeError
 from ipt_jax.images.decode import decode
-from ipt_jax.messages import listed
+from ipt_jax.messages import listed, printable
 from ipt_jax.storage import is_remote
 
 SHARD_BYTES = 256 * 2**20
@@ -114,7 +114,7 @@ def _write(pictures: Folder, folder: pathlib.Path, shard_bytes: int, threads: in
             file=terminal.stderr(),
         ):
             if fault:
-                unreadable.append(f"{name}: {fault}")
+                unreadable.append(f"{printable(name)}: {fault}")
                 continue
             shards.write(data)
             names.append(name)

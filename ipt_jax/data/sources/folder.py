@@ -11,9 +11,11 @@ import os
 import pathlib
 
 from ipt_jax.data.sources.held_out import check_held_out, check_split, held_out_names
-from ipt_jax.errors import DataError
+from ipt_jax.errors import DataError, NotRegular
+from ipt_jax.images.files import read_image_file
 from ipt_jax.images.formats import SUFFIXES
-from ipt_jax.messages import listed
+from ipt_jax.messages import listed, printable
+from ipt_jax.storage import open_regular
 
 # The most images whose content goes into the fingerprint.
 SAMPLED = 1024
@@ -52,9 +54,11 @@ class Folder:
     def __getitem__(self, i: int) -> bytes:
         name = self._names[i]
         try:
-            return pathlib.Path(self._directory, name).read_bytes()
+            return read_image_file(os.path.join(self._directory, name))
         except OSError as error:
-            raise DataError(f"cannot read {name} in {self._directory}: {error.strerror}") from error
+            raise DataError(
+                f"cannot read {printable(name)} in {self._directory}: {error.strerror}"
+            ) from error
 
     def name(self, i: int) -> str:
         return self._names[i]
@@ -73,12 +77,15 @@ class Folder:
                     size = os.stat(path).st_size
                     digest.update(os.fsencode(f"{name}\0{size}\0"))
                     if i % every == 0:
-                        with open(path, "rb") as file:
+                        with open_regular(path) as file:
                             file.seek(max(0, size // 2 - 2048))
                             digest.update(file.read(4096))
+                except NotRegular:
+                    # It counts as an unreadable image when it is read.
+                    digest.update(b"not a regular file")
                 except OSError as error:
                     raise DataError(
-                        f"cannot read {name} in {self._directory}: {error.strerror}"
+                        f"cannot read {printable(name)} in {self._directory}: {error.strerror}"
                     ) from error
             self._fingerprint = digest.hexdigest()
         return self._fingerprint

@@ -17,10 +17,12 @@ from PIL import Image
 
 from ipt_jax.data.layouts import LOOKED_FOR, picture_files, understand
 from ipt_jax.data.sources.held_out import check_held_out, check_split, held_out_names
-from ipt_jax.errors import DataError, DecodeError
+from ipt_jax.errors import DataError, DecodeError, NotRegular
 from ipt_jax.images.decode import decode
+from ipt_jax.images.files import open_image_file, read_image_file
 from ipt_jax.images.metadata import ORIENTATION
-from ipt_jax.messages import listed
+from ipt_jax.messages import listed, printable
+from ipt_jax.storage import open_regular
 
 
 class Pairs:
@@ -112,9 +114,9 @@ class Pairs:
     def __getitem__(self, i: int) -> tuple[bytes, bytes]:
         """Returns the encoded files (lq, hq)."""
         try:
-            small, big = (Path(file).read_bytes() for file in self._files[self._names[i]])
+            small, big = (read_image_file(file) for file in self._files[self._names[i]])
         except OSError as error:
-            raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
+            raise DataError(f"cannot read {printable(error.filename)}: {error.strerror}") from error
         return small, big
 
     def name(self, i: int) -> str:
@@ -128,11 +130,14 @@ class Pairs:
                 try:
                     size = os.stat(file).st_size
                     digest.update(os.fsencode(f"{name}\0{size}\0"))
-                    with open(file, "rb") as stream:
+                    with open_regular(file) as stream:
                         stream.seek(max(0, size // 2 - 2048))
                         digest.update(stream.read(4096))
+                except NotRegular:
+                    # It counts as an unreadable image when it is read.
+                    digest.update(b"not a regular file")
                 except OSError as error:
-                    raise DataError(f"cannot read {file}: {error.strerror}") from error
+                    raise DataError(f"cannot read {printable(file)}: {error.strerror}") from error
         return digest.hexdigest()
 
 
@@ -152,7 +157,7 @@ def _size(file: str) -> tuple[int, int]:
     """Returns width and height from the header, after the EXIF orientation."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(file) as image:
+        with open_image_file(file) as stream, Image.open(stream) as image:
             width, height = image.size
             turned = image.getexif().get(ORIENTATION, 1) >= 5
     return (height, width) if turned else (width, height)
