@@ -24,7 +24,7 @@ from PIL import (
 
 from ipt_jax.errors import DecodeError
 from ipt_jax.images import decode, metadata, pillow
-from ipt_jax.images.formats import sniff_format
+from ipt_jax.images.formats import AVIF, sniff_format, unread_format
 from ipt_jax.messages import first_line
 
 # Format -> Pillow's class that reads it.
@@ -36,6 +36,10 @@ PLUGINS: dict[str, Any] = {
     "tiff": TiffImagePlugin.TiffImageFile,
     "gif": GifImagePlugin.GifImageFile,
 }
+if AVIF:
+    from PIL import AvifImagePlugin
+
+    PLUGINS["avif"] = AvifImagePlugin.AvifImageFile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +70,11 @@ def kind_of(start: bytes) -> str:
     kind = sniff_format(start)
     if kind in PLUGINS:
         return str(kind)
+    if not start:
+        raise DecodeError("an empty file")
     raise DecodeError(
-        f"not a JPEG, PNG, WebP, BMP, TIFF or GIF: it starts with {start[:8]!r}"
-        if start
-        else "an empty file"
+        unread_format(start)
+        or f"not a JPEG, PNG, WebP, BMP, TIFF or GIF: it starts with {start[:8]!r}"
     )
 
 

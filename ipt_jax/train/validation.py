@@ -143,9 +143,9 @@ def held_out(config: dict[str, Any], count: int, size: int) -> list[BenchmarkIma
     for i in range(len(source)):
         if len(images) == count:
             break
-        raw: Any = source[i]
         lq = None
         try:
+            raw: Any = source[i]
             if isinstance(raw, tuple):
                 lq, hq = decode_pair(raw, scale)
             else:

@@ -119,9 +119,7 @@ def test_what_is_wrong_is_named(tmp_path):
     with pytest.raises(DataError, match=r"the pairs are x1; the task is x2"):
         open_source({"source": "pairs", "dir": str(folder), "scale": 2})
     write(folder / "input" / "extra.png", np.zeros((40, 50, 3), np.uint8))
-    with pytest.raises(
-        DataError, match=r"4 clean and 5 degraded images; without a clean one: extra.png"
-    ):
+    with pytest.raises(DataError, match=r"pairs input/ \+ target/: no clean image for extra;"):
         Pairs(str(folder))
     folder = make_pairs(tmp_path / "b")
     (folder / "input" / "p2.png").unlink()
