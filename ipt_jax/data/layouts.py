@@ -39,6 +39,7 @@ PAIRS = (
     ("lq", "hq"),
     ("lq", "gt"),
     ("degraded", "clean"),
+    ("data", "gt"),
 )
 
 # Folder names of sets with several (degraded) images of each (clean) one, lower case.
