@@ -22,9 +22,11 @@ from ipt_jax.weights import mindspore
 
 FORMATS = ".pt, .pth, .safetensors, .npz, or MindSpore's .ckpt"
 # Keys under which training code stores the tensors beside other things.
-WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
+# The first that a file has counts: the EMA before the raw values.
+WRAPPERS = ("params_ema", "state_dict_ema", "ema", "params", "state_dict", "model_state_dict")
+WRAPPERS += ("model", "net", "net_g", "generator")
 # Prefixes that training code puts before the names.
-PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.")
+PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.", "net_g.", "generator.", "ema.")
 # What zipfile and struct raise for a damaged file, in addition to their own errors: an unknown
 # version or compression method, or an encryption flag.
 _DAMAGE = (
