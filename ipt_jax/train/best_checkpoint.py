@@ -72,6 +72,9 @@ class BestCheckpoint:
         names = [task] if task else list(scores)
         value = float(np.mean([scores[name][metric] for name in names]))
         value = float(self.group.gather(f"best {step}", value)[0])
+        if np.isnan(value):
+            logger.warning("step %d: %s is not defined for such small images", step, self.metric)
+            return False
         self.seen = [*(one for one in self.seen if one[0] != step), (step, value)]
         if devices.is_main():
             described = {

@@ -145,7 +145,8 @@ def _warn_of_final_rate(config: Mapping[str, Any], start: int) -> None:
     stretched = f"--config.optim.schedule_steps={steps}"
     if settings["schedule"] == "wsd":
         keys = "optim.decay_start + optim.decay_steps"
-        stretched = f"--config.optim.decay_start={max(settings['decay_start'], steps - settings['decay_steps'])}"
+        start_of_decay = max(settings["decay_start"], steps - settings["decay_steps"])
+        stretched = f"--config.optim.decay_start={start_of_decay}"
     logger.warning(
         "the learning rate's schedule ends at step %d (%s): the steps from %d to %d train at the "
         "final rate, %g. To stretch the schedule, set %s in a new run, or in a branch of this one "
