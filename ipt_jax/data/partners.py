@@ -30,11 +30,33 @@ from typing import NamedTuple
 from ipt_jax.messages import listed
 
 # Words that name the degraded side of a pair, lower case.
-DEGRADED_WORDS = ("lr", "lrbi", "lq", "low", "input", "in", "rain", "rainy", "noisy", "noise")
+DEGRADED_WORDS: tuple[str, ...] = (
+    "lr",
+    "lrbi",
+    "lq",
+    "low",
+    "input",
+    "in",
+    "rain",
+    "rainy",
+    "noisy",
+    "noise",
+)
 DEGRADED_WORDS += ("blur", "blurry", "hazy", "haze", "degraded", "bicubic")
 
 # Words that name the clean side of a pair, lower case.
-CLEAN_WORDS = ("hr", "hq", "gt", "high", "normal", "target", "clean", "norain", "sharp", "clear")
+CLEAN_WORDS: tuple[str, ...] = (
+    "hr",
+    "hq",
+    "gt",
+    "high",
+    "normal",
+    "target",
+    "clean",
+    "norain",
+    "sharp",
+    "clear",
+)
 CLEAN_WORDS += ("groundtruth", "ground_truth", "original")
 
 

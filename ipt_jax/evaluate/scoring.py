@@ -213,8 +213,9 @@ def score_images(
 
 def _measure(pair: Degraded, output: np.ndarray, task: Task) -> Result:
     before, after = baseline(pair.lq, task), to_uint8(output)
-    scores = [score_image(image, pair.hq, task.border) for image in (before, after)]
-    return Score(pair.name, task.name, *scores, pair.noise), pair.hq, before, after
+    of_input, of_result = (score_image(image, pair.hq, task.border) for image in (before, after))
+    score = Score(pair.name, task.name, of_input, of_result, pair.noise)
+    return score, pair.hq, before, after
 
 
 def score_network(

@@ -23,8 +23,18 @@ from ipt_jax.weights import mindspore
 FORMATS = ".pt, .pth, .safetensors, .npz, or MindSpore's .ckpt"
 # Keys under which training code stores the tensors beside other things.
 # The first that a file has counts: the EMA before the raw values.
-WRAPPERS = ("params_ema", "state_dict_ema", "ema", "params", "state_dict", "model_state_dict")
-WRAPPERS += ("model", "net", "net_g", "generator")
+WRAPPERS = (
+    "params_ema",
+    "state_dict_ema",
+    "ema",
+    "params",
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "net_g",
+    "generator",
+)
 # Prefixes that training code puts before the names.
 PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.", "net_g.", "generator.", "ema.")
 # What zipfile and struct raise for a damaged file, in addition to their own errors: an unknown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import re
 
 import pytest
@@ -64,6 +65,12 @@ def test_partners(clean, degraded):
 def test_no_partners(clean, degraded):
     match = match_pairs([clean], [degraded])
     assert match == ({}, {clean: []}, [degraded])
+
+
+def test_the_documentation_names_the_words_of_both_sides():
+    page = " ".join((pathlib.Path(__file__).parents[2] / "docs/evaluation.md").read_text().split())
+    for side, words in (("degraded", DEGRADED_WORDS), ("clean", CLEAN_WORDS)):
+        assert f"ords of the {side} side: `{' '.join(words)}`" in page
 
 
 def test_exact_partners_come_first_and_a_file_is_used_once():

@@ -150,11 +150,12 @@ def _names_of_split(hq: Mapping[str, Path], split: str, held_out: int) -> list[s
     pairs: dict[str, list[str]] = {}
     for name, path in hq.items():
         pairs.setdefault(path.relative_to(folder).as_posix(), []).append(name)
-    held: list[str] = []
+    first: list[str] = []
     for clean in in_order_of_hashes(pairs):
-        if len(held) < held_out:
-            held += pairs.pop(clean)
-    chosen = set(held[:held_out]) if split == "eval" else {n for own in pairs.values() for n in own}
+        if len(first) < held_out:
+            first += pairs.pop(clean)
+    left = [name for own in pairs.values() for name in own]
+    chosen = set(first[:held_out] if split == "eval" else left)
     return [name for name in hq if name in chosen]
 
 
