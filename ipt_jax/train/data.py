@@ -26,7 +26,7 @@ def open_data(config: ConfigDict) -> tuple[ConfigDict, Source]:
       DataError: the data cannot be used, or the scale of the pairs is not that of the task.
     """
     source = open_source(data_of(config), "train")
-    if isinstance(source, Folder) and source.left_out:
+    if isinstance(source, (Folder, Pairs)) and source.left_out:
         logger.warning("data.dir=%s: %s", config.data.dir, source.left_out)
     config = ConfigDict(config.to_dict())
     if (

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ipt_jax.data.files import DANGLING, is_dangling
+from ipt_jax.data.files import DANGLING, find_files, is_dangling
 from ipt_jax.data.layouts import LOOKED_FOR, check_sizes, sets_of_clean, understand
 from ipt_jax.data.sources.held_out import (
     check_held_out,
@@ -23,6 +23,7 @@ from ipt_jax.data.sources.held_out import (
 )
 from ipt_jax.errors import DataError, DecodeError
 from ipt_jax.images.decode import decode
+from ipt_jax.images.formats import describe_left_out
 from ipt_jax.messages import listed
 
 
@@ -41,6 +42,7 @@ class Pairs:
 
     Attributes:
       scale: of the pairs.
+      left_out: which files are left out because of their suffix, in words; "" for none.
 
     Raises:
       DataError: the folder does not exist or holds no pairs in a known layout, an image has no
@@ -95,6 +97,7 @@ class Pairs:
                 f"{len(set(hq.values()))} clean images"
             )
         check_sizes({name: lq[name] for name in names}, hq, self.scale)
+        self.left_out = describe_left_out(find_files(folder).others)
         self._names = names
         self._files = {name: (str(lq[name]), str(hq[name])) for name in names}
 
