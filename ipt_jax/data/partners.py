@@ -29,35 +29,14 @@ from typing import NamedTuple
 
 from ipt_jax.messages import listed
 
-# Words that name the degraded side of a pair, lower case.
-DEGRADED_WORDS: tuple[str, ...] = (
-    "lr",
-    "lrbi",
-    "lq",
-    "low",
-    "input",
-    "in",
-    "rain",
-    "rainy",
-    "noisy",
-    "noise",
+_DEGRADED_SIDE = (
+    "lr lrbi lq low input in rain rainy noisy noise blur blurry hazy haze degraded bicubic"
 )
-DEGRADED_WORDS += ("blur", "blurry", "hazy", "haze", "degraded", "bicubic")
-
-# Words that name the clean side of a pair, lower case.
-CLEAN_WORDS: tuple[str, ...] = (
-    "hr",
-    "hq",
-    "gt",
-    "high",
-    "normal",
-    "target",
-    "clean",
-    "norain",
-    "sharp",
-    "clear",
+_CLEAN_SIDE = (
+    "hr hq gt high normal target clean norain sharp clear groundtruth ground_truth original"
 )
-CLEAN_WORDS += ("groundtruth", "ground_truth", "original")
+# Words that name the degraded and the clean side of a pair, lower case.
+DEGRADED_WORDS, CLEAN_WORDS = tuple(_DEGRADED_SIDE.split()), tuple(_CLEAN_SIDE.split())
 
 
 def _word_of(words: Iterable[str]) -> re.Pattern[str]:
