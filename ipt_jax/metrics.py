@@ -13,9 +13,10 @@ import numpy as np
 METRICS = ("psnr_y", "psnr_rgb", "ssim_y", "ssim_rgb")
 
 _Y_WEIGHTS = np.array([65.738, 129.057, 25.064]) / 256
-_WINDOW = 11
-_GAUSSIAN = cv2.getGaussianKernel(_WINDOW, 1.5, cv2.CV_64F)
-_HALF = _WINDOW // 2
+# Side of the window of SSIM, and so of the smallest image that has one, in pixels.
+WINDOW = 11
+_GAUSSIAN = cv2.getGaussianKernel(WINDOW, 1.5, cv2.CV_64F)
+_HALF = WINDOW // 2
 _C1 = (0.01 * 255) ** 2
 _C2 = (0.03 * 255) ** 2
 
@@ -80,7 +81,7 @@ def ssim(a: np.ndarray, b: np.ndarray, channel: str = "y", border: int = 0) -> f
     """
     planes = _planes("ssim", a, b, channel, border)
     height, width = planes[0][0].shape
-    if min(height, width) < _WINDOW:
+    if min(height, width) < WINDOW:
         raise ValueError(
             f"ssim: its window is 11x11 pixels; inside a border of {border} the image has "
             f"{height}x{width}."

@@ -80,8 +80,8 @@ def _add_check(commands: Any) -> None:
         "check",
         allow_abbrev=False,
         help="read an entire data set and report what it holds and what cannot be read",
-        description="Reads and decodes every image of a data set. The exit code is 1 if any cannot "
-        "be read.",
+        description="Reads and decodes every image of a data set, and matches the pairs of a "
+        "folder of pairs. The exit code is 1 if an image cannot be read or has no partner.",
     )
     command.add_argument(
         "set", metavar="SET", help="a folder of images, a packed set, or the name of a TFDS set"
@@ -170,11 +170,12 @@ def check(options: argparse.Namespace) -> int:
     from ipt_jax.data.prepare import inspect
 
     source = inspect.find_source(options.set, options.data_dir, options.split)
-    found = inspect.check_source(source, options.crop, options.threads)
+    pairs = inspect.check_pairs(options.set, options.data_dir)
+    found = inspect.check_source(source, options.crop, options.threads, pairs)
     say("\n".join(inspect.report_lines(options.set, found)))
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(found, indent=1) + "\n")
-    return 1 if found["unreadable"] else 0
+    return 1 if found["unreadable"] or pairs.get("fault") else 0
 
 
 def preview(options: argparse.Namespace) -> int:

@@ -141,6 +141,16 @@ def cut_pair(
         return turned(lq, turn), turned(hq, turn)
 
 
+def why_too_narrow(height: int, width: int, side: int) -> str:
+    """Returns why an image cannot be enlarged to hold a crop of `side` pixels; "" if it can.
+
+    Training and `ipt data check` call images unreadable for this reason.
+    """
+    if max(height, width) * side <= LONGEST * min(height, width):
+        return ""
+    return f"{width}x{height} pixels are too narrow to be enlarged to hold a crop of {side}x{side}"
+
+
 def at_least(picture: np.ndarray, side: int) -> np.ndarray:
     """Enlarges an image `[H, W, 3]` by bicubic interpolation if either side is below `side`."""
     height, width = picture.shape[:2]

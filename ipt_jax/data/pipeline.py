@@ -21,7 +21,7 @@ import grain
 import numpy as np
 
 from ipt_jax.data import workers
-from ipt_jax.data.crops import LONGEST, at_least, cut_pair, empty_pair, make_pair
+from ipt_jax.data.crops import at_least, cut_pair, empty_pair, make_pair, why_too_narrow
 from ipt_jax.data.sources.pairs import decode_pair
 from ipt_jax.data.sources.source import Source
 from ipt_jax.data.stages import Stage, untimed
@@ -229,11 +229,8 @@ class Batches:
             picture = raw if isinstance(raw, np.ndarray) else decode(raw)
         height, width = picture.shape[:2]
         side = self.tile * max(task.scale for task in self.tasks)
-        if max(height, width) * side > LONGEST * min(height, width):
-            raise DecodeError(
-                f"{width}x{height} pixels are too narrow to be enlarged to hold a crop of "
-                f"{side}x{side}"
-            )
+        if reason := why_too_narrow(height, width, side):
+            raise DecodeError(reason)
         return picture
 
 

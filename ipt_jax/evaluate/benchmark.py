@@ -6,15 +6,15 @@ import dataclasses
 import itertools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ipt_jax import terminal
-from ipt_jax.errors import UsageError
+from ipt_jax.errors import DataError, UsageError
 from ipt_jax.evaluate.candidates import Candidate
 from ipt_jax.evaluate.report import Report
 from ipt_jax.evaluate.results import Row, format_rows
-from ipt_jax.evaluate.scoring import unclipped
+from ipt_jax.evaluate.scoring import BenchmarkImage, is_large_enough, unclipped
 from ipt_jax.evaluate.sets import BenchmarkSet, kind_of
 from ipt_jax.evaluate.trials import Trial, labels_of
 from ipt_jax.messages import printable
@@ -130,8 +130,15 @@ def _score_set(
     row = Row(one, trial, [], 0, 0.0)
     candidate.prepare(trial)
     began = time.perf_counter()
-    images = itertools.islice(one.pictures(trial.task), settings.limit or None)
-    for result in candidate.score(one, trial, images, settings.seed):
+
+    def large_enough() -> Iterator[BenchmarkImage]:
+        for image in itertools.islice(one.pictures(trial.task), settings.limit or None):
+            if is_large_enough(image, trial.task):
+                yield image
+            else:
+                row.too_small.append(image.name)
+
+    for result in candidate.score(one, trial, large_enough(), settings.seed):
         row.scores.append(result[0])
         row.tiles += candidate.tiles(result, trial)
         row.seconds = time.perf_counter() - began
@@ -139,6 +146,8 @@ def _score_set(
             report.add(row, result)
         _show_progress(f"{printable(one.name)} {trial.label}: {len(row.scores)} of {len(one.hq)}")
     _show_progress("")
+    if not row.scores:
+        raise DataError(f"{one.name}: all images are too small for {trial.label}")
     return row
 
 

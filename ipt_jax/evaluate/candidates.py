@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ipt_jax.data.layouts import match_names, picture_files, read_picture
+from ipt_jax.data.layouts import picture_files, read_picture
+from ipt_jax.data.partners import explain, match_results
 from ipt_jax.errors import DataError, UsageError
 from ipt_jax.evaluate.scoring import BenchmarkImage, Degraded, Result, baseline, score_images
 from ipt_jax.evaluate.sets import BenchmarkSet
 from ipt_jax.evaluate.trials import Trial
+from ipt_jax.log import logger
 from ipt_jax.messages import listed
 from ipt_jax.restore.images import count_tiles
 from ipt_jax.restore.restorer import Restorer
@@ -110,13 +112,21 @@ class Outputs(Candidate):
         """
         inner = [trial.label, *(f"{x}{trial.task.scale}" for x in "xX" if trial.task.scale > 1), ""]
         places = [self._folder / outer / name for outer in (one.name, "") for name in inner]
-        place = next((p for p in places if p.is_dir() and picture_files(p)), None)
+        below = any("/" in name for name in one.hq)
+        place = next((p for p in places if p.is_dir() and picture_files(p, below)), None)
         if place is None:
             raise DataError(
                 f"--weights {self.name}: no images for {one.name} {trial.label}; looked in "
                 + listed([str(p) for p in places], len(places))
             )
-        found = match_names(one.hq, picture_files(place), str(place), "restored picture")
+        files = picture_files(place, below)
+        match = match_results(one.hq, files)
+        if match.alone:
+            reason = explain(match._replace(extra=[]), "restored picture", files)
+            raise DataError(f"{place}: {reason}; docs/evaluation.md says which names are partners")
+        if match.extra:
+            logger.warning("%s: no clean image in %s for %s", place, one.name, listed(match.extra))
+        found = {name: files[other] for name, other in match.partners.items()}
 
         def restore(pairs: Iterator[Degraded]) -> Iterator[np.ndarray]:
             for pair in pairs:

@@ -62,9 +62,10 @@ class Report:
         """Adds an image's score and its clean, degraded and restored image."""
         score, *images = result
         heap = self._shown.setdefault((row.set.name, row.trial.label), [])
-        entry = _Shown(
-            -score.after["psnr_y"], -len(row.scores), score, (images[0], images[1], images[2])
-        )
+        psnr = score.after["psnr_y"]
+        # An image without a PSNR, which is tiny, comes last.
+        key = -np.inf if np.isnan(psnr) else -psnr
+        entry = _Shown(key, -len(row.scores), score, (images[0], images[1], images[2]))
         if len(heap) < self._limit:
             heapq.heappush(heap, entry)
         else:
@@ -121,17 +122,21 @@ def _text(value: Any) -> str:
     return html.escape(printable(value))
 
 
-def _number(metric: str, value: float) -> str:
-    return (
-        ("inf" if not np.isfinite(value) else f"{value:.2f}")
-        if metric.startswith("psnr")
-        else f"{value:.4f}"
-    )
+def _number(metric: str, value: float, error: float = np.nan) -> str:
+    """Returns a score, with its standard error if there is one, as the table shows it."""
+    if np.isnan(value):
+        return "-"
+    digits = 2 if metric.startswith("psnr") else 4
+    text = f"{value:.{digits}f}" if np.isfinite(value) else "inf"
+    return text if np.isnan(error) else f"{text} &plusmn; {error:.{digits}f}"
 
 
-def _cells(score: Score) -> str:
+def _cells(score: Score, errors: Mapping[str, Mapping[str, float]] | None = None) -> str:
+    none = dict.fromkeys(METRICS, np.nan)
+    before, after = (errors[side] if errors else none for side in ("input", "result"))
     return "".join(
-        f"<td>{_number(m, score.before[m])}</td><td><b>{_number(m, score.after[m])}</b></td>"
+        f"<td>{_number(m, score.before[m], before[m])}</td>"
+        f"<td><b>{_number(m, score.after[m], after[m])}</b></td>"
         for m in METRICS
     )
 
@@ -147,19 +152,22 @@ def _head(*first: str) -> str:
 def _means(rows: Sequence[Row]) -> str:
     lines = "".join(
         f"<tr><td>{_text(row.set.name)}</td><td>{_text(row.trial.label)}</td>"
-        f"<td>{len(row.scores)}</td>{_cells(row.mean)}</tr>"
+        f"<td>{len(row.scores)}</td><td>{row.noise}</td>"
+        f"{_cells(row.mean, row.standard_errors())}</tr>"
         for row in rows
     )
+    notes = "".join(f"<br>{_text(note)}" for row in rows for note in row.notes())
     return (
-        f'<div class="scroll"><table>{_head("set", "task", "pictures")}</tr>{lines}</table></div>'
+        f'<div class="scroll"><table>{_head("set", "task", "pictures", "noise")}</tr>{lines}'
+        f"</table></div><p>&plusmn; is the standard error of a mean over the images.{notes}</p>"
     )
 
 
 def _published(row: Row) -> str:
     """Returns a table of published scores beside these weights'; '' where none is comparable."""
     others = published(row.set.canonical, row.trial.label)
-    # Published means are over all images of a set.
-    if not others or len(row.scores) < len(row.set.hq):
+    # Published means are over all images of a set, and of colour images where noise was added.
+    if not others or len(row.scores) < len(row.set.hq) or row.noise not in ("", "colour"):
         return ""
     after = row.mean.after
     mine = f"{_number('psnr_y', after['psnr_y'])}, {_number('psnr_rgb', after['psnr_rgb'])} RGB"

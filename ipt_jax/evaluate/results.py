@@ -11,7 +11,7 @@ import numpy as np
 from ipt_jax.evaluate.scoring import Score
 from ipt_jax.evaluate.sets import BenchmarkSet
 from ipt_jax.evaluate.trials import Trial
-from ipt_jax.messages import printable
+from ipt_jax.messages import listed, printable
 from ipt_jax.metrics import METRICS
 
 
@@ -25,6 +25,7 @@ class Row:
       scores: the score of each image.
       tiles: number of tiles that were restored.
       seconds: time that restoring and scoring took.
+      too_small: names of the images that are smaller than the task's scale; they have no scores.
     """
 
     set: BenchmarkSet
@@ -32,11 +33,56 @@ class Row:
     scores: list[Score]
     tiles: int
     seconds: float
+    too_small: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def mean(self) -> Score:
         """The mean over the images."""
         return mean_score(self.scores)
+
+    @property
+    def noise(self) -> str:
+        """The noise that was made: "colour", "grey", "grey 2 of 14"; "" for tasks without noise."""
+        kinds = [score.noise for score in self.scores]
+        grey = kinds.count("grey")
+        return kinds[0] if not grey or grey == len(kinds) else f"grey {grey} of {len(kinds)}"
+
+    def differences(self) -> list[dict[str, float]]:
+        """Returns for each image by how much the scores of the result exceed those of the input."""
+        return [{m: s.after[m] - s.before[m] for m in METRICS} for s in self.scores]
+
+    def standard_errors(self) -> dict[str, dict[str, float]]:
+        """Returns the standard errors of the means, `{"input" | "result" | "gain": {metric: ...}}`.
+
+        The images are taken as a sample of the images that a set stands for. The error of a gain is
+        that of the images' differences, so it is much smaller than those of the two means.
+        """
+        sides = {
+            "input": [score.before for score in self.scores],
+            "result": [score.after for score in self.scores],
+            "gain": self.differences(),
+        }
+        return {
+            name: {m: standard_error([side[m] for side in values]) for m in METRICS}
+            for name, values in sides.items()
+        }
+
+    def notes(self) -> list[str]:
+        """Returns what does not show in the row's numbers, one sentence each."""
+        name = f"{self.set.name} {self.trial.label}"
+        notes = []
+        if self.too_small:
+            notes.append(
+                f"{name}: not scored, because smaller than the scale: {listed(self.too_small)}"
+            )
+        for metric in ("psnr_y", "ssim_y"):
+            none = [score.picture for score in self.scores if np.isnan(score.after[metric])]
+            if none:
+                notes.append(
+                    f"{name}: too small for {metric.split('_')[0].upper()}, and left out of its "
+                    f"mean: {listed(none)}"
+                )
+        return notes
 
     def as_json(self) -> dict[str, Any]:
         """Returns the row as `ipt evaluate --json` writes it."""
@@ -48,6 +94,12 @@ class Row:
             "layout": self.set.layout.words,
             "input": _json_numbers(mean.before),
             "result": _json_numbers(mean.after),
+            "gain": _json_numbers(_average(self.differences())),
+            "standard_error": {
+                side: _json_numbers(values) for side, values in self.standard_errors().items()
+            },
+            "noise": self.noise,
+            "too_small": self.too_small,
             "tiles": self.tiles,
             "seconds": round(self.seconds, 3),
             "scores": [
@@ -55,6 +107,7 @@ class Row:
                     "picture": score.picture,
                     "input": _json_numbers(score.before),
                     "result": _json_numbers(score.after),
+                    "noise": score.noise,
                 }
                 for score in self.scores
             ],
@@ -62,21 +115,38 @@ class Row:
 
 
 def _json_numbers(values: dict[str, float]) -> dict[str, Any]:
-    # The PSNR of equal images is infinite, and JSON has no infinity.
-    return {k: v if np.isfinite(v) else "inf" for k, v in values.items()}
+    # The PSNR of equal images is infinite, and JSON has no infinity. A number that is not defined,
+    # such as the SSIM of a tiny image, is null.
+    return {
+        k: v if np.isfinite(v) else None if np.isnan(v) else "inf" if v > 0 else "-inf"
+        for k, v in values.items()
+    }
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Returns the standard error of a mean: the standard deviation (n - 1) over the root of n.
+
+    NaN values are left out. The result is NaN for less than two values, or if one is infinite.
+    """
+    there = np.array([value for value in values if not np.isnan(value)])
+    if len(there) < 2 or not np.isfinite(there).all():
+        return float("nan")
+    return float(there.std(ddof=1) / np.sqrt(len(there)))
+
+
+def _average(sides: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Returns the means over images, without values that are not defined (NaN)."""
+    there = {m: [side[m] for side in sides if not np.isnan(side[m])] for m in METRICS}
+    return {m: float(np.mean(values)) if values else float("nan") for m, values in there.items()}
 
 
 def mean_score(scores: Sequence[Score]) -> Score:
     """Returns the mean over the images of one task."""
-
-    def average(sides: Sequence[dict[str, float]]) -> dict[str, float]:
-        return {metric: float(np.mean([side[metric] for side in sides])) for metric in METRICS}
-
     return Score(
         f"mean of {len(scores)}",
         scores[0].task,
-        average([score.before for score in scores]),
-        average([score.after for score in scores]),
+        _average([score.before for score in scores]),
+        _average([score.after for score in scores]),
     )
 
 
@@ -96,20 +166,32 @@ def format_means(means: Sequence[Score]) -> str:
 
 
 def format_rows(rows: Sequence[Row]) -> str:
-    """Returns a table with a line for each set and task: input -> result."""
+    """Returns a table with a line for each set and task: input -> result, and the gain in PSNR."""
+    noise = max((len(row.noise) for row in rows), default=0)
+    noise = max(noise, len("noise")) + 2 if noise else 0
     lines = [
-        f"{'set':<10} {'task':<13} {'n':>3}  {'PSNR-Y':>15}  {'PSNR-RGB':>15}  {'SSIM-Y':>15}  "
+        f"{'set':<10} {'task':<13} {'n':>3}  {'noise' if noise else '':<{noise}}"
+        f"{'PSNR-Y':>25} {'gain':>11}  {'PSNR-RGB':>25} {'gain':>11}  {'SSIM-Y':>15}  "
         f"{'SSIM-RGB':>15}  {'tiles/s':>8}"
     ]
     for row in rows:
-        b, a = row.mean.before, row.mean.after
-        cells = [
-            f"{b[m]:6.2f} -> {a[m]:5.2f}" if m.startswith("psnr") else f"{b[m]:.4f} -> {a[m]:.4f}"
-            for m in ("psnr_y", "psnr_rgb", "ssim_y", "ssim_rgb")
-        ]
+        b, a, errors = row.mean.before, row.mean.after, row.standard_errors()
+        gain = _average(row.differences())
+        cells = []
+        for m in ("psnr_y", "psnr_rgb"):
+            before = _with_error(f"{b[m]:.2f}", errors["input"][m])
+            after = _with_error(f"{a[m]:.2f}", errors["result"][m])
+            cells.append(f"{before + ' -> ' + after:>25}")
+            cells[-1] += f" {_with_error(f'{gain[m]:+.2f}', errors['gain'][m]):>11}"
+        cells += [f"{f'{b[m]:.4f} -> {a[m]:.4f}':>15}" for m in ("ssim_y", "ssim_rgb")]
         lines.append(
             f"{printable(row.set.name):<10} {row.trial.label:<13} {len(row.scores):>3}  "
-            + "  ".join(f"{c:>15}" for c in cells)
+            f"{row.noise:<{noise}}" + "  ".join(cells)
             + (f"  {row.tiles / row.seconds:8.1f}" if row.tiles else "")
         )
-    return "\n".join(lines)
+    lines.append("± is the standard error of a mean over the images")
+    return "\n".join([*lines, *(note for row in rows for note in row.notes())])
+
+
+def _with_error(number: str, error: float) -> str:
+    return number if np.isnan(error) else f"{number}±{error:.2f}"

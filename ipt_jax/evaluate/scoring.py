@@ -10,11 +10,12 @@ from concurrent import futures
 
 import numpy as np
 
+from ipt_jax.degradations.grey import has_noise, is_grey, with_grey_noise
 from ipt_jax.degradations.noise import Noise
 from ipt_jax.errors import DataError
 from ipt_jax.images.resize import bicubic_up
 from ipt_jax.messages import printable
-from ipt_jax.metrics import psnr, ssim
+from ipt_jax.metrics import METRICS, WINDOW, psnr, ssim
 from ipt_jax.restore.images import restore_pictures, to_uint8
 from ipt_jax.restore.network import Apply
 from ipt_jax.tasks import Task
@@ -42,14 +43,17 @@ class Score:
     Attributes:
       picture: name of the image.
       task: name of the task.
-      before: scores of the input (for SR, of its bicubic enlargement), `{"psnr_y": dB, ...}`.
+      before: scores of the input (for SR, of its bicubic enlargement), `{"psnr_y": dB, ...}`; NaN
+        for a metric that such a small image does not have.
       after: scores of the result.
+      noise: "grey" or "colour" noise was made; "" for a task without noise.
     """
 
     picture: str
     task: str
     before: dict[str, float]
     after: dict[str, float]
+    noise: str = ""
 
 
 def unclipped(task: Task) -> Task:
@@ -71,12 +75,27 @@ def generator(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(name.encode("utf-8", "surrogateescape"))])
 
 
+def kind_of_noise(image: BenchmarkImage, task: Task) -> str:
+    """Returns which noise a task makes for an image: "grey", "colour", or "" for none.
+
+    A grey image (R = G = B) gets grey noise, as in published tables for grey sets.
+    """
+    if image.lq is not None or not has_noise(task.degrade):
+        return ""
+    return "grey" if is_grey(image.hq) else "colour"
+
+
+def is_large_enough(image: BenchmarkImage, task: Task) -> bool:
+    """Returns whether an image has a pixel left after its reduction."""
+    return min(image.hq.shape[:2]) >= task.scale
+
+
 def make_lq(image: BenchmarkImage, task: Task, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns (lq, hq) of an image; hq is first cut to a multiple of the scale.
 
     Args:
       image: the image.
-      task: the task, which degrades hq where the image has no lq.
+      task: the task, which degrades hq where the image has no lq; grey images get grey noise.
       seed: seed of the degradation.
 
     Raises:
@@ -84,14 +103,16 @@ def make_lq(image: BenchmarkImage, task: Task, seed: int) -> tuple[np.ndarray, n
         scale.
     """
     height, width = (size // task.scale for size in image.hq.shape[:2])
-    if not height or not width:
+    if not is_large_enough(image, task):
         raise DataError(
             f"{printable(image.name)} is {image.hq.shape[1]}x{image.hq.shape[0]}, too small for "
             f"{task.name}"
         )
     hq = np.ascontiguousarray(image.hq[: height * task.scale, : width * task.scale])
     if image.lq is None:
-        return task.degrade(hq, generator(seed, image.name)), hq
+        grey = kind_of_noise(image, task) == "grey"
+        degrade = with_grey_noise(task.degrade) if grey else task.degrade
+        return degrade(hq, generator(seed, image.name)), hq
     if image.lq.shape[:2] != (height, width):
         raise DataError(
             f"{printable(image.name)}: the sizes of the pair do not match: lq is "
@@ -109,14 +130,21 @@ def score_image(output: np.ndarray, hq: np.ndarray, border: int) -> dict[str, fl
       hq: the clean image.
       border: pixels that are left out on every side.
 
+    Returns:
+      `{"psnr_y": dB, ...}`; NaN for a metric that is not defined for such a small image: inside the
+      border, PSNR needs a pixel and SSIM needs 11x11.
+
     Raises:
-      ValueError: the shapes differ, or the image is too small for a metric.
+      ValueError: the shapes differ, or an image is not uint8.
     """
-    return {
-        f"{metric.__name__}_{channel}": metric(output, hq, channel=channel, border=border)
-        for metric in (psnr, ssim)
-        for channel in ("y", "rgb")
-    }
+    side = min(hq.shape[:2]) - 2 * border
+    scores = dict.fromkeys(METRICS, float("nan"))
+    for metric, least in ((psnr, 1), (ssim, WINDOW)):
+        if side >= least:
+            for channel in ("y", "rgb"):
+                score = metric(output, hq, channel=channel, border=border)
+                scores[f"{metric.__name__}_{channel}"] = score
+    return scores
 
 
 def baseline(lq: np.ndarray, task: Task) -> np.ndarray:
@@ -132,11 +160,13 @@ class Degraded:
       name: name of the image.
       lq: `[H / scale, W / scale, 3]`, uint8 or float32 in 0..255.
       hq: uint8 `[H, W, 3]`.
+      noise: "grey", "colour" or "", as in `Score`.
     """
 
     name: str
     lq: np.ndarray
     hq: np.ndarray
+    noise: str = ""
 
 
 # The score, and the clean, degraded and restored image, uint8 `[H, W, 3]`.
@@ -167,7 +197,8 @@ def score_images(
 
     def inputs() -> Iterator[Degraded]:
         for image in images:
-            pending.append(Degraded(image.name, *make_lq(image, task, seed)))
+            lq, hq = make_lq(image, task, seed)
+            pending.append(Degraded(image.name, lq, hq, kind_of_noise(image, task)))
             yield pending[-1]
 
     # The main thread keeps the device busy, so scores are computed in other threads. Few of them
@@ -184,11 +215,9 @@ def score_images(
 
 def _measure(pair: Degraded, output: np.ndarray, task: Task) -> Result:
     before, after = baseline(pair.lq, task), to_uint8(output)
-    try:
-        scores = [score_image(image, pair.hq, task.border) for image in (before, after)]
-    except ValueError as error:
-        raise DataError(f"{printable(pair.name)}: {error}") from None
-    return Score(pair.name, task.name, *scores), pair.hq, before, after
+    of_input, of_result = (score_image(image, pair.hq, task.border) for image in (before, after))
+    score = Score(pair.name, task.name, of_input, of_result, pair.noise)
+    return score, pair.hq, before, after
 
 
 def score_network(

@@ -65,11 +65,10 @@ class BenchmarkSet:
 
     def kinds(self) -> set[str]:
         """Returns the kinds of task at which the set is scored by convention."""
-        return set(
-            USUAL.get(
-                self.canonical, "rain pairs" if self.layout.paired else "sr noise rain"
-            ).split()
-        )
+        own = "sr noise rain"
+        if self.layout.paired:
+            own = "rain pairs" if 1 in self.layout.lq else "sr"
+        return set(USUAL.get(self.canonical, own).split())
 
     def suits(self, task: Task) -> bool:
         """Returns whether the set can be scored at the task."""
@@ -87,7 +86,7 @@ class BenchmarkSet:
         # degradations.
         own = self.layout.paired or isinstance(task.degrade, (Bicubic, Paired))
         lq = self.layout.lq.get(task.scale, {}) if own else {}
-        for name, path in self.hq.items():
+        for name, path in self.layout.clean(task.scale).items():
             yield BenchmarkImage(name, read_picture(path), read_picture(lq[name]) if lq else None)
 
     def describe(self) -> str:

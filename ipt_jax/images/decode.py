@@ -2,7 +2,7 @@
 
 OpenCV decodes JPEG and PNG, the formats of training sets. Their structure is checked first: for a
 truncated or corrupt file OpenCV may return half an image and report the damage only on stderr.
-Pillow decodes WebP, BMP and TIFF. The first bytes decide on the format, never the file's name.
+Pillow decodes WebP, BMP, TIFF and AVIF. The first bytes decide on the format, never the name.
 `docs/decisions/0009-image-decoding.md` compares this with Pillow alone.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 from PIL import BmpImagePlugin, JpegImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from ipt_jax.errors import DecodeError
-from ipt_jax.images.formats import PNG_SIGNATURE, sniff_format
+from ipt_jax.images.formats import AVIF, PNG_SIGNATURE, sniff_format, unread_format
 from ipt_jax.images.metadata import ORIENTATION
 from ipt_jax.messages import first_line
 
@@ -33,6 +33,10 @@ _PLUGINS: dict[str, type] = {
     "bmp": BmpImagePlugin.BmpImageFile,
     "tiff": TiffImagePlugin.TiffImageFile,
 }
+if AVIF:
+    from PIL import AvifImagePlugin
+
+    _PLUGINS["avif"] = AvifImagePlugin.AvifImageFile
 
 _CV2_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 
@@ -76,7 +80,7 @@ class Header(NamedTuple):
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decodes a JPEG, PNG, WebP, BMP or TIFF.
+    """Decodes a JPEG, PNG, WebP, BMP or TIFF, or an AVIF where Pillow can.
 
     Grey and palette images become RGB. The EXIF orientation is applied. CMYK is converted by
     Pillow's formula. 16 bits become 8 by rounding v / 257. Alpha is dropped and the stored colour
@@ -108,7 +112,9 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             raise DecodeError("the image is empty: 0 bytes")
         else:
             raise DecodeError(
-                f"not a JPEG, PNG, WebP, BMP or TIFF: {len(data)} bytes, starting with {data[:8]!r}"
+                unread_format(data[:12])
+                or f"not a JPEG, PNG, WebP, BMP or TIFF: {len(data)} bytes, starting with "
+                f"{data[:8]!r}"
             )
     except (DecodeError, MemoryError):
         raise
@@ -307,7 +313,7 @@ def _decode_by_pillow(kind: str, data: bytes, max_pixels: int) -> np.ndarray:
         )
         # For a TIFF, load() also applies the orientation.
         picture.load()
-        if picture.format == "WEBP":
+        if picture.format in ("WEBP", "AVIF"):
             exif = picture.info.get("exif", b"")
             return orient(np.asarray(picture.convert("RGB")), _exif_orientation(exif))
         if picture.mode.startswith("I;16"):

@@ -25,7 +25,7 @@ from PIL import (
 from ipt_jax.errors import DecodeError
 from ipt_jax.images import decode, metadata, pillow
 from ipt_jax.images.files import open_image_file, read_image_file
-from ipt_jax.images.formats import sniff_format
+from ipt_jax.images.formats import AVIF, sniff_format, unread_format
 from ipt_jax.messages import first_line
 
 # Format -> Pillow's class that reads it.
@@ -37,6 +37,10 @@ PLUGINS: dict[str, Any] = {
     "tiff": TiffImagePlugin.TiffImageFile,
     "gif": GifImagePlugin.GifImageFile,
 }
+if AVIF:
+    from PIL import AvifImagePlugin
+
+    PLUGINS["avif"] = AvifImagePlugin.AvifImageFile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +71,11 @@ def kind_of(start: bytes) -> str:
     kind = sniff_format(start)
     if kind in PLUGINS:
         return str(kind)
+    if not start:
+        raise DecodeError("an empty file")
     raise DecodeError(
-        f"not a JPEG, PNG, WebP, BMP, TIFF or GIF: it starts with {start[:8]!r}"
-        if start
-        else "an empty file"
+        unread_format(start)
+        or f"not a JPEG, PNG, WebP, BMP, TIFF or GIF: it starts with {start[:8]!r}"
     )
 
 

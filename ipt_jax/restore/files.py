@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ipt_jax import terminal
+from ipt_jax.data.files import DANGLING, is_dangling
 from ipt_jax.errors import DataError, RunError, UserError
 from ipt_jax.images import channels
 from ipt_jax.images.read import ImageFile, measure, read_image
@@ -271,6 +272,8 @@ def _make_folder(folder: Path) -> None:
 def _reason(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "there is not enough memory"
+    if isinstance(error, OSError) and error.filename and is_dangling(error.filename):
+        return DANGLING
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, (ValueError, OSError, RunError)):

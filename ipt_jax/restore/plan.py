@@ -13,9 +13,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from ipt_jax.data.files import find_files
 from ipt_jax.errors import UserError
-from ipt_jax.images.formats import SUFFIXES, format_of
+from ipt_jax.images.formats import SUFFIXES, describe_left_out, format_of
 from ipt_jax.images.write import FORMATS
+from ipt_jax.log import logger
 from ipt_jax.messages import listed, nearest
 
 PICTURES = (*SUFFIXES, ".gif")
@@ -111,6 +113,7 @@ def _find_files(word: str, target: Path) -> list[tuple[Path, Path]]:
             raise UserError(
                 f"{word}: no images ({', '.join(PICTURES)}) in this folder; it contains: {content}"
             )
+        _warn_of_others(path, target)
         return [(path / name, name) for name in inside]
     if path.exists():
         return [(path, Path(path.name))]
@@ -147,6 +150,18 @@ def _images_below(folder: Path, target: Path) -> list[Path]:
             if not name.startswith(".") and name.lower().endswith(PICTURES)
         ]
     return sorted(names)
+
+
+def _warn_of_others(folder: Path, target: Path) -> None:
+    """Logs which files of a folder are left out because of their suffix."""
+    own = target.resolve()
+    others = [
+        name
+        for name in find_files(folder).others
+        if not name.lower().endswith(PICTURES) and own not in (folder / name).resolve().parents
+    ]
+    if left_out := describe_left_out(others):
+        logger.warning("%s: %s", folder, left_out)
 
 
 def _jobs_into(target: Path, found: list[tuple[Path, Path]], form: str) -> list[Job]:

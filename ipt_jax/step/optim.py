@@ -56,6 +56,21 @@ def schedule(optim: Mapping[str, Any]) -> Callable[[Array], Array]:
     return optax.join_schedules([warm, after], [warmup])
 
 
+def last_step(optim: Mapping[str, Any]) -> int | None:
+    """Returns the step at which a schedule ends; None for a schedule without an end.
+
+    After it, the learning rate stays at `final_learning_rate`.
+
+    Args:
+      optim: the `optim` part of a resolved config.
+    """
+    if optim["schedule"] in ("cosine", "step"):
+        return int(optim["schedule_steps"])
+    if optim["schedule"] == "wsd" and optim["decay_start"]:
+        return int(optim["decay_start"] + optim["decay_steps"])
+    return None
+
+
 def _stable_then_decay(
     peak: float, final: float, start: int, length: int
 ) -> Callable[[Array], Array]:

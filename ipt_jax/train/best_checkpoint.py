@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from etils import epath
 
 from ipt_jax.distributed import devices
 from ipt_jax.distributed.process_group import ProcessGroup
-from ipt_jax.log import extra
+from ipt_jax.log import extra, logger
 from ipt_jax.run_folder.best_record import best_of, read_best, score_of, write_best
 from ipt_jax.run_folder.folder import BEST
 
@@ -72,6 +73,9 @@ class BestCheckpoint:
             return False
         value = score_of(self.metric, scores)
         value = float(self.group.gather(f"best {step}", value)[0])
+        if math.isnan(value):
+            logger.warning("step %d: %s is not defined for such small images", step, self.metric)
+            return False
         self.seen = [*(one for one in self.seen if one[0] != step), (step, value)]
         if devices.is_main():
             with extra(self.folder / BEST):

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from ipt_jax.config.resolve import data_of
 from ipt_jax.data import pipeline
+from ipt_jax.data.sources.folder import Folder
 from ipt_jax.data.sources.pairs import Pairs
 from ipt_jax.data.sources.source import Source, open_source
 from ipt_jax.log import logger
@@ -25,6 +26,8 @@ def open_data(config: ConfigDict) -> tuple[ConfigDict, Source]:
       DataError: the data cannot be used, or the scale of the pairs is not that of the task.
     """
     source = open_source(data_of(config), "train")
+    if isinstance(source, (Folder, Pairs)) and source.left_out:
+        logger.warning("data.dir=%s: %s", config.data.dir, source.left_out)
     config = ConfigDict(config.to_dict())
     if (
         isinstance(source, Pairs)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -15,6 +16,7 @@ from ipt_jax.log import logger
 from ipt_jax.run_folder import folder as names
 from ipt_jax.run_folder.curves import save_curves
 from ipt_jax.run_folder.metrics_log import MetricsLog
+from ipt_jax.step import optim
 from ipt_jax.step.state import TrainState
 from ipt_jax.train import init_from
 from ipt_jax.train.best_checkpoint import BestCheckpoint
@@ -129,10 +131,36 @@ def begin(
             setup.images,
             ", ".join(f"{key} {value}" for key, value in devices.describe().items()),
         )
+        _warn_of_final_rate(config, start)
     metrics_log = MetricsLog(
         setup.folder, start, start >= steps, config["log"]["tensorboard"], devices.is_main()
     )
     return best, metrics_log
+
+
+def _warn_of_final_rate(config: Mapping[str, Any], start: int) -> None:
+    """Logs that the schedule ends before the run does, and how to stretch it."""
+    settings, steps = config["optim"], config["steps"]
+    end = optim.last_step(settings)
+    if end is None or end >= steps:
+        return
+    keys = "optim.schedule_steps"
+    stretched = f"--config.optim.schedule_steps={steps}"
+    if settings["schedule"] == "wsd":
+        keys = "optim.decay_start + optim.decay_steps"
+        start_of_decay = max(settings["decay_start"], steps - settings["decay_steps"])
+        stretched = f"--config.optim.decay_start={start_of_decay}"
+    logger.warning(
+        "the learning rate's schedule ends at step %d (%s): the steps from %d to %d train at the "
+        "final rate, %g. To stretch the schedule, set %s in a new run, or in a branch of this one "
+        "from a checkpoint before its end (--config.branch_from=RUN@STEP)",
+        end,
+        keys,
+        max(start, end),
+        steps,
+        settings["final_learning_rate"],
+        stretched,
+    )
 
 
 def finish(

@@ -27,7 +27,7 @@ from ipt_jax.run_folder import folder as names
 from ipt_jax.run_folder.curves import save_curves
 from ipt_jax.run_folder.metrics_log import HELD_OUT, MetricsLog
 from ipt_jax.step.state import TrainState
-from ipt_jax.tasks import Task
+from ipt_jax.tasks import Task, make_tasks
 from ipt_jax.terminal import say
 
 
@@ -150,13 +150,14 @@ def held_out(config: dict[str, Any], count: int, size: int) -> list[BenchmarkIma
     """
     settings = resolve.data_of(config)
     source, scale = open_source(settings, "eval"), settings.get("scale", 1)
+    largest = max(task.scale for task in make_tasks(config["tasks"]))
     images: list[BenchmarkImage] = []
     for i in range(len(source)):
         if len(images) == count:
             break
-        raw: Any = source[i]
         lq = None
         try:
+            raw: Any = source[i]
             if isinstance(raw, tuple):
                 lq, hq = decode_pair(raw, scale)
             else:
@@ -165,6 +166,9 @@ def held_out(config: dict[str, Any], count: int, size: int) -> list[BenchmarkIma
             logger.warning(
                 "held-out image %s cannot be read and is left out: %s", source.name(i), error
             )
+            continue
+        if min(hq.shape[:2]) < largest:
+            logger.warning("held-out image %s is too small and is left out", source.name(i))
             continue
         images.append(BenchmarkImage(source.name(i), *_cropped(hq, lq, size, scale)))
     if not images:

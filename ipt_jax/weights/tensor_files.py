@@ -26,9 +26,21 @@ FORMATS = ".pt, .pth, .safetensors, .npz, or MindSpore's .ckpt"
 # Bytes of the largest file that is read, and of its tensors as float32. IPT has 0.5 GB.
 LARGEST = 16 << 30
 # Keys under which training code stores the tensors beside other things.
-WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
+# The first that a file has counts: the EMA before the raw values.
+WRAPPERS = (
+    "params_ema",
+    "state_dict_ema",
+    "ema",
+    "params",
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "net_g",
+    "generator",
+)
 # Prefixes that training code puts before the names.
-PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.")
+PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.", "net_g.", "generator.", "ema.")
 # What zipfile and struct raise for a damaged file, in addition to their own errors: an unknown
 # version or compression method, or an encryption flag.
 _DAMAGE = (
@@ -63,7 +75,10 @@ class TensorFile:
 def sha256_of(file: Path) -> str:
     """Returns the SHA-256 of a file in hexadecimal."""
     with open_regular(file) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+        return digest.hexdigest()
 
 
 def read_tensor_file(path: Path) -> TensorFile:
@@ -201,10 +216,10 @@ def _read_torch(path: Path) -> TensorFile:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # The rest of torch's message explains how to execute the file, which is not wanted here.
-        name = re.search(r"GLOBAL (\S+)", str(error))
+        found = re.search(r"GLOBAL (\S+)", str(error))
         raise WeightsError(
             "refused: it contains something other than tensors, which could execute code"
-            + (f" ({name[1]})" if name else "")
+            + (f" ({found[1]})" if found else "")
         ) from None
     # torch raises nearly any exception for a damaged file.
     except Exception as error:

@@ -200,6 +200,57 @@ def test_equal_pictures_score_inf_and_json_stays_json(data, tmp_path):
     )
 
 
+def test_one_tiny_picture_does_not_stop_an_evaluation(tmp_path, capsys):
+    for name, side in (("a", 40), ("b", 48), ("eight", 8), ("three", 3)):
+        put(tmp_path / "S" / f"{name}.png", image=photograph(side, side))
+    words = ["--weights", "bicubic", "--data", str(tmp_path / "S"), "--tasks", "sr2,sr4"]
+    files = ["--json", str(tmp_path / "a.json"), "--report", str(tmp_path / "r.html")]
+    assert evaluate(*words, *files) == 0
+    printed = capsys.readouterr().out
+    assert "S sr4: not scored, because smaller than the scale: three" in printed
+    assert "S sr4: too small for PSNR, and left out of its mean: eight" in printed
+    assert "S sr2: too small for SSIM, and left out of its mean: eight, three" in printed
+    two, four = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert (two["pictures"], two["too_small"]) == (4, [])
+    assert (four["pictures"], four["too_small"]) == (3, ["three"])
+    assert [score["result"]["ssim_y"] is None for score in two["scores"]] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert four["scores"][2]["result"] == dict.fromkeys(four["result"])
+    (tmp_path / "S" / "a.png").unlink()
+    (tmp_path / "S" / "b.png").unlink()
+    (tmp_path / "S" / "eight.png").unlink()
+    with pytest.raises(DataError, match="S: all images are too small for sr4"):
+        evaluate(*words)
+
+
+def test_grey_sets_are_named_with_their_standard_errors(tmp_path, capsys):
+    for i in range(4):
+        grey = photograph(40, 40, i)
+        put(tmp_path / "BSD68" / f"{i}.png", image=grey[..., 0])
+        put(tmp_path / "mixed" / f"{i}.png", image=grey[..., 0] if i else grey)
+    words = ["--weights", "input", "--data", str(tmp_path), "--tasks", "denoise50"]
+    files = ["--json", str(tmp_path / "a.json"), "--report", str(tmp_path / "r.html")]
+    assert evaluate(*words, *files) == 0
+    printed = capsys.readouterr().out
+    grey, mixed = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert (grey["noise"], mixed["noise"]) == ("grey", "grey 3 of 4")
+    assert [score["noise"] for score in mixed["scores"]] == ["colour", "grey", "grey", "grey"]
+    values = [score["result"]["psnr_rgb"] for score in grey["scores"]]
+    error = np.std(values, ddof=1) / 2
+    assert grey["standard_error"]["result"]["psnr_rgb"] == pytest.approx(error)
+    assert grey["gain"]["psnr_rgb"] == 0 and grey["standard_error"]["gain"]["psnr_rgb"] == 0
+    (line,) = [line for line in printed.splitlines() if line.startswith("BSD68      denoise50")]
+    assert (
+        " grey " in line and f"{np.mean(values):.2f}±{error:.2f}" in line and "+0.00±0.00" in line
+    )
+    # Published scores are for the colour images of this set.
+    assert "Published" not in (tmp_path / "r.html").read_text()
+
+
 def test_outputs_that_are_missing_or_of_another_size(data, tmp_path):
     with pytest.raises(UsageError, match="there is no folder"):
         evaluate("--weights", f"outputs:{tmp_path / 'o'}", "--data", str(data))

@@ -6,14 +6,16 @@ import cv2
 import numpy as np
 import pytest
 
+from ipt_jax.degradations.grey import is_grey
 from ipt_jax.degradations.noise import Noise
 from ipt_jax.errors import DataError
-from ipt_jax.evaluate.results import format_means, mean_score
+from ipt_jax.evaluate.results import format_means, mean_score, standard_error
 from ipt_jax.evaluate.scoring import (
     BenchmarkImage,
     Score,
     baseline,
     generator,
+    kind_of_noise,
     make_lq,
     score_images,
     score_network,
@@ -23,6 +25,8 @@ from ipt_jax.images.resize import bicubic, bicubic_up
 from ipt_jax.metrics import psnr, ssim
 from ipt_jax.restore.images import to_uint8
 from ipt_jax.tasks import TASKS
+
+DENOISE, SR4 = TASKS["denoise50"], TASKS["sr4"]
 
 
 def photograph(height: int = 90, width: int = 75, seed: int = 0) -> np.ndarray:
@@ -118,15 +122,56 @@ def test_a_pair_s_own_input_is_used_and_its_size_checked():
         make_lq(BenchmarkImage("tiny", hq[:3, :3]), TASKS["sr4"], 0)
 
 
-def test_a_picture_without_a_score_is_named():
-    with pytest.raises(DataError, match=r"small: ssim.*11x11"):
-        list(
-            score_images(
-                lambda pairs: (p.lq for p in pairs),
-                [BenchmarkImage("small", photograph(9, 20))],
-                TASKS["denoise30"],
-            )
-        )
+def test_a_metric_that_a_tiny_picture_does_not_have_is_nan():
+    tiny = [BenchmarkImage("small", photograph(9, 20)), BenchmarkImage("big", photograph(30, 30))]
+    small, big = (
+        score for score, *_ in score_images(lambda pairs: (p.lq for p in pairs), tiny, DENOISE)
+    )
+    assert (
+        small.after["psnr_y"] > 10
+        and np.isnan([small.after["ssim_y"], small.after["ssim_rgb"]]).all()
+    )
+    mean = mean_score([small, big])
+    assert mean.after["ssim_y"] == big.after["ssim_y"]
+    assert mean.after["psnr_y"] == (small.after["psnr_y"] + big.after["psnr_y"]) / 2
+    # A border of 4 leaves nothing of 8x8 pixels.
+    four = score_images(
+        lambda pairs: (p.hq for p in pairs), [BenchmarkImage("8", photograph(8, 8))], SR4
+    )
+    assert np.isnan(list(next(four)[0].after.values())).all()
+
+
+def test_a_grey_picture_gets_grey_noise():
+    """As in tables for grey sets: on grey levels, noise of sigma 50 is 14.15 dB."""
+    grey = np.repeat(photograph(128, 128)[..., :1], 3, axis=2)
+    colour = grey.copy()
+    colour[5, 5, 0] ^= 1
+    free = unclipped(DENOISE)
+    for image, kind in ((grey, "grey"), (colour, "colour")):
+        picture = BenchmarkImage("a", image)
+        lq, hq = make_lq(picture, free, 0)
+        assert kind_of_noise(picture, free) == kind
+        assert is_grey(lq) == (kind == "grey") and lq.dtype == np.float32 and lq.shape == hq.shape
+        noise = (lq - hq)[..., 0].astype(np.float64)
+        assert 20 * np.log10(255 / np.sqrt(np.mean(noise**2))) == pytest.approx(14.15, abs=0.1)
+        # Noise of three channels is weaker on luma.
+        weaker = psnr(np.clip(np.rint(lq), 0, 255).astype(np.uint8), hq, "y")
+        assert (weaker > 18) == (kind == "colour")
+    (score, *_), *_ = score_images(lambda ps: (p.lq for p in ps), [BenchmarkImage("a", grey)], free)
+    assert score.noise == "grey"
+    # The noise within a chain, too; and no noise where there is none.
+    lq, _ = make_lq(BenchmarkImage("a", grey), TASKS["photo2"], 0)
+    assert is_grey(lq) and lq.dtype == np.uint8
+    assert kind_of_noise(BenchmarkImage("a", grey), TASKS["photo2"]) == "grey"
+    assert kind_of_noise(BenchmarkImage("a", grey), SR4) == ""
+    assert kind_of_noise(BenchmarkImage("a", grey, lq), TASKS["photo2"]) == ""
+
+
+def test_standard_errors():
+    values = [30.0, 32.0, 37.0]
+    assert standard_error(values) == pytest.approx(np.std(values, ddof=1) / 3**0.5)
+    assert standard_error([*values, np.nan]) == standard_error(values)
+    assert np.isnan(standard_error([30.0])) and np.isnan(standard_error([30.0, np.inf]))
 
 
 def test_baseline():

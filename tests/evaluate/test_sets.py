@@ -213,4 +213,4 @@ def test_the_benchmarks_at_hand(benchmarks):
         "Set14": 14,
         "Set5": 5,
     }
-    assert found["Rain100L"].paired and found["Set5"].lq.keys() == {2, 3, 4}
+    assert found["Rain100L"].layout.paired and found["Set5"].layout.lq.keys() == {2, 3, 4}

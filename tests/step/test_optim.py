@@ -43,3 +43,10 @@ def test_warm_up_stable_decay():
     assert [float(rate(i)) for i in (99, 100, 104, 116, 164, 999)] == pytest.approx(
         [5e-5, 5e-5, 4e-5, 3e-5, 1e-5, 1e-5]
     )
+
+
+def test_schedules_end():
+    base = dict(small.config()["optim"], schedule_steps=300, decay_start=0, decay_steps=64)
+    ends = {name: optim.last_step({**base, "schedule": name}) for name in optim.SCHEDULES}
+    assert ends == {"cosine": 300, "step": 300, "constant": None, "wsd": None}
+    assert optim.last_step({**base, "schedule": "wsd", "decay_start": 100}) == 164

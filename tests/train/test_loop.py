@@ -161,7 +161,15 @@ def wsd(photographs, **changes) -> ConfigDict:
     return config(photographs, optim=optim, **changes)
 
 
-def test_a_branch_takes_the_whole_state_and_may_change_the_schedule_alone(photographs, tmp_path):
+def with_steps(changed: ConfigDict, steps: int) -> ConfigDict:
+    changed = changed.copy_and_resolve_references()
+    changed.steps = steps
+    return changed
+
+
+def test_a_branch_takes_the_whole_state_and_may_change_the_schedule_alone(
+    photographs, tmp_path, caplog, monkeypatch
+):
     """A branch without changes equals the run, to the bit; a decay ends at the final rate."""
     whole = str(tmp_path / "whole")
     pretrain(wsd(photographs, steps=20, checkpoint={"keep": 9}), whole)
@@ -177,6 +185,16 @@ def test_a_branch_takes_the_whole_state_and_may_change_the_schedule_alone(photog
     assert [line["lr"] for line in logged] == pytest.approx(expected)
     # The same command resumes the branch itself.
     assert pretrain(branch, str(tmp_path / "decayed")).step == 16
+    # More steps than the schedule has are trained at the final rate, and the log says so.
+    monkeypatch.setattr(logging.getLogger("ipt_jax"), "propagate", True)
+    assert "schedule ends" not in caplog.text
+    assert pretrain(with_steps(branch, 17), str(tmp_path / "decayed")).step == 17
+    assert (
+        "schedule ends at step 16 (optim.decay_start + optim.decay_steps): the steps from 16 to 17 "
+        "train at the final rate, 1e-06. To stretch the schedule, set "
+        "--config.optim.decay_start=11 in a new run, or in a branch" in caplog.text
+    )
+    assert lines(tmp_path / "decayed")[-1]["lr"] == pytest.approx(1e-6)
     for changes, message in (
         ({"seed": 5}, r"these differ:\n  seed: 0 -> 5"),
         ({"optim": {"ema": 0.5}}, r"optim.ema: 0.9 -> 0.5"),

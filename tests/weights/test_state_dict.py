@@ -106,7 +106,9 @@ def test_heads_must_divide(tmp_path, heads, message):
         ipt_jax.load(path, heads=heads)
 
 
-@pytest.mark.parametrize("prefix", ["module.", "model.", "module.model."])
+@pytest.mark.parametrize(
+    "prefix", ["module.", "model.", "module.model.", "net_g.", "generator.module.", "ema."]
+)
 def test_prefixes_are_taken_off(tmp_path, prefix):
     one = micro(("sr2", 2))
     path = saved(
@@ -137,12 +139,14 @@ def test_other_floats_become_float32(tmp_path, dtype):
         name: value.astype(dtype) if value.dtype == np.float32 else value
         for name, value in state_of(one).items()
     }
-    for name in ("sub_mean.bias", "add_mean.bias"):
-        state[name] = state_of(one)[name]
     loaded = ipt_jax.load(str(saved(tmp_path / "a.safetensors", state)), heads=2)
     for have, want in zip(jax.tree.leaves(loaded.params), jax.tree.leaves(one.params), strict=True):
         assert have.dtype == np.float32
         np.testing.assert_array_equal(have, want.astype(dtype).astype(np.float32))
+    # A mean that is off by more than the rounding of its precision is refused.
+    state["add_mean.bias"] = (state_of(one)["add_mean.bias"] + 1).astype(dtype)
+    with pytest.raises(WeightsError, match=r"add_mean\.bias: it is not the published value"):
+        ipt_jax.load(str(saved(tmp_path / "b.safetensors", state)), heads=2)
 
 
 def test_all_differences_are_listed_and_nothing_is_loaded(tmp_path):

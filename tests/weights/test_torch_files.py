@@ -161,6 +161,11 @@ def test_round_trips_are_bit_identical(tmp_path):
         lambda s: {"params": {}, "params_ema": s},
         lambda s: {"params": s},
         lambda s: {"model": {"module." + k: v for k, v in s.items()}},
+        lambda s: {"net_g": s, "net_d": {"a.weight": torch.zeros(3)}},
+        lambda s: {"generator": s, "discriminator": {"a.weight": torch.zeros(3)}, "step": 7},
+        lambda s: {"model": {k: 0 * v for k, v in s.items()}, "ema": s},
+        lambda s: {"state_dict": {k: 0 * v for k, v in s.items()}, "state_dict_ema": s},
+        lambda s: {"net_g": {"module." + k: v for k, v in s.items()}, "epoch": 3},
         lambda s: {k: v.double() for k, v in s.items()},
     ],
 )
@@ -171,6 +176,20 @@ def test_wrapped_files_are_read(tmp_path, wrap):
     plain = weights.params_from_torch(
         weights.params_to_torch(one.params, one.model), one.model.clone(input_scale=1.0)
     )
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_module_in_half_precision_is_read(tmp_path, dtype):
+    """As `model.half()` saves it: the constant shifts by the mean are rounded, too."""
+    from torch_ipt import TorchIPT
+
+    model = exported().only(["sr2"]).model
+    net = TorchIPT(model).to(dtype)
+    torch.save(net.state_dict(), tmp_path / "a.pt")
+    loaded = ipt_jax.load(str(tmp_path / "a.pt"), heads=2)
+    state = {name: value.float().numpy() for name, value in net.state_dict().items()}
+    plain = weights.params_from_torch(state, model.clone(input_scale=1.0))
     jax.tree.map(np.testing.assert_array_equal, loaded.params, plain)
 
 

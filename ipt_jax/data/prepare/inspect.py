@@ -15,6 +15,8 @@ from etils import epath
 from tqdm import tqdm
 
 from ipt_jax import terminal
+from ipt_jax.data.crops import why_too_narrow
+from ipt_jax.data.layouts import check_sizes, understand_pairs
 from ipt_jax.data.sources.folder import Folder
 from ipt_jax.data.sources.packed import DESCRIPTION, Packed, crc32
 from ipt_jax.data.sources.tfds import Tfds
@@ -82,18 +84,24 @@ def _remote_source(name: str, split: str | None) -> Packed:
     )
 
 
-def check_source(source: Any, crop: int = 0, threads: int = 0) -> dict[str, Any]:
+def check_source(
+    source: Any, crop: int = 0, threads: int = 0, pairs: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Reads and decodes all images of a source.
 
     Args:
       source: a `Source`.
       crop: side in pixels; images with a shorter side are counted.
       threads: number of threads; 0 for one per core.
+      pairs: the report of `check_pairs`. Training on pairs mirrors images that are smaller than a
+        crop instead of enlarging them, so none is too narrow.
 
     Returns:
       A report that can be written as JSON: `pictures` (their number), `bytes`, `formats` (name ->
       count), `sides` (smallest, median and largest of the shorter and of the longer sides),
-      `crop`, `smaller_than_crop`, and `unreadable` (name -> reason).
+      `crop`, `smaller_than_crop`, `unreadable` (name -> reason; also images that are too narrow for
+      a crop, as in training), `other_formats` (the files of a folder that are not read, in words),
+      and `pairs`.
     """
     formats: collections.Counter[str] = collections.Counter()
     shorter: list[int] = []
@@ -101,7 +109,7 @@ def check_source(source: Any, crop: int = 0, threads: int = 0) -> dict[str, Any]
     unreadable: dict[str, str] = {}
     total = 0
     findings = tqdm(
-        _inspect_all(source, threads or os.cpu_count() or 1),
+        _inspect_all(source, 0 if pairs else crop, threads or os.cpu_count() or 1),
         "checking",
         len(source),
         unit=" images",
@@ -123,7 +131,35 @@ def check_source(source: Any, crop: int = 0, threads: int = 0) -> dict[str, Any]
         "crop": crop,
         "smaller_than_crop": sum(side < crop for side in shorter),
         "unreadable": unreadable,
+        "other_formats": getattr(source, "left_out", ""),
+        "pairs": pairs or {},
     }
+
+
+def check_pairs(name: str, data_dir: str | None = None) -> dict[str, Any]:
+    """Checks the pairs of a folder: whether each image has a partner, and the sizes of partners.
+
+    Args:
+      name: path of the folder.
+      data_dir: folder of a TFDS set; such sets have no pairs.
+
+    Returns:
+      A report that can be written as JSON: `layout` in words, `pairs` (scale -> their number) and
+      `fault` ("" if all is well). It is empty if the folder holds no pairs in a known layout.
+    """
+    folder = pathlib.Path(name).expanduser()
+    if data_dir is not None or not folder.is_dir():
+        return {}
+    try:
+        found = understand_pairs(folder)
+        if found is None or not found.lq:
+            return {}
+        for scale, lq in found.lq.items():
+            check_sizes(lq, found.clean(scale), scale)
+    except DataError as error:
+        return {"layout": "", "pairs": {}, "fault": str(error)}
+    counts = {f"x{scale}": len(lq) for scale, lq in found.lq.items()}
+    return {"layout": found.words, "pairs": counts, "fault": ""}
 
 
 class _Finding(NamedTuple):
@@ -136,28 +172,30 @@ class _Finding(NamedTuple):
     fault: str
 
 
-def _inspect_all(source: Any, threads: int) -> Iterator[_Finding]:
+def _inspect_all(source: Any, crop: int, threads: int) -> Iterator[_Finding]:
     """Yields what is found about each image of a source, in order."""
     cv2.setNumThreads(1)
     with ThreadPoolExecutor(threads) as pool:
         # In parts: a single map() would hold the results of all images that are read.
         for start in range(0, len(source), 64 * threads):
             part = range(start, min(len(source), start + 64 * threads))
-            yield from pool.map(lambda i: _inspect(source, i), part)
+            yield from pool.map(lambda i: _inspect(source, i, crop), part)
 
 
-def _inspect(source: Any, i: int) -> _Finding:
+def _inspect(source: Any, i: int, crop: int) -> _Finding:
     raw = b""
     try:
         raw = source[i]
         if not isinstance(raw, bytes):
-            return _Finding("array", raw.nbytes, raw.shape[0], raw.shape[1], "")
+            fault = why_too_narrow(raw.shape[0], raw.shape[1], crop)
+            return _Finding("array", raw.nbytes, raw.shape[0], raw.shape[1], fault)
         if isinstance(source, Packed) and crc32(raw) != source.checksum(i):
             return _Finding("", len(raw), 0, 0, "not what was packed: wrong checksum")
         height, width, _ = decode(raw).shape
     except DecodeError as error:
         return _Finding("", len(raw), 0, 0, str(error))
-    return _Finding(TITLES[str(sniff_format(raw[:12]))], len(raw), height, width, "")
+    kind = TITLES[str(sniff_format(raw[:12]))]
+    return _Finding(kind, len(raw), height, width, why_too_narrow(height, width, crop))
 
 
 def _spread(sides: list[int]) -> list[int]:
@@ -184,7 +222,16 @@ def report_lines(name: str, found: dict[str, Any], limit: int = 50) -> Iterator[
     if found["smaller_than_crop"]:
         yield (
             f"{found['smaller_than_crop']} are smaller than the largest crop ({found['crop']} "
-            "pixels) and will be enlarged"
+            f"pixels) and will be {'mirrored' if found['pairs'] else 'enlarged'}"
+        )
+    if found["other_formats"]:
+        yield found["other_formats"]
+    pairs = found["pairs"]
+    if pairs and pairs["fault"]:
+        yield f"the pairs do not match: {pairs['fault']}"
+    elif pairs:
+        yield f"{pairs['layout']}: " + ", ".join(
+            f"{count} pairs at {scale}" for scale, count in pairs["pairs"].items()
         )
     if not found["unreadable"]:
         yield "all can be read"

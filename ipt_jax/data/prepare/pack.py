@@ -20,6 +20,7 @@ import cv2
 from tqdm import tqdm
 
 from ipt_jax import terminal
+from ipt_jax.data.files import is_dangling
 from ipt_jax.data.sources.folder import Folder
 from ipt_jax.data.sources.packed import DESCRIPTION, FORMAT, VERSION, Packed, crc32
 from ipt_jax.errors import DataError, DecodeError
@@ -39,11 +40,13 @@ class PackOutcome(NamedTuple):
       pictures: number of images.
       bytes: of all images.
       unreadable: "name: reason" of each image that was left out.
+      other_formats: which files have the suffix of no image that is read, in words; "" for none.
     """
 
     pictures: int
     bytes: int
     unreadable: list[str]
+    other_formats: str = ""
 
 
 def pack(source: str, target: str, shard_bytes: int = SHARD_BYTES, threads: int = 0) -> PackOutcome:
@@ -90,10 +93,8 @@ def pack(source: str, target: str, shard_bytes: int = SHARD_BYTES, threads: int 
 
 def _check_room(pictures: Folder, source: str, final: pathlib.Path) -> None:
     there = next(parent for parent in final.parents if parent.exists())
-    need = sum(
-        (pathlib.Path(source).expanduser() / pictures.name(i)).stat().st_size
-        for i in range(len(pictures))
-    )
+    paths = (pathlib.Path(source).expanduser() / pictures.name(i) for i in range(len(pictures)))
+    need = sum(path.stat().st_size for path in paths if not is_dangling(path))
     free = shutil.disk_usage(there).free
     if need * 1.02 > free:
         raise DataError(
@@ -134,15 +135,16 @@ def _write(pictures: Folder, folder: pathlib.Path, shard_bytes: int, threads: in
         "crc32": checksums,
     }
     (folder / DESCRIPTION).write_text(json.dumps(description) + "\n")
-    return PackOutcome(len(names), total, unreadable)
+    return PackOutcome(len(names), total, unreadable, pictures.left_out)
 
 
 def _read_all(pictures: Folder, threads: int) -> Iterator[tuple[str, bytes, str]]:
     """Yields (name, bytes, fault or "") of all images in order; threads read some of them ahead."""
 
     def read_one(i: int) -> tuple[str, bytes, str]:
-        data = pictures[i]
+        data = b""
         try:
+            data = pictures[i]
             decode(data)
         except DecodeError as error:
             return pictures.name(i), data, str(error)
@@ -246,6 +248,8 @@ def report_lines(outcome: PackOutcome, target: str) -> Sequence[str]:
         f"{target}: {outcome.pictures} images, {outcome.bytes / 1e9:.2f} GB; to train on it: "
         f"--config.data.source=packed --config.data.dir={target}"
     ]
+    if outcome.other_formats:
+        lines.append(outcome.other_formats)
     if outcome.unreadable:
         lines.append(f"{len(outcome.unreadable)} image(s) cannot be read and were left out:")
         lines += [f"  {text}" for text in outcome.unreadable]

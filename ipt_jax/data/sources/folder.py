@@ -10,10 +10,11 @@ import hashlib
 import os
 import pathlib
 
+from ipt_jax.data.files import DANGLING, Files, find_files, is_dangling
 from ipt_jax.data.sources.held_out import check_held_out, check_split, held_out_names
-from ipt_jax.errors import DataError, NotRegular
+from ipt_jax.errors import DataError, DecodeError, NotRegular
 from ipt_jax.images.files import read_image_file
-from ipt_jax.images.formats import SUFFIXES
+from ipt_jax.images.formats import SUFFIXES, describe_left_out
 from ipt_jax.messages import listed, printable
 from ipt_jax.storage import open_regular
 
@@ -25,11 +26,15 @@ class Folder:
     """All images in a folder and its subfolders, sorted by relative path.
 
     Args:
-      directory: a folder with PNG, JPEG, WebP, BMP or TIFF files, recognised by their suffix.
-        Hidden files and folders are skipped, and links are followed.
+      directory: a folder with PNG, JPEG, WebP, BMP, TIFF or AVIF files, recognised by their
+        suffix. Hidden files and folders are skipped, and links are followed. A link to a file that
+        does not exist is an image that cannot be read.
       split: "train" (all but the held-out images), "eval" (only these) or "all".
       held_out: number of held-out images. They have the names with the smallest hashes, so adding
         or removing a file changes at most one of them.
+
+    Attributes:
+      left_out: which files are left out because of their suffix, in words; "" for none.
 
     Raises:
       DataError: the folder is missing or has no images, or `held_out` leaves one of the splits
@@ -40,7 +45,8 @@ class Folder:
         check_split(split)
         directory = os.fspath(directory)
         self._directory = os.path.expanduser(directory)
-        names = list_pictures(self._directory, shown=directory)
+        names, others = list_pictures(self._directory, shown=directory)
+        self.left_out = describe_left_out(others)
         check_held_out(split, held_out, len(names), f"folder {directory}")
         if split != "all":
             held = held_out_names(names, held_out)
@@ -53,9 +59,13 @@ class Folder:
 
     def __getitem__(self, i: int) -> bytes:
         name = self._names[i]
+        path = pathlib.Path(self._directory, name)
         try:
-            return read_image_file(os.path.join(self._directory, name))
+            return read_image_file(path)
         except OSError as error:
+            # The same link is dangling at every start, so another image may replace it.
+            if is_dangling(path):
+                raise DecodeError(DANGLING) from None
             raise DataError(
                 f"cannot read {printable(name)} in {self._directory}: {error.strerror}"
             ) from error
@@ -73,6 +83,9 @@ class Folder:
             every = -(-len(self) // SAMPLED)
             for i, name in enumerate(self._names):
                 path = os.path.join(self._directory, name)
+                if is_dangling(path):
+                    digest.update(os.fsencode(f"{name}\0dangling\0"))
+                    continue
                 try:
                     size = os.stat(path).st_size
                     digest.update(os.fsencode(f"{name}\0{size}\0"))
@@ -91,8 +104,8 @@ class Folder:
         return self._fingerprint
 
 
-def list_pictures(directory: str, shown: str) -> list[str]:
-    """Returns the sorted relative POSIX paths of the images below a local folder.
+def list_pictures(directory: str, shown: str) -> Files:
+    """Returns the files below a local folder.
 
     Args:
       directory: the folder.
@@ -112,24 +125,10 @@ def list_pictures(directory: str, shown: str) -> list[str]:
         raise DataError(f"folder not found: {shown} (looked at {os.path.abspath(directory)})")
     if not os.path.isdir(directory):
         raise DataError(f"not a folder: {shown}; give the folder that holds the images")
-    names: list[str] = []
-    others: list[str] = []
-    visited: set[str] = set()
-    for parent, folders, files in os.walk(directory, followlinks=True):
-        real = os.path.realpath(parent)
-        # A link to a parent folder would never end.
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
-        for file in files:
-            if not file.startswith("."):
-                name = pathlib.PurePath(
-                    os.path.relpath(os.path.join(parent, file), directory)
-                ).as_posix()
-                (names if file.lower().endswith(SUFFIXES) else others).append(name)
+    names, others = find_files(directory)
     if not names:
-        there = f"found only {listed(others)}" if others else "it is empty"
+        there = (
+            f"found only {listed(others)}; {describe_left_out(others)}" if others else "it is empty"
+        )
         raise DataError(f"no images ({', '.join(SUFFIXES)}) in folder {shown}: {there}")
-    return sorted(names)
+    return Files(names, others)

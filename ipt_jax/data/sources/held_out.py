@@ -47,8 +47,13 @@ def held_out_names(names: Iterable[str], held_out: int) -> set[str]:
 
     Adding or removing a file changes at most one of them.
     """
-    return set(
-        heapq.nsmallest(
-            held_out, names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest()
-        )
-    )
+    return set(heapq.nsmallest(held_out, names, key=_hash_of))
+
+
+def in_order_of_hashes(names: Iterable[str]) -> list[str]:
+    """Returns names in the order of their SHA-256 hashes, which `held_out_names` takes them in."""
+    return sorted(names, key=_hash_of)
+
+
+def _hash_of(name: str) -> bytes:
+    return hashlib.sha256(os.fsencode(name)).digest()

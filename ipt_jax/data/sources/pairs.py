@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from ipt_jax.data.layouts import LOOKED_FOR, picture_files, understand
-from ipt_jax.data.sources.held_out import check_held_out, check_split, held_out_names
+from ipt_jax.data.files import DANGLING, find_files, is_dangling
+from ipt_jax.data.layouts import LOOKED_FOR, check_sizes, sets_of_clean, understand
+from ipt_jax.data.sources.held_out import (
+    check_held_out,
+    check_split,
+    held_out_names,
+    in_order_of_hashes,
+)
 from ipt_jax.errors import DataError, DecodeError, NotRegular
 from ipt_jax.images.decode import decode
-from ipt_jax.images.files import open_image_file, read_image_file
-from ipt_jax.images.metadata import ORIENTATION
+from ipt_jax.images.files import read_image_file
+from ipt_jax.images.formats import describe_left_out
 from ipt_jax.messages import listed, printable
 from ipt_jax.storage import open_regular
 
@@ -32,12 +36,15 @@ class Pairs:
       directory: a folder with, for example, `rainy/` and `clean/`, `input/` and `target/`, `blur/`
         and `sharp/` (also within folders of scenes), or `HR/` and `LR_bicubic/X2/`.
       split: "train" (all but the held-out pairs), "eval" (only these) or "all".
-      held_out: number of held-out pairs: those with the smallest hashes of their names.
+      held_out: number of held-out pairs: those with the smallest hashes of their names. In a set
+        with several degraded images of each clean one, they are chosen by the names of the clean
+        images, and no pair of such a clean image is left for training.
       scale: side of a clean image divided by that of its degraded image; 0 to use the only scale
         that the folder holds.
 
     Attributes:
       scale: of the pairs.
+      left_out: which files are left out because of their suffix, in words; "" for none.
 
     Raises:
       DataError: the folder does not exist or holds no pairs in a known layout, an image has no
@@ -63,8 +70,19 @@ class Pairs:
         found = understand(folder)
         if found is None or not found.lq:
             there = listed(sorted(child.name for child in folder.iterdir()), 8) or "nothing"
+            several = sets_of_clean(folder)
+            if len(several) > 1:
+                there += (
+                    f"; {listed(several)} belong to several sets: put the folders of one set, or "
+                    "links to them, into a folder of their own"
+                )
             raise DataError(
                 f"{shown}: no pairs in a layout that is known ({LOOKED_FOR}); there is: {there}"
+            )
+        if found.unused:
+            raise DataError(
+                f"{shown}: {' and '.join(found.unused)} both hold degraded images; put the clean "
+                "images and one of the two, or links to them, into a folder of their own"
             )
         if (scale or next(iter(found.lq))) not in found.lq or (not scale and len(found.lq) > 1):
             raise DataError(
@@ -72,41 +90,18 @@ class Pairs:
                 f"{f'x{scale}' if scale else 'for one scale: give it'}"
             )
         self.scale = scale or next(iter(found.lq))
-        lq, hq = found.lq[self.scale], found.hq
-        extra = _unpaired(lq, hq)
-        if extra:
+        lq, hq = found.lq[self.scale], found.clean(self.scale)
+        check_held_out(split, held_out, len(lq), f"{shown} ({found.words})")
+        names = _names_of_split(hq, split, held_out)
+        if not names:
             raise DataError(
-                f"{shown}: {len(hq)} clean and {len(hq) + len(extra)} degraded images; without a "
-                f"clean one: {listed(extra)}"
+                f"data.held_out={held_out} leaves no pairs for training: {shown} holds "
+                f"{len(set(hq.values()))} clean images"
             )
-        names = list(hq)
-        check_held_out(split, held_out, len(names), f"{shown} ({found.words})")
-        if split != "all":
-            held = held_out_names(names, held_out)
-            names = [name for name in names if (name in held) == (split == "eval")]
+        check_sizes({name: lq[name] for name in names}, hq, self.scale)
+        self.left_out = describe_left_out(find_files(folder).others)
         self._names = names
         self._files = {name: (str(lq[name]), str(hq[name])) for name in names}
-        self._check_sizes()
-
-    def _check_sizes(self) -> None:
-        wrong = []
-        for small, big in self._files.values():
-            try:
-                sizes = _size(small), _size(big)
-            # A damaged file is reported when it is decoded, and then replaced.
-            except (OSError, ValueError, SyntaxError):
-                continue
-            if tuple(side * self.scale for side in sizes[0]) != sizes[1] and not _floored(
-                *sizes, self.scale
-            ):
-                wrong.append(
-                    f"{small} ({sizes[0][0]}x{sizes[0][1]}) and {big} ({sizes[1][0]}x{sizes[1][1]})"
-                )
-        if wrong:
-            raise DataError(
-                f"{len(wrong)} pair(s) whose sizes do not match at x{self.scale}: "
-                f"{listed(wrong, 3)}"
-            )
 
     def __len__(self) -> int:
         return len(self._names)
@@ -116,6 +111,8 @@ class Pairs:
         try:
             small, big = (read_image_file(file) for file in self._files[self._names[i]])
         except OSError as error:
+            if is_dangling(error.filename):
+                raise DecodeError(f"{printable(error.filename)} is {DANGLING}") from None
             raise DataError(f"cannot read {printable(error.filename)}: {error.strerror}") from error
         return small, big
 
@@ -127,6 +124,9 @@ class Pairs:
         digest = hashlib.sha256()
         for name in self._names:
             for file in self._files[name]:
+                if is_dangling(file):
+                    digest.update(os.fsencode(f"{name}\0dangling\0"))
+                    continue
                 try:
                     size = os.stat(file).st_size
                     digest.update(os.fsencode(f"{name}\0{size}\0"))
@@ -141,34 +141,30 @@ class Pairs:
         return digest.hexdigest()
 
 
-def _unpaired(lq: Mapping[str, Path], hq: Mapping[str, Path]) -> list[str]:
-    """Returns the degraded images without a clean partner, in the folders of those with one."""
-    taken = {str(path) for path in (*lq.values(), *hq.values())}
-    folders = {path.parent for path in lq.values()} - {path.parent for path in hq.values()}
-    return [
-        path.name
-        for folder in sorted(folders)
-        for path in picture_files(folder).values()
-        if str(path) not in taken
-    ]
+def _names_of_split(hq: Mapping[str, Path], split: str, held_out: int) -> list[str]:
+    """Returns the names of the pairs of a split.
 
-
-def _size(file: str) -> tuple[int, int]:
-    """Returns width and height from the header, after the EXIF orientation."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with open_image_file(file) as stream, Image.open(stream) as image:
-            width, height = image.size
-            turned = image.getexif().get(ORIENTATION, 1) >= 5
-    return (height, width) if turned else (width, height)
-
-
-def _floored(small: tuple[int, int], big: tuple[int, int], scale: int) -> bool:
-    """Tells whether the clean image exceeds the scaled degraded image by a remainder only.
-
-    Some benchmark sets have such pairs: their sides are not multiples of the scale.
+    Args:
+      hq: name of a pair -> its clean image, which may belong to several pairs.
+      split: "train", "eval" or "all".
+      held_out: number of held-out pairs.
     """
-    return scale > 1 and all(b // scale == s for s, b in zip(small, big, strict=True))
+    if split == "all":
+        return list(hq)
+    if len(set(hq.values())) == len(hq):
+        held = held_out_names(hq, held_out)
+        return [name for name in hq if (name in held) == (split == "eval")]
+    folder = os.path.commonpath([path.parent for path in hq.values()])
+    pairs: dict[str, list[str]] = {}
+    for name, path in hq.items():
+        pairs.setdefault(path.relative_to(folder).as_posix(), []).append(name)
+    first: list[str] = []
+    for clean in in_order_of_hashes(pairs):
+        if len(first) < held_out:
+            first += pairs.pop(clean)
+    left = [name for own in pairs.values() for name in own]
+    chosen = set(first[:held_out] if split == "eval" else left)
+    return [name for name in hq if name in chosen]
 
 
 def decode_pair(raw: tuple[bytes, bytes], scale: int) -> tuple[np.ndarray, np.ndarray]:

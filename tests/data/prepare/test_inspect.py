@@ -10,6 +10,7 @@ import pytest
 from data_sets import jpeg, write_tfds
 
 from ipt_jax.cli import data as cli
+from ipt_jax.data.crops import why_too_narrow
 from ipt_jax.data.prepare.inspect import check_source, find_source, report_lines
 from ipt_jax.data.sources.folder import Folder
 from ipt_jax.data.sources.packed import DESCRIPTION, Packed
@@ -59,8 +60,32 @@ def test_check_names_what_cannot_be_read_and_fails(folder, packed, tmp_path, cap
         "crop": 192,
         "smaller_than_crop": 0,
         "unreadable": {f"{i}.jpg": "gone" for i in range(60)},
+        "other_formats": "",
+        "pairs": {},
     }
     assert list(report_lines("x", many))[-1] == "  and 10 more (--json FILE lists all)"
+
+
+def test_check_names_links_to_nothing_narrow_images_and_other_formats(tmp_path, capsys):
+    import cv2
+
+    (tmp_path / "a.jpg").write_bytes(jpeg(0, 60, 60))
+    (tmp_path / "b.jpg").symlink_to(tmp_path / "gone.jpg")
+    narrow = cv2.imencode(".png", np.zeros((3, 600, 3), np.uint8))[1].tobytes()
+    (tmp_path / "narrow.png").write_bytes(narrow)
+    for name in ("c.heic", "d.HEIC", "e.cr2", "notes"):
+        (tmp_path / name).write_bytes(b"x")
+    options = parsed("check", str(tmp_path))
+    assert options.run(options) == 1
+    printed = capsys.readouterr().out
+    assert "2 cannot be read:\n  b.jpg: a link to a file that does not exist\n" in printed
+    # Training calls it unreadable with the same words.
+    too_narrow = why_too_narrow(3, 600, 192)
+    assert "600x3 pixels are too narrow" in too_narrow and f"narrow.png: {too_narrow}" in printed
+    assert (
+        "4 files of other formats are left out: 2 .heic (c.heic, d.HEIC), 1 without suffix "
+        "(notes), 1 .cr2 (e.cr2); HEIC is not read: convert it" in printed
+    )
 
 
 def test_check_finds_what_a_name_means(folder, packed, tmp_path):

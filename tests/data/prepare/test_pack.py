@@ -124,3 +124,14 @@ def test_an_interrupted_run_is_cleared_away_by_the_next(folder, tmp_path, monkey
     (tmp_path / "out.incomplete/pictures-00000").write_bytes(b"of a run that was killed")
     pack(folder, tmp_path / "out")
     assert len(Packed(tmp_path / "out")) == 11
+
+
+def test_links_to_nothing_and_other_formats_are_named(folder, tmp_path, capsys):
+    (folder / "lost.jpg").symlink_to(folder / "gone.jpg")
+    (folder / "c.heic").write_bytes(b"x")
+    options = parsed("prepare", "folder", str(folder), "--out", str(tmp_path / "packed"))
+    assert options.run(options) == 1
+    printed = capsys.readouterr().out
+    assert "lost.jpg: a link to a file that does not exist" in printed
+    assert "1 file of another format is left out: 1 .heic (c.heic); HEIC is not read" in printed
+    assert len(Packed(tmp_path / "packed")) == 11

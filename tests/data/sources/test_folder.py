@@ -10,7 +10,7 @@ import pytest
 
 from ipt_jax.data.sources.folder import Folder
 from ipt_jax.data.sources.source import Source
-from ipt_jax.errors import DataError
+from ipt_jax.errors import DataError, DecodeError
 from ipt_jax.images.decode import decode
 
 
@@ -150,3 +150,25 @@ def test_folder_file_that_vanishes_is_named(folder):
         source[1]
     with pytest.raises(DataError, match=r"cannot read b\.png"):
         source.fingerprint()
+
+
+def test_a_link_to_nothing_is_an_image_that_cannot_be_read(folder):
+    before = Folder(folder).fingerprint()
+    (folder / "z.png").symlink_to(folder / "gone.png")
+    source = Folder(folder)
+    assert source.name(len(source) - 1) == "z.png"
+    with pytest.raises(DecodeError, match="a link to a file that does not exist"):
+        source[len(source) - 1]
+    dangling = source.fingerprint()
+    assert dangling != before
+    # With its target, the link is another image.
+    (folder / "gone.png").write_bytes(_png(_picture(9)))
+    assert Folder(folder).fingerprint() != dangling
+    # A file that vanishes while a run reads it is a fault of the storage.
+    (folder / "b.png").unlink()
+    with pytest.raises(DataError, match=r"cannot read b\.png"):
+        source[[source.name(i) for i in range(len(source))].index("b.png")]
+
+
+def test_files_of_other_formats_are_described(folder):
+    assert Folder(folder).left_out.startswith("1 file of another format is left out: 1 .txt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pathlib
 import pickle
 
@@ -119,9 +120,7 @@ def test_what_is_wrong_is_named(tmp_path):
     with pytest.raises(DataError, match=r"the pairs are x1; the task is x2"):
         open_source({"source": "pairs", "dir": str(folder), "scale": 2})
     write(folder / "input" / "extra.png", np.zeros((40, 50, 3), np.uint8))
-    with pytest.raises(
-        DataError, match=r"4 clean and 5 degraded images; without a clean one: extra.png"
-    ):
+    with pytest.raises(DataError, match=r"pairs input/ \+ target/: no clean image for extra;"):
         Pairs(str(folder))
     folder = make_pairs(tmp_path / "b")
     (folder / "input" / "p2.png").unlink()
@@ -145,6 +144,22 @@ def test_what_is_wrong_is_named(tmp_path):
             tasks=[{"name": "mine", "degradation": "pairs", "scale": 1}], batch_size=8
         )
         pipeline.make_batches(open_source(plain["data"]), make_tasks(plain["tasks"]), plain)
+
+
+def test_files_of_other_formats_are_named(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("ipt_jax"), "propagate", True)
+    folder = make_pairs(tmp_path)
+    for side in ("input", "target"):
+        (folder / side / "p9.heic").write_bytes(b"x")
+    task = {"name": "mine", "degradation": "pairs"}
+    data = {"source": "pairs", "dir": str(folder), "held_out": 1}
+    data_module.open_data(
+        configs.complete({"model": small.MODEL, "tasks": [task], "batch_size": 8, "data": data})
+    )
+    assert (
+        "2 files of other formats are left out: 2 .heic (input/p9.heic, target/p9.heic)"
+        in caplog.text
+    )
 
 
 def test_a_damaged_pair_gives_way_to_another(tmp_path):
