@@ -45,7 +45,7 @@ STALE = 180.0
 SETTLE = 2.0
 
 # How often a folder may disappear between its creation and that of the file.
-_MISSING = 1000
+_MISSING = 100
 
 # Errors of flock on file systems without locks, such as NFS without its lock service.
 _NO_FLOCK = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTSUP)
@@ -105,7 +105,7 @@ def _create(folder: epath.Path | Path) -> None:
             return
         except FileExistsError:
             # Something else has this name, or the folder has been removed since it was found.
-            if attempt + 1 == _MISSING or os.path.lexists(folder):
+            if attempt + 1 == _MISSING:
                 raise
 
 
