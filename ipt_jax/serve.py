@@ -223,7 +223,7 @@ async def _refuse(scope: Any, send: Any, status: int, text: str) -> None:
 
 
 async def _skip_body(receive: Any, limit: int) -> None:
-    """Reads the rest of a request and keeps nothing, as many clients wait for an answer only then."""
+    """Reads the rest of a request and keeps nothing: many clients wait for an answer only then."""
     skipped = 0
     while skipped < limit:
         message = await receive()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 
 import cv2
@@ -10,7 +11,7 @@ import pytest
 
 from ipt_jax.data.sources.folder import Folder
 from ipt_jax.data.sources.source import Source
-from ipt_jax.errors import DataError
+from ipt_jax.errors import DataError, DecodeError
 from ipt_jax.images.decode import decode
 
 
@@ -150,3 +151,12 @@ def test_folder_file_that_vanishes_is_named(folder):
         source[1]
     with pytest.raises(DataError, match=r"cannot read b\.png"):
         source.fingerprint()
+
+
+def test_what_is_no_regular_file_counts_as_an_unreadable_image(folder):
+    (folder / "b.png").unlink()
+    os.mkfifo(folder / "b.png")
+    source = Folder(folder)
+    with pytest.raises(DecodeError, match="it is a named pipe, not a regular file"):
+        source[1]
+    assert source.fingerprint() == Folder(folder).fingerprint()
