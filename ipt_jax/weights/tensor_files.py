@@ -201,10 +201,10 @@ def _read_torch(path: Path) -> TensorFile:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # The rest of torch's message explains how to execute the file, which is not wanted here.
-        name = re.search(r"GLOBAL (\S+)", str(error))
+        found = re.search(r"GLOBAL (\S+)", str(error))
         raise WeightsError(
             "refused: it contains something other than tensors, which could execute code"
-            + (f" ({name[1]})" if name else "")
+            + (f" ({found[1]})" if found else "")
         ) from None
     # torch raises nearly any exception for a damaged file.
     except Exception as error:
