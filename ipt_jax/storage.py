@@ -7,8 +7,9 @@ import errno
 import os
 import re
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from etils import epath
 from etils.epath.backend import fsspec_backend
@@ -185,7 +186,7 @@ def check_regular(path: str | os.PathLike[str], limit: int | None = None) -> Non
     _check_status(os.stat(path), path, limit)
 
 
-def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> BufferedReader:
     """Opens a regular local file for reading bytes. Arguments and errors are `check_regular`'s."""
     # Opening a pipe would release its writer, so the path is checked before. It is checked again
     # after it was opened, since another process may have replaced it; O_NONBLOCK then keeps a pipe

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import BinaryIO
+from io import BufferedReader
 
 from ipt_jax.errors import DecodeError, NotRegular
 from ipt_jax.storage import open_regular, read_regular
@@ -25,7 +25,7 @@ def read_image_file(path: str | os.PathLike[str]) -> bytes:
         raise DecodeError(error.strerror) from None
 
 
-def open_image_file(path: str | os.PathLike[str]) -> BinaryIO:
+def open_image_file(path: str | os.PathLike[str]) -> BufferedReader:
     """Opens an image file for reading. Raises as `read_image_file`."""
     try:
         return open_regular(path, MAX_BYTES)

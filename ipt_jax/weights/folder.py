@@ -16,10 +16,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from ipt_jax.degradations.paired import Paired
-from ipt_jax.errors import WeightsError
+from ipt_jax.errors import NotRegular, WeightsError
 from ipt_jax.model import IPT
 from ipt_jax.model.ipt import GEOMETRY
 from ipt_jax.restore.restorer import Restorer
+from ipt_jax.storage import read_regular
 from ipt_jax.tasks import TASKS, Task, entry_of, make_task
 from ipt_jax.trees import nested
 from ipt_jax.versions import __version__
@@ -27,6 +28,8 @@ from ipt_jax.weights.check import check_params
 from ipt_jax.weights.task_names import task_from_name
 from ipt_jax.weights.tensor_files import read_tensor_file, sha256_of
 
+# Bytes of the longest `model.json` that is read.
+LARGEST_DESCRIPTION = 16 << 20
 # Version of the format. Older versions can be read.
 FORMAT = 1
 
@@ -125,7 +128,11 @@ def read_weights_folder(folder: Any) -> Restorer:
     where = Path(folder)
     if not (where / "weights.safetensors").is_file():
         raise WeightsError(f"{where}: no weights.safetensors beside model.json")
-    described = _described((where / "model.json").read_bytes(), str(where / "model.json"))
+    try:
+        text = read_regular(where / "model.json", LARGEST_DESCRIPTION)
+    except NotRegular as error:
+        raise WeightsError(f"{where / 'model.json'}: {error.strerror}") from None
+    described = _described(text, str(where / "model.json"))
     if described.get("sha256") not in (None, sha256_of(where / "weights.safetensors")):
         raise WeightsError(
             f"{where / 'weights.safetensors'} is not the file that model.json describes: its "

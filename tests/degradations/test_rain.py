@@ -226,3 +226,16 @@ def test_rain_folder_errors(tmp_path: Path) -> None:
     (broken / "x.png").write_bytes(b"not a png")
     with pytest.raises(ValueError, match=r"x\.png.* cannot be read"):
         RainFolder(str(broken))(hq, rng)
+
+
+def test_streaks_may_have_any_name_and_must_be_regular_files(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((9, 9), 50, np.uint8))
+    (tmp_path / "streaks").mkdir()
+    (tmp_path / "a.png").rename(tmp_path / "streaks" / os.fsdecode(b"\xff.png"))
+    clean = np.zeros((9, 9, 3), np.uint8)
+    lq = RainFolder(str(tmp_path / "streaks"))(clean, np.random.default_rng(0))
+    np.testing.assert_array_equal(lq, 50)
+    (tmp_path / "pipes").mkdir()
+    os.mkfifo(tmp_path / "pipes" / "a.png")
+    with pytest.raises(ValueError, match="a named pipe, not a regular file"):
+        RainFolder(str(tmp_path / "pipes"))(clean, np.random.default_rng(0))

@@ -104,3 +104,19 @@ def test_an_error_at_the_very_end_reaches_who_is_about_to_leave():
         threading.Thread(target=two[0].fault, args=("no space left",), daemon=True).start()
         with pytest.raises(Lost, match=r"process 0 .* ended with: no space left"):
             leaving.result(timeout=20)
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [b"[" * 100_000, b'{"gather": "x"}', b'{"stop": 1e999}', b'{"answer": {}}', b"[1]", b"\xff"],
+)
+def test_a_process_that_sends_nonsense_has_gone(nonsense):
+    with with_raw_process(2) as (groups, connection):
+        connection.sendall(nonsense + b"\n")
+        assert "process 1 (raw) has gone" in groups[0].trouble(10)
+
+
+def test_texts_of_other_processes_are_escaped():
+    with with_raw_process(2) as (groups, connection):
+        connection.sendall(b'{"fault": "two\\nlines \\u001b[2J"}\n')
+        assert groups[0].trouble(10) == "two\nlines \\x1b[2J"

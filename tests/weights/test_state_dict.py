@@ -581,3 +581,8 @@ def test_only_regular_files_of_bounded_size_are_opened(tmp_path):
     ):
         with pytest.raises(WeightsError, match=rf"{name}: {message}$"):
             tensor_files.read_tensor_file(tmp_path / name)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "weights.safetensors").touch()
+    os.mkfifo(tmp_path / "folder" / "model.json")
+    with pytest.raises(WeightsError, match=r"model\.json: it is a named pipe, not a regular file$"):
+        weights_folder.read_weights_folder(tmp_path / "folder")

@@ -22,7 +22,7 @@ from typing import Any
 from ipt_jax.data.sources.held_out import check_held_out, check_split, held_out_names
 from ipt_jax.errors import DataError, DecodeError
 from ipt_jax.messages import first_line, listed
-from ipt_jax.storage import reachable
+from ipt_jax.storage import check_regular, is_remote, reachable
 
 DESCRIPTION = "packed.json"
 FORMAT = "ipt_jax packed pictures"
@@ -134,6 +134,11 @@ def read_description(directory: str) -> dict[str, Any]:
             f"no packed set in {directory}: no {DESCRIPTION}; {what}. To make one: ipt data "
             "prepare folder"
         )
+    if not is_remote(path):
+        try:
+            check_regular(path)
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}") from None
     try:
         description = json.loads(path.read_text())
         known, version = description["format"], int(description["version"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 
 import cv2
@@ -172,3 +173,12 @@ def test_a_link_to_nothing_is_an_image_that_cannot_be_read(folder):
 
 def test_files_of_other_formats_are_described(folder):
     assert Folder(folder).left_out.startswith("1 file of another format is left out: 1 .txt")
+
+
+def test_what_is_no_regular_file_counts_as_an_unreadable_image(folder):
+    (folder / "b.png").unlink()
+    os.mkfifo(folder / "b.png")
+    source = Folder(folder)
+    with pytest.raises(DecodeError, match="it is a named pipe, not a regular file"):
+        source[1]
+    assert source.fingerprint() == Folder(folder).fingerprint()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import pickle
 import shutil
@@ -98,6 +99,14 @@ def test_damaged_sets_say_what_is_wrong(packed, tmp_path):
         Packed(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"data\.dir is empty"):
         Packed("")
+
+
+def test_a_description_that_is_a_pipe_is_refused(packed, tmp_path):
+    shutil.copytree(packed, tmp_path / "pipe")
+    (tmp_path / "pipe" / DESCRIPTION).unlink()
+    os.mkfifo(tmp_path / "pipe" / DESCRIPTION)
+    with pytest.raises(DataError, match=f"{DESCRIPTION}: it is a named pipe, not a regular file"):
+        Packed(tmp_path / "pipe")
 
 
 def test_a_corrupt_record_is_an_unreadable_picture(packed, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pathlib
 import pickle
 
@@ -171,3 +172,16 @@ def test_a_damaged_pair_gives_way_to_another(tmp_path):
     )
     item = batches(0)
     assert len(item.replaced) >= 1 and all(text.startswith("p1: ") for text in item.replaced)
+
+
+def test_a_pair_that_is_no_regular_file_gives_way_to_another(tmp_path):
+    folder = make_pairs(tmp_path, count=5)
+    (folder / "input" / "p1.png").unlink()
+    os.mkfifo(folder / "input" / "p1.png")
+    source = Pairs(str(folder))
+    assert source.fingerprint()
+    batches = pipeline.Batches(
+        source, (Task("t", 1, Paired(1)),), seed=0, batch_size=10, tile=16, group=2
+    )
+    item = batches(0)
+    assert set(item.replaced) == {"p1: it is a named pipe, not a regular file"}
