@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ipt_jax.cli.flags import add_tiling_flags, add_weights_flags, load_weights, tiling_of
 from ipt_jax.errors import UserError
 from ipt_jax.messages import listed
 
 if TYPE_CHECKING:
+    from ipt_jax.restore.files import Outcome
     from ipt_jax.restore.restorer import Restorer
 
 DESCRIPTION = (
     "Restores images of any size. INPUT is a file (PNG, JPEG, WebP, TIFF, BMP, the first frame of "
     "a GIF, or a video if ffmpeg is installed), a folder (its subfolders are included and the "
     "results keep their structure) or a quoted glob. Grey images stay grey; alpha, 16 bits, the "
-    "colour profile and EXIF are kept, and the orientation in EXIF is applied. Large images are "
-    "restored strip by strip. A file that cannot be restored does not stop the others: it is "
-    "listed at the end, and the exit code is 1."
+    "colour profile, EXIF, XMP, IPTC and the resolution are kept, and the orientation in EXIF is "
+    "applied. Large images are restored strip by strip. INPUT - is standard input. A file that "
+    "cannot be restored does not stop the others: it is listed at the end, and the exit code is 1. "
+    "Each result records its source and tasks: results that are there are not made again, and "
+    "another file with the name of a result is not replaced."
 )
 FORMATS = ("png", "jpeg", "webp", "tiff", "bmp")
 
@@ -29,7 +32,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "restore", allow_abbrev=False, help="restore images", description=DESCRIPTION
     )
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders or globs")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders or globs, or -")
     parser.add_argument(
         "--task",
         metavar="T",
@@ -40,7 +43,8 @@ def add_parser(commands: Any) -> None:
         "-o",
         "--out",
         metavar="FILE_OR_DIR",
-        help="where results are written (default: restored/)",
+        help="where results are written; - is standard output (default: restored/, and standard "
+        "output for standard input)",
     )
     parser.add_argument(
         "--format",
@@ -52,6 +56,12 @@ def add_parser(commands: Any) -> None:
         type=int,
         metavar="N",
         help="1..100, for jpeg (default: 95), webp (default: 90; 100 is lossless) and video",
+    )
+    parser.add_argument(
+        "--background",
+        metavar="COLOUR",
+        help="white, '#ff8800', ...: blends transparency with this colour in formats without "
+        "alpha (jpeg, bmp), which otherwise leave alpha out",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
     parser.add_argument(
@@ -71,18 +81,26 @@ def add_parser(commands: Any) -> None:
 
 
 def restore(options: argparse.Namespace) -> int:
-    """Runs `ipt restore`; returns 0, or 1 if a file failed or a result existed already.
+    """Runs `ipt restore`.
+
+    Returns:
+      0 if every result is there, made from its source by these tasks; 1 if a file failed, or if
+      another file has the place of a result.
 
     Raises:
       UserError: wrong usage or input; nothing was written.
     """
     from ipt_jax.restore.files import FileSettings, restore_files
+    from ipt_jax.restore.pipes import writes_to_pipe
 
     if options.quality is not None and not 1 <= options.quality <= 100:
         raise UserError(f"--quality {options.quality}: it must be in 1..100")
     tiling = tiling_of(options)
     if not options.max_megapixels > 0:
         raise UserError(f"--max-megapixels {options.max_megapixels:g}: it must be above 0")
+    piped = writes_to_pipe(options.inputs, options.out)
+    if piped and options.compare:
+        raise UserError("--compare needs a place for its sheet; name a file or folder with -o")
     tasks = [word.strip() for word in options.task.split(",")] if options.task else []
 
     def load() -> Restorer:
@@ -98,6 +116,7 @@ def restore(options: argparse.Namespace) -> int:
         out=options.out,
         format=options.format,
         quality=options.quality,
+        background=_colour(options.background),
         overwrite=options.overwrite,
         compare=options.compare,
         tiling=tiling,
@@ -105,14 +124,49 @@ def restore(options: argparse.Namespace) -> int:
         max_megapixels=options.max_megapixels,
     )
     outcome = restore_files(options.inputs, load, settings)
-    print(f"{outcome.restored} restored" + (f" into {outcome.place}" if outcome.restored else ""))
-    if outcome.existing:
+    # Standard output may be where the image goes.
+    _report(outcome, piped, sys.stderr if piped else sys.stdout)
+    return 1 if outcome.failed or outcome.blocked else 0
+
+
+def _report(outcome: Outcome, piped: bool, stream: TextIO) -> None:
+    """Prints what was done."""
+    where = f" into {outcome.place}" if outcome.results and not piped else ""
+    print(f"{len(outcome.results)} restored{where}", file=stream)
+    if outcome.done:
         print(
-            f"{len(outcome.existing)} skipped because their results exist; --overwrite replaces "
-            f"them: {listed(str(job.out) for job in outcome.existing)}"
+            f"{len(outcome.done)} left alone because their results are there, made from the same "
+            "source by the same tasks; --overwrite makes them again",
+            file=stream,
+        )
+    if outcome.left_out:
+        print(
+            f"{len(outcome.left_out)} results of earlier runs are not restored again: "
+            f"{listed(map(str, outcome.left_out))}",
+            file=stream,
+        )
+    if outcome.blocked:
+        names = listed(f"{path} ({why})" for path, why in outcome.blocked)
+        print(
+            f"{len(outcome.blocked)} skipped because files exist that would be replaced; "
+            f"--overwrite replaces them: {names}",
+            file=stream,
         )
     if outcome.failed:
         print(f"{len(outcome.failed)} could not be restored:", file=sys.stderr)
-        for path, reason in outcome.failed:
-            print(f"  {path}: {reason}", file=sys.stderr)
-    return 1 if outcome.failed or outcome.existing else 0
+        for name, reason in outcome.failed:
+            print(f"  {name}: {reason}", file=sys.stderr)
+
+
+def _colour(text: str | None) -> tuple[int, int, int] | None:
+    """Returns the RGB of a colour's name or code; raises UserError if there is no such colour."""
+    if text is None:
+        return None
+    from PIL import ImageColor
+
+    try:
+        return ImageColor.getrgb(text)[:3]
+    except ValueError:
+        raise UserError(
+            f"--background {text}: not a colour; write white, '#ff8800', 'rgb(255, 136, 0)', ..."
+        ) from None

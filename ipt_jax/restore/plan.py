@@ -15,7 +15,9 @@ from pathlib import Path
 
 from ipt_jax.errors import UserError
 from ipt_jax.images.formats import SUFFIXES, format_of
-from ipt_jax.images.write import FORMATS
+from ipt_jax.images.origin import Origin
+from ipt_jax.images.read import read_origin
+from ipt_jax.images.write import FORMATS, fitted_name
 from ipt_jax.messages import listed, nearest
 
 PICTURES = (*SUFFIXES, ".gif")
@@ -31,16 +33,40 @@ class Job:
       source: the file to read.
       out: the file to write.
       format: the format of the result, one of `FORMATS` or "video".
+      origin: what the result records about its source and tasks.
+      title: what the user calls the source, where that is not its path.
     """
 
     source: Path
     out: Path
     format: str
+    origin: Origin | None = None
+    title: str = ""
 
     @property
     def video(self) -> bool:
         """Whether the file is a video."""
         return self.format == "video"
+
+    @property
+    def name(self) -> str:
+        """The source in messages."""
+        return self.title or str(self.source)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The files of a run.
+
+    Attributes:
+      jobs: the jobs, with the first choice of a name for each result.
+      fixed: whether the user has named the only result.
+      left_out: files in folders and globs that are results of earlier runs.
+    """
+
+    jobs: list[Job]
+    fixed: bool
+    left_out: list[Path]
 
 
 def is_video(path: Path) -> bool:
@@ -48,13 +74,14 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEOS
 
 
-def plan_jobs(inputs: Sequence[str], out: str | None, form: str | None) -> list[Job]:
+def plan_jobs(inputs: Sequence[str], out: str | None, form: str | None) -> Plan:
     """Returns the jobs in the order of the inputs, with the files of each folder sorted.
 
     A folder keeps its structure below `out`. Files, and files that a glob finds, go directly into
     `out`. With one input file, `out` may name the result itself, by a suffix of an image or of a
     video. Where two results would have the same name, both keep the suffix of their input:
-    `a.jpg.png`.
+    `a.jpg.png`. Files in folders and globs that are results of earlier runs are left out, if their
+    sources are in these folders, too. A result that is named is restored like any other file.
 
     Args:
       inputs: files, folders and globs.
@@ -70,22 +97,46 @@ def plan_jobs(inputs: Sequence[str], out: str | None, form: str | None) -> list[
         bool(out) and not target.is_dir() and (format_of(target) is not None or is_video(target))
     )
     found: list[tuple[Path, Path]] = []
+    left_out: list[Path] = []
     for word in inputs:
-        found += _find_files(word, target)
-    if names_file:
-        if len(found) > 1 or not Path(inputs[0]).expanduser().is_file():
+        files = _find_files(word, target)
+        results = _results_among(word, files)
+        if files and len(results) == len(files):
             raise UserError(
-                f"-o {out} names one file, but there are {len(found)} results; name a folder"
+                f"{word}: {len(files)} files are results of earlier runs and are left out, and "
+                "there are no others; name the files to restore them again"
             )
-        jobs = [_single_job(found[0][0], target, form)]
-    else:
-        jobs = _jobs_into(target, found, form or "png")
-    for job in jobs:
-        if job.out.exists() and job.out.resolve() in {other.source.resolve() for other in jobs}:
-            raise UserError(
-                f"{job.out}, an input, would be replaced by a result; name another folder with -o"
-            )
-    return jobs
+        left_out += [path for path, _ in files if path in results]
+        found += [pair for pair in files if pair[0] not in results]
+    if not names_file:
+        return Plan(_jobs_into(target, found, form or "png"), False, left_out)
+    if len(found) > 1 or not Path(inputs[0]).expanduser().is_file():
+        raise UserError(
+            f"-o {out} names one file, but there are {len(found)} results; name a folder"
+        )
+    job = _single_job(found[0][0], target, form)
+    if job.out.exists() and job.out.resolve() == job.source.resolve():
+        raise UserError(
+            f"{job.out}, an input, would be replaced by a result; name another folder with -o"
+        )
+    return Plan([job], True, left_out)
+
+
+def _results_among(word: str, files: list[tuple[Path, Path]]) -> set[Path]:
+    """Returns the files of a folder or glob that are results of sources in the same folders."""
+    folder = Path(word).expanduser()
+    if folder.is_file():
+        return set()
+    results = set()
+    for path, _ in files:
+        origin = read_origin(path)
+        if origin is None:
+            continue
+        source = Path(os.path.normpath(path.parent.resolve() / origin.source))
+        home = folder.resolve() if folder.is_dir() else path.parent.resolve()
+        if source.is_relative_to(home):
+            results.add(path)
+    return results
 
 
 def _single_job(source: Path, target: Path, form: str | None) -> Job:
@@ -154,7 +205,8 @@ def _jobs_into(target: Path, found: list[tuple[Path, Path]], form: str) -> list[
 
     def out(name: Path, keep_suffix: bool) -> Path:
         suffix = ".mp4" if is_video(name) else FORMATS[form]
-        return target / name.with_name((name.name if keep_suffix else name.stem) + suffix)
+        stem = name.name if keep_suffix else name.stem
+        return target / name.with_name(fitted_name(stem, suffix))
 
     # Names are compared in lower case, because some file systems do not distinguish cases.
     count = Counter(str(out(name, False)).lower() for _, name in found)
@@ -162,11 +214,10 @@ def _jobs_into(target: Path, found: list[tuple[Path, Path]], form: str) -> list[
     for source, name in found:
         path = out(name, count[str(out(name, False)).lower()] > 1)
         jobs.append(Job(source, path, "video" if is_video(source) else form))
-    repeated = [
-        key for key, number in Counter(str(job.out).lower() for job in jobs).items() if number > 1
-    ]
+    # Names that differ only in case, such as a.png and A.PNG, get different names later.
+    repeated = [path for path, number in Counter(job.out for job in jobs).items() if number > 1]
     if repeated:
-        sources = [str(job.source) for job in jobs if str(job.out).lower() == repeated[0]]
+        sources = [str(job.source) for job in jobs if job.out == repeated[0]]
         raise UserError(
             f"{' and '.join(sources)} would both be written to one file; restore them into "
             "different folders"
