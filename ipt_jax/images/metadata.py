@@ -15,8 +15,10 @@ ORIENTATION = 0x0112
 EXIF_IFD, GPS_IFD = 0x8769, 0x8825
 # Tags of the EXIF directory with the size of the image.
 WIDTH, HEIGHT = 0xA002, 0xA003
-# Tags of the first directory: pixels per unit, the unit (2 inch, 3 cm), what was done to the image.
-X_RESOLUTION, Y_RESOLUTION, UNIT, HISTORY = 282, 283, 296, 0x9213
+# Its tag for what was done to the image.
+HISTORY = 0x9213
+# Tags of the first directory: pixels per unit, and the unit (2 inch, 3 cm).
+X_RESOLUTION, Y_RESOLUTION, UNIT = 282, 283, 296
 # Tags of a TIFF.
 XMP_TAG, IPTC_TAG, PHOTOSHOP_TAG, PROFILE_TAG = 700, 33723, 34377, 34675
 # The resource of a Photoshop block that holds IPTC.
@@ -87,12 +89,23 @@ def exif_of(image: Image.Image) -> bytes:
     exif = image.getexif()
     for tag in _STORAGE & set(exif):
         del exif[tag]
-    if Origin.parse(exif.get(HISTORY)) is not None:
-        del exif[HISTORY]
-    for group in (EXIF_IFD, GPS_IFD):
-        # Pillow writes a group of tags only after it has been read.
-        exif.get_ifd(group)
+    if image.format == "TIFF":
+        # A TIFF's own resolution, which `dpi_of` reads before.
+        for tag in (X_RESOLUTION, Y_RESOLUTION, UNIT):
+            exif.pop(tag, None)
+    inner = exif.get_ifd(EXIF_IFD)
+    if Origin.parse(inner.get(HISTORY)) is not None:
+        del inner[HISTORY]
+        if not inner:
+            del exif[EXIF_IFD]
+    # Pillow writes a group of tags only after it has been read.
+    exif.get_ifd(GPS_IFD)
     return exif.tobytes().removeprefix(b"Exif\x00\x00") if len(exif) else b""
+
+
+def origin_of(exif: Image.Exif) -> Origin | None:
+    """Returns the record of a result in its EXIF, or None."""
+    return Origin.parse(exif.get_ifd(EXIF_IFD).get(HISTORY))
 
 
 def resized(exif: bytes, width: int, height: int) -> bytes:
@@ -109,9 +122,9 @@ def resized(exif: bytes, width: int, height: int) -> bytes:
 def with_history(exif: bytes, text: str) -> bytes:
     """Returns the block with a text about what was done to the image."""
     block = parsed(exif) if exif else Image.Exif()
-    block[HISTORY] = text
-    for group in (EXIF_IFD, GPS_IFD):
-        block.get_ifd(group)
+    block.get_ifd(GPS_IFD)
+    # In this directory, because libtiff warns of tags that it does not know in the first one.
+    block.get_ifd(EXIF_IFD)[HISTORY] = text
     return block.tobytes().removeprefix(b"Exif\x00\x00")
 
 

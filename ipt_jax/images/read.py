@@ -155,7 +155,7 @@ def read_origin(path: Path) -> Origin | None:
             found = png_chunks.read_origin(file)
         elif kind in ("jpeg", "webp", "tiff"):
             with PLUGINS[kind](file) as picture:
-                found = Origin.parse(picture.getexif().get(metadata.HISTORY))
+                found = metadata.origin_of(picture.getexif())
         return found or _origin_beside(path)
     return None
 
