@@ -21,6 +21,7 @@ import simplejpeg
 from PIL import BmpImagePlugin, JpegImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from ipt_jax.errors import DecodeError
+from ipt_jax.images import png_chunks
 from ipt_jax.images.formats import PNG_SIGNATURE, sniff_format
 from ipt_jax.images.metadata import ORIENTATION
 from ipt_jax.messages import first_line
@@ -53,6 +54,7 @@ class Header(NamedTuple):
       channels: of a JPEG; 0 for a PNG.
       orientation: EXIF orientation, 1..8.
       scan: of a JPEG, the offset at which the entropy-coded data of its first scan starts.
+      described: of a PNG, whether it has text or a colour profile.
     """
 
     height: int
@@ -60,6 +62,7 @@ class Header(NamedTuple):
     channels: int = 0
     orientation: int = 1
     scan: int = 0
+    described: bool = False
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -183,7 +186,8 @@ def _jpeg_header(data: bytes) -> Header:
 
 def _decode_png(data: bytes, max_pixels: int) -> np.ndarray:
     header = check_png(data, max_pixels)
-    image = _cv2_decode(data, "PNG")
+    # libpng warns of some profiles, and refuses text of 8 MB, which does not matter here.
+    image = _cv2_decode(png_chunks.bare(data) if header.described else data, "PNG")
     return orient(_to_rgb8(image, 8 * image.itemsize), header.orientation)
 
 
@@ -202,7 +206,7 @@ def check_png(data: bytes, max_pixels: int) -> Header:
 
 
 def _png_header(data: bytes) -> Header:
-    position, orientation = len(PNG_SIGNATURE), 1
+    position, orientation, described = len(PNG_SIGNATURE), 1, False
     height = width = -1
     while True:
         start = data[position : position + 8]
@@ -219,12 +223,14 @@ def _png_header(data: bytes) -> Header:
             width, height = struct.unpack(">II", data[position + 8 : position + 16])
         elif kind == b"eXIf":
             orientation = _exif_orientation(data[position + 8 : end])
+        elif kind == b"iCCP" or kind in png_chunks.TEXTS:
+            described = True
         elif kind == b"IEND":
             break
         position = end + 4
     if height < 0:
         raise DecodeError("the PNG is corrupt: no IHDR chunk")
-    return Header(height, width, orientation=orientation)
+    return Header(height, width, orientation=orientation, described=described)
 
 
 def check_webp(data: bytes) -> None:

@@ -214,6 +214,10 @@ def _image_file(
         else:
             pixels = pillow.to_array(image)
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+    if image.mode == "I;16" and "transparency" in image.info:
+        # Of 16-bit grey, one value is transparent.
+        alpha = np.where(pixels == image.info["transparency"], 0, 65535).astype(np.uint16)
+        pixels = np.concatenate([pixels, alpha], axis=2)
     held = dataclasses.replace(
         held, profile=held.profile or None, exif=exif, dpi=held.dpi or resolution
     )

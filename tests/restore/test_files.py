@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pathlib
 import shutil
 import subprocess
@@ -10,55 +9,22 @@ import subprocess
 import mixed
 import numpy as np
 import pytest
-import runs
+from restoring import digests, restore
 from PIL import Image
 
 import ipt_jax
-from ipt_jax.cli import restore as commands_restore
 from ipt_jax.cli.app import main
 from ipt_jax.images.read import read_image
 from ipt_jax.images.resize import bicubic_up
 from ipt_jax.restore import files as restore_files
 from ipt_jax.restore.video import measure_video
 from ipt_jax.weights import default as defaults
-from tests.weights.test_load import Copies
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("weights") / "run"
-    runs.make_run(folder, tasks=("sr2", "denoise50"))
-    return str(folder)
-
-
-@pytest.fixture
-def copies(weights, monkeypatch) -> str:
-    """Makes `ipt restore` use a network that copies its input, enlarged for sr2."""
-    loaded = ipt_jax.load(weights)
-    made = Copies(loaded.model, loaded.params, loaded.tasks, {})
-    monkeypatch.setattr(commands_restore, "load_weights", lambda *_, **__: made)
-    return weights
-
-
-def restore(*words: object) -> int:
-    try:
-        return main(["restore", *map(str, words), "--overlap", "4", "--batch", "2"])
-    except SystemExit as exit_:
-        return int(exit_.code or 0)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> tuple[pathlib.Path, list[mixed.Case]]:
     folder = tmp_path_factory.mktemp("mixed")
     return folder, mixed.make(folder)
-
-
-def digests(folder: pathlib.Path) -> dict[str, str]:
-    return {
-        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in folder.rglob("*")
-        if p.is_file()
-    }
 
 
 @pytest.mark.parametrize("form, suffix", [("png", ".png"), ("tiff", ".tif")])
