@@ -9,8 +9,8 @@ import subprocess
 import mixed
 import numpy as np
 import pytest
-from restoring import digests, restore
 from PIL import Image
+from restoring import digests, restore
 
 import ipt_jax
 from ipt_jax.cli.app import main
