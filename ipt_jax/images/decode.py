@@ -133,21 +133,23 @@ def check_jpeg(data: bytes, max_pixels: int) -> Header:
     return header
 
 
-def jpeg_warning(data: bytes, header: Header) -> str | None:
-    """Returns what the decoder warns of in the pixels of a JPEG, or None.
+def decode_warning(data: bytes) -> str:
+    """Returns what the decoder warns of in an image that `decode` accepts, or "".
 
-    A decoder notices about a quarter of all damage to the pixels. The rest decodes to other pixels
-    without any sign.
+    libjpeg decodes damaged pixels, and warns of about a quarter of all damage. The rest decodes to
+    other pixels without any sign. OpenCV and Pillow pass over these warnings.
 
     Args:
-      data: a JPEG that `check_jpeg` accepts.
-      header: what `check_jpeg` returned.
+      data: the encoded image.
     """
+    if sniff_format(data[:12]) != "jpeg":
+        return ""
+    channels = _jpeg_header(data).channels
     try:
-        simplejpeg.decode_jpeg(data, "CMYK" if header.channels == 4 else "GRAY", strict=True)
+        simplejpeg.decode_jpeg(data, "CMYK" if channels == 4 else "GRAY", strict=True)
     except ValueError as error:
         return first_line(error)
-    return None
+    return ""
 
 
 def _jpeg_header(data: bytes) -> Header:

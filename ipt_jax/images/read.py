@@ -127,7 +127,8 @@ def decode_image(data: bytes, max_pixels: int = decode.MAX_PIXELS) -> ImageFile:
     notes: list[str] = []
     try:
         if kind == "jpeg":
-            if warning := decode.jpeg_warning(data, decode.check_jpeg(data, max_pixels)):
+            decode.check_jpeg(data, max_pixels)
+            if warning := decode.decode_warning(data):
                 notes.append(f"the file is damaged ({warning})")
         elif kind == "png":
             decode.check_png(data, max_pixels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 
@@ -18,9 +19,9 @@ import ipt_jax
 
 def run(*words: object, data: bytes) -> subprocess.CompletedProcess[bytes]:
     """Runs `ipt restore` in a process of its own."""
-    code = f"import sys; sys.path.insert(0, {str(places.ROOT)!r}); from ipt_jax.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, "restore", *map(str, words)]
-    return subprocess.run(command, input=data, capture_output=True, timeout=300)
+    command = [sys.executable, "-m", "ipt_jax", "restore", *map(str, words)]
+    environment = {**os.environ, "PYTHONPATH": str(places.ROOT)}
+    return subprocess.run(command, input=data, capture_output=True, timeout=300, env=environment)
 
 
 def encoded(pixels: np.ndarray) -> bytes:

@@ -252,3 +252,14 @@ def test_no_state_of_a_folder_loses_a_file(tmp_path_factory, there, overwrite):
     else:
         assert not placed.todo[0].out.exists()
         assert (placed.notes != []) == bool(set(there) - {"other task"})
+
+
+def test_a_damaged_jpeg_is_restored_and_named(copies, tmp_path, capsys):
+    Image.fromarray(mixed.smooth(64, 64, 3)).save(tmp_path / "in.jpg", quality=95)
+    data = (tmp_path / "in.jpg").read_bytes()
+    # Bytes between the last block and the end.
+    (tmp_path / "in.jpg").write_bytes(data[:-2] + b"\x12" * 50 + data[-2:])
+    words = ("--task", "denoise50", "--weights", copies, "-o", tmp_path / "out.png")
+    assert restore(tmp_path / "in.jpg", *words) == 0
+    said = capsys.readouterr().err
+    assert "in.jpg: the file is damaged (Corrupt JPEG data: 44 extraneous" in said

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import runpy
+
 import numpy as np
+import places
 import pytest
 from PIL import Image
 from restoring import restore
 
 import ipt_jax
 from ipt_jax import serve
+from ipt_jax.cli.app import main
 from ipt_jax.images import channels
 from ipt_jax.images.read import read_image
 from ipt_jax.weights import default as defaults
@@ -151,3 +155,17 @@ def test_opaque_and_invisible_images_are_returned_as_they_are():
         np.zeros((9, 9), np.uint8),
     ):
         assert channels.fill_transparent(image, 48) is image
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["denoise50", "sr2"])
+@pytest.mark.parametrize("kind", ["RGBA", "LA"])
+def test_the_onnx_example_draws_no_fringe(weights, task, kind, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    words = ["--weights", weights, "--format", "onnx", "--task", task]
+    assert main(["export", *words, "--out", str(tmp_path / "x.onnx")]) == 0
+    example = runpy.run_path(str(places.ROOT / "examples" / "restore_onnx.py"))
+    session = onnxruntime.InferenceSession(str(tmp_path / "x.onnx"))
+    out = example["restore_channels"](session, cut_out(kind), 4)
+    wanted = example["restore_channels"](session, opaque(cut_out(kind)), 4)
+    assert visible_pixels_off(out, wanted) == 0

@@ -59,6 +59,7 @@ def test_check_names_what_cannot_be_read_and_fails(folder, packed, tmp_path, cap
         "crop": 192,
         "smaller_than_crop": 0,
         "unreadable": {f"{i}.jpg": "gone" for i in range(60)},
+        "damaged": {},
     }
     assert list(report_lines("x", many))[-1] == "  and 10 more (--json FILE lists all)"
 
