@@ -11,13 +11,14 @@ import zlib
 import mixed
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from ipt_jax.errors import DecodeError
 from ipt_jax.images import icc, metadata
 from ipt_jax.images.decode import decode
 from ipt_jax.images.metadata import Metadata
 from ipt_jax.images.origin import Origin
+from ipt_jax.images.pillow import from_array, to_array
 from ipt_jax.images.png import PngWriter
 from ipt_jax.images.png_chunks import keywords, pack_chunk, text_of
 from ipt_jax.images.read import decode_image, measure, read_image, read_origin
@@ -352,3 +353,33 @@ def test_files_of_unknown_origin(tmp_path):
     assert Origin.parse('{"ipt_jax": ' + "[" * 50_000) is None
     with pytest.raises(DecodeError):
         read_image(tmp_path / "b.png")
+
+
+def test_a_pillow_image_keeps_what_holds_for_its_result():
+    stream = io.BytesIO()
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Title", "A title")
+    text.add(b"gAMA", GAMMA[1])
+    stored = Image.fromarray(RGB)
+    stored.save(
+        stream, "PNG", pnginfo=text, dpi=(300, 300), exif=mixed.exif(), icc_profile=mixed.PROFILE
+    )
+    image = Image.open(io.BytesIO(stream.getvalue()))
+    image.load()
+    made = from_array(RGB.repeat(2, 0).repeat(2, 1), image)
+    assert made.info["Title"] == "A title" and made.info["gamma"] == 1.0
+    assert made.info["icc_profile"] == mixed.PROFILE
+    np.testing.assert_allclose(made.info["dpi"], (300, 300), atol=0.01)
+    block = metadata.parsed(made.info["exif"].removeprefix(b"Exif\0\0"))
+    assert (block.get_ifd(0x8769)[0xA002], block.get_ifd(0x8769)[0xA003]) == (100, 80)
+    # The pixels of a Pillow image are not turned, so its orientation still holds.
+    turned = Image.fromarray(RGB)
+    turned.info["exif"] = mixed.exif(6).tobytes()
+    kept = from_array(RGB, turned).info["exif"]
+    assert metadata.parsed(kept.removeprefix(b"Exif\0\0"))[0x0112] == 6
+    # A profile for grey stays with grey only.
+    for mode, stays in (("L", True), ("LA", True), ("RGB", False), ("P", False)):
+        other = Image.fromarray(RGB).convert(mode)
+        other.info["icc_profile"] = grey_profile()
+        made = from_array(to_array(other), other)
+        assert ("icc_profile" in made.info) == stays
