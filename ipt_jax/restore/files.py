@@ -20,7 +20,8 @@ from ipt_jax.restore import before_after
 from ipt_jax.restore.plan import Job, plan_jobs
 from ipt_jax.restore.restorer import BATCH, Restorer
 from ipt_jax.restore.tiling import OVERLAP, Tiling
-from ipt_jax.restore.video import measure_video, restore_video
+from ipt_jax.restore.video import restore_video
+from ipt_jax.restore.video_info import measure_video
 
 # Protocols other than "blend" hold the complete image as float32. Images that would need more bytes
 # than this are refused.
@@ -188,6 +189,7 @@ class _FileRestorer:
             batch=self._settings.batch,
             quality=self._settings.quality,
             done=bar.update,
+            say=lambda note: bar.write(f"{job.source}: {note}", file=sys.stderr),
         )
 
     def _restore_image(self, job: Job, on_sheet: bool, bar: Any) -> None:

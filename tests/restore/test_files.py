@@ -19,7 +19,7 @@ from ipt_jax.cli.app import main
 from ipt_jax.images.read import read_image
 from ipt_jax.images.resize import bicubic_up
 from ipt_jax.restore import files as restore_files
-from ipt_jax.restore.video import measure_video
+from ipt_jax.restore.video_info import measure_video
 from ipt_jax.weights import default as defaults
 from tests.weights.test_load import Copies
 
