@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def _encoder(
     even = shape[0] % 2 == shape[1] % 2 == 0
     pixels = f"yuv{info.pixels.chroma if even else '444'}p"
     pixels += "10le" if info.pixels.depth > 8 else ""
-    unit = 1 / timing.rate if timing.rate else timing.unit
+    unit = _output_unit(timing, suffix)
     chroma = ":out_h_chr_pos=0:out_v_chr_pos=128" if pixels.startswith("yuv420") else ""
     filters = [
         f"scale=in_range=pc:out_range={colour.range}"
@@ -191,6 +192,16 @@ def _encoder(
         *("-map_metadata", "1", "-map_chapters", "1", "-metadata:s:v:0", "rotate="),
         f"file:{part}",
     ]
+
+
+def _output_unit(timing: Timing, suffix: str) -> Fraction:
+    """Returns the unit of time in seconds in which the encoder counts."""
+    if timing.rate is None:
+        return timing.unit
+    start = timing.ticks[0] * timing.unit * timing.rate
+    # A start between two frames needs a finer unit. The unit of an .avi is always one frame.
+    finer = start.denominator > 1 and suffix != ".avi"
+    return 1 / (timing.rate * (1000 if finer else 1))
 
 
 def _frames(stream: Any, info: VideoInfo, count: int) -> Iterator[np.ndarray]:

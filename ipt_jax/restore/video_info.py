@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from fractions import Fraction
 from pathlib import Path
@@ -204,6 +205,7 @@ def _rate(stream: dict[str, Any]) -> Fraction:
     return _fraction(stream.get("avg_frame_rate")) or _fraction(stream.get("r_frame_rate"))
 
 
+@functools.cache
 def _pixel_format(name: str | None) -> PixelFormat:
     """Returns what ffmpeg knows about a pixel format."""
     command = [program("ffprobe"), "-v", "error", "-show_pixel_formats", "-of", "json"]
@@ -211,12 +213,12 @@ def _pixel_format(name: str | None) -> PixelFormat:
     for one in known:
         if one["name"] == name:
             flags = one["flags"]
-            wide, high = int(one["log2_chroma_w"]), int(one["log2_chroma_h"])
+            wide, high = (int(one.get(f"log2_chroma_{side}", 0)) for side in "wh")
             # Values of a palette are colours of 8 bits.
             rgb = bool(flags["rgb"] or flags["palette"])
             depth = max(int(channel["bit_depth"]) for channel in one["components"])
             grey = int(one["nb_components"]) < 3
-            chroma = "444" if rgb or not wide and not high else "420" if high else "422"
+            chroma = "444" if rgb or not wide else "420" if high else "422"
             return PixelFormat(
                 str(name), rgb, bool(flags["alpha"]), depth, "420" if grey and not rgb else chroma
             )

@@ -91,8 +91,8 @@ def _decide(
         encoded = Kept(index, kind, _coding(encoder, int(stream.get("channels", 2))))
         reason = _refused(source, encoded, trial)
         if not reason:
-            return encoded, f"{name} does not fit into {suffix} and is encoded as {encoder}"
-    return None, f"{name} does not fit into {suffix} and is left out ({reason})"
+            return encoded, f"{name} does not fit into {suffix}, and is encoded as {encoder}"
+    return None, f"{name} does not fit into {suffix}, and is left out ({reason})"
 
 
 def _coding(encoder: str, channels: int) -> tuple[str, ...]:
