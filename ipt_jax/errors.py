@@ -62,7 +62,7 @@ class ExportError(RunError):
 
 
 class VideoError(RunError):
-    """ffmpeg is missing or failed. The message is its last line."""
+    """ffmpeg is missing or failed, or a video cannot be kept as it must be. The message says why."""
 
 
 class Lost(RunError):

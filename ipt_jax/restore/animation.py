@@ -165,7 +165,8 @@ def restore_frames(
       uint8 `[H * scale, W * scale, C]` for each frame, in order.
     """
     first = next(frames)
-    tiles = model.tiles(*first.shape[:2], tasks, **tiling)
+    height, width = first.shape[:2]
+    tiles = model.tiles(height, width, tasks, **tiling)
     size = -(-_CALLS * batch * model.devices // tiles)
     frames = itertools.chain([first], frames)
     while group := list(itertools.islice(frames, size)):

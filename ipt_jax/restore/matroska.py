@@ -57,13 +57,15 @@ def header(height: int, width: int, depth: int, rate: Fraction | None = None) ->
     return start + segment + info + _element("1654AE6B", track)
 
 
-def frame(time: Fraction, pixels: bytes) -> bytes:
+def frame(time: Fraction, duration: Fraction, pixels: bytes) -> bytes:
     """Returns one frame.
 
     Args:
       time: in seconds, from the start of the stream.
+      duration: how long the frame is shown, in seconds.
       pixels: R, G and B of all pixels in rows from the top, little-endian.
     """
     # A block of track 1 with an offset of 0 to its cluster's time.
-    block = _element("A3", b"\x81\x00\x00\x80", pixels)
-    return _element("1F43B675", _number("E7", round(time * _PER_SECOND)), block)
+    block = _element("A1", b"\x81\x00\x00\x80", pixels)
+    group = _element("A0", block, _number("9B", round(duration * _PER_SECOND)))
+    return _element("1F43B675", _number("E7", round(time * _PER_SECOND)), group)

@@ -106,21 +106,16 @@ def _encode(
 ) -> None:
     """Writes restored frames and the kept streams into `part`."""
     deep = info.pixels.depth > 8
-    first, unit = timing.ticks[0], timing.unit
     with contextlib.ExitStack() as stack:
         out = None
         for number, frame in enumerate(frames):
             if out is None:
-                shape = frame.shape[:2]
-                command = _encoder(info, timing, shape, crf, kept, part)
+                height, width = frame.shape[:2]
+                command = _encoder(info, timing, (height, width), crf, kept, part)
                 out = stack.enter_context(started(command, stdin=subprocess.PIPE))
-                out.feed(matroska.header(*shape, 16 if deep else 8, timing.rate))
-            if timing.rate:
-                time = number / timing.rate
-            else:
-                time = (timing.ticks[number] - first) * unit
+                out.feed(matroska.header(height, width, 16 if deep else 8, timing.rate))
             pixels = _to_uint16(frame) if deep else to_uint8(frame)
-            out.feed(matroska.frame(time, pixels.tobytes()))
+            out.feed(matroska.frame(*timing.span(number), pixels.tobytes()))
             done()
         assert out is not None, "read_timing refuses videos without frames"
         out.finish()
@@ -146,7 +141,7 @@ def _decoder(info: VideoInfo) -> list[str]:
 def _encoder(
     info: VideoInfo,
     timing: Timing,
-    shape: tuple[int, ...],
+    shape: tuple[int, int],
     crf: int,
     kept: list[video_streams.Kept],
     part: Path,

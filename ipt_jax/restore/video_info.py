@@ -88,6 +88,14 @@ class Timing:
     last: int
     notes: tuple[str, ...] = ()
 
+    def span(self, number: int) -> tuple[Fraction, Fraction]:
+        """Returns when a frame is shown, counted from the first frame, and for how long, in s."""
+        if self.rate:
+            return number / self.rate, 1 / self.rate
+        ends = [*self.ticks[number + 1 : number + 2], self.ticks[number] + self.last]
+        tick = self.ticks[number]
+        return (tick - self.ticks[0]) * self.unit, (ends[0] - tick) * self.unit
+
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
