@@ -62,7 +62,7 @@ class ExportError(RunError):
 
 
 class VideoError(RunError):
-    """ffmpeg is missing or failed, or a video cannot be kept as it must be. The message says why."""
+    """ffmpeg is missing or failed, or it cannot keep a video's colours or times."""
 
 
 class Lost(RunError):
