@@ -88,8 +88,9 @@ def restore_video(
                 frames = _clipped(model.restore_all(frames, task, batch=batch, **tiling))
             _encode(frames, info, timing, crf, kept, part, lambda: done(tiles_per_frame))
             source.finish()
-            if damage := source.messages():
-                say(f"ffmpeg found damage: {reason(damage)}")
+            # ffmpeg decodes what it can of damaged frames.
+            if messages := source.messages():
+                say(f"ffmpeg reports on the source: {reason(messages)}")
         part.replace(job.out)
     finally:
         part.unlink(missing_ok=True)

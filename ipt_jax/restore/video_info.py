@@ -171,6 +171,11 @@ def read_info(path: Path) -> VideoInfo:
             "it is interlaced, and both fields of a frame are restored as one image; remove the "
             "interlacing before (ffmpeg -i IN -vf bwdif OUT)"
         )
+    if stream.get("closed_captions"):
+        notes.append("the captions within its frames are left out")
+    for side in stream.get("side_data_list", ()):
+        if (kind := side.get("side_data_type")) in ("Spherical Mapping", "Stereo 3D"):
+            notes.append(f"the description of its projection ({kind}) is left out")
     others = [one for one in probed["streams"] if one["index"] != stream["index"]]
     return VideoInfo(path, stream, others, height, width, turned, pixels, colour, tuple(notes))
 

@@ -424,6 +424,20 @@ def test_what_cannot_be_kept_is_said(copies, tmp_path, capsys):
     assert streams(tmp_path / "out.mp4")[0]["pix_fmt"] == "yuv444p10le"
 
 
+def test_a_wmv_with_fields_is_read_and_not_written(copies, tmp_path, capsys):
+    source = tmp_path / "in.wmv"
+    make_moving(source, "-c:v", "wmv2")
+    assert restore(source, tmp_path / "out") == 0
+    np.testing.assert_allclose(times(tmp_path / "out" / "in.mp4"), times(source), atol=1.1e-3)
+    with pytest.raises(SystemExit):
+        restore(source, tmp_path / "out.wmv")
+    assert "videos are written as .mp4" in capsys.readouterr().err
+    fields = ["-vf", "setfield=tff", "-flags", "+ildct+ilme", "-c:v", "mpeg2video"]
+    make_moving(tmp_path / "in.ts", *fields, rate="25")
+    assert restore(tmp_path / "in.ts", tmp_path / "out") == 0
+    assert "it is interlaced" in capsys.readouterr().err
+
+
 def test_failures_give_the_reason_of_ffmpeg(copies, tmp_path, capsys):
     source = tmp_path / "in.mp4"
     make_moving(source)
@@ -452,4 +466,4 @@ def test_damage_in_a_video_is_said(copies, tmp_path, capsys):
     data[at + size // 4 : at + size] = bytes(size - size // 4)
     source.write_bytes(data)
     assert restore(source, tmp_path / "out.mp4") == 0
-    assert "ffmpeg found damage" in capsys.readouterr().err
+    assert "ffmpeg reports on the source" in capsys.readouterr().err
