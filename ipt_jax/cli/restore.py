@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ipt_jax.restore.restorer import Restorer
 
 DESCRIPTION = (
-    "Restores images of any size. INPUT is a file (PNG, JPEG, WebP, TIFF, BMP, the first frame of "
-    "a GIF, or a video if ffmpeg is installed), a folder (its subfolders are included and the "
+    "Restores images of any size. INPUT is a file (PNG, JPEG, WebP, TIFF, BMP, GIF, or a video if "
+    "ffmpeg is installed), a folder (its subfolders are included and the "
     "results keep their structure) or a quoted glob. Grey images stay grey; alpha, 16 bits, the "
     "colour profile, EXIF, XMP, IPTC and the resolution are kept, and the orientation in EXIF is "
     "applied. Large images are restored strip by strip. INPUT - is standard input. A file that "

@@ -110,6 +110,24 @@ class Form:
         )
         return form, notes
 
+    def resized(self) -> Form:
+        """Returns the form with this size in EXIF and XMP."""
+        held = dataclasses.replace(
+            self.held,
+            exif=metadata.resized(self.held.exif, self.width, self.height),
+            xmp=metadata.resized_xmp(self.held.xmp, self.width, self.height),
+        )
+        return dataclasses.replace(self, held=held)
+
+    def exif_block(self) -> bytes:
+        """Returns the EXIF of the file: also the origin and, for WebP, the resolution."""
+        exif = self.held.exif
+        if self.origin and self.format in ("jpeg", "webp", "tiff"):
+            exif = metadata.with_history(exif, self.origin.text())
+        if self.format == "webp" and self.held.dpi:
+            exif = metadata.with_resolution(exif, self.held.dpi)
+        return exif
+
 
 def _fitted_colours(
     held: Metadata, form: str, colours_before: bool, colours: bool
@@ -207,14 +225,9 @@ def writing(path: Path, form: Form) -> Iterator[Writer]:
       OSError: the file cannot be written.
     """
     part = part_path(path)
-    held = dataclasses.replace(
-        form.held,
-        exif=metadata.resized(form.held.exif, form.width, form.height),
-        xmp=metadata.resized_xmp(form.held.xmp, form.width, form.height),
-    )
     try:
         with part.open("wb") as file:
-            writer = _writer(file, dataclasses.replace(form, held=held))
+            writer = _writer(file, form.resized())
             yield writer
             writer.close()
         if form.origin and form.format == "bmp":
@@ -256,16 +269,12 @@ def write_sidecar(path: Path, size: int, origin: Origin) -> None:
 
 
 def _writer(file: BinaryIO, form: Form) -> Writer:
-    exif = form.held.exif
+    exif = form.exif_block()
     size = (form.height, form.width, form.channels, form.depth)
     if form.format == "png":
         return PngWriter(file, *size, png_chunks.pack_metadata(form.held, exif, form.origin))
-    if form.origin and form.format != "bmp":
-        exif = metadata.with_history(exif, form.origin.text())
     if form.format == "tiff":
         return TiffWriter(file, *size, form.held, exif)
-    if form.format == "webp" and form.held.dpi:
-        exif = metadata.with_resolution(exif, form.held.dpi)
     return _PillowWriter(file, form, exif)
 
 

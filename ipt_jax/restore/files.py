@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 import os
 import sys
@@ -17,13 +18,14 @@ from ipt_jax.errors import DataError, UserError, VideoError
 from ipt_jax.images import channels
 from ipt_jax.images.read import ImageFile, measure, read_image
 from ipt_jax.images.write import Form, fitted_name, write_sidecar, writing
-from ipt_jax.restore import before_after
+from ipt_jax.restore import animation, before_after
 from ipt_jax.restore.pipes import Pipes
 from ipt_jax.restore.plan import Job, plan_jobs
 from ipt_jax.restore.restorer import BATCH, Restorer
 from ipt_jax.restore.results import place_results
 from ipt_jax.restore.tiling import OVERLAP, Tiling
-from ipt_jax.restore.video import measure_video, restore_video
+from ipt_jax.restore.video import restore_video
+from ipt_jax.restore.video_info import measure_video
 from ipt_jax.tasks import Task
 
 # Protocols other than "blend" hold the complete image as float32. Images that would need more bytes
@@ -203,7 +205,10 @@ class _FileRestorer:
         )
         if size is None or 0 in size or size[0] * size[1] > self._max_pixels:
             return 0
-        frames = size[2] if len(size) > 2 else 1
+        if job.video:
+            frames = size[2]
+        else:
+            frames = animation.count_frames(job.source) if job.format in animation.FORMATS else 1
         return frames * self._model.tiles(size[0], size[1], self._tasks, **self._settings.tiling)
 
     def _restore_video(self, job: Job, bar: Any) -> None:
@@ -215,6 +220,7 @@ class _FileRestorer:
             batch=self._settings.batch,
             quality=self._settings.quality,
             done=bar.update,
+            say=lambda note: bar.write(f"{job.name}: {note}", file=sys.stderr),
         )
         if job.origin is not None:
             write_sidecar(job.out, job.out.stat().st_size, job.origin)
@@ -225,6 +231,16 @@ class _FileRestorer:
         except DataError as error:
             hint = "; --max-megapixels raises it" if "limit" in str(error) else ""
             raise DataError(f"{error}{hint}") from None
+        moving = animation.read_animation(job.source, picture)
+        if moving and job.format in animation.FORMATS:
+            self._restore_animation(job, picture, moving, on_sheet, bar)
+            return
+        if moving:
+            bar.write(
+                f"{job.name}: {job.format} cannot hold an animation; --format png or webp keeps "
+                "all frames",
+                file=sys.stderr,
+            )
         # Only the copy without colours under transparency is kept.
         picture = dataclasses.replace(
             picture, pixels=channels.fill_transparent(picture.pixels, self._model.model.tile)
@@ -257,6 +273,46 @@ class _FileRestorer:
                 row += len(strip)
         if crop is not None:
             self._crops.append(crop)
+
+    def _restore_animation(
+        self,
+        job: Job,
+        picture: ImageFile,
+        moving: animation.Animation,
+        on_sheet: bool,
+        bar: Any,
+    ) -> None:
+        """Restores all frames of an animation into one file."""
+        height, width = picture.pixels.shape[:2]
+        self._check_memory(height, width)
+        form, lost = Form(
+            job.format,
+            height * self._scale,
+            width * self._scale,
+            (1 if moving.grey else 3) + moving.alpha,
+            held=picture.held,
+            quality=self._settings.quality,
+            origin=job.origin,
+        ).fitted()
+        # All frames are kept, so the remark that only the first was read does not hold.
+        notes = [note for note in picture.notes if not note.startswith("the first of")]
+        for note in (*notes, *lost):
+            bar.write(f"{job.name}: {note}", file=sys.stderr)
+        frames = animation.restore_frames(
+            self._model,
+            moving.frames(),
+            self._tasks,
+            tiling=self._settings.tiling,
+            batch=self._settings.batch,
+            done=bar.update,
+        )
+        if on_sheet and len(self._crops) < before_after.ROWS:
+            crop = before_after.choose_crop(job.source.name, picture.pixels, self._scale)
+            first = next(frames)
+            crop.add_strip(0, first)
+            frames = itertools.chain([first], frames)
+            self._crops.append(crop)
+        animation.write_animation(job.out, form, moving, frames)
 
     def _strips(self, picture: ImageFile, bar: Any) -> Iterator[Any]:
         """Yields the result `[rows, W, C]` from top to bottom, with the dtype of the image."""

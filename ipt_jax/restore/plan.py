@@ -21,7 +21,10 @@ from ipt_jax.images.write import FORMATS, fitted_name
 from ipt_jax.messages import listed, nearest
 
 PICTURES = (*SUFFIXES, ".gif")
+# Containers of results.
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+# Containers that are only read.
+OTHER_VIDEOS = (".wmv", ".asf", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".flv", ".ogv")
 DEFAULT_OUT = "restored"
 
 
@@ -71,7 +74,7 @@ class Plan:
 
 def is_video(path: Path) -> bool:
     """Returns whether the suffix is a video's."""
-    return path.suffix.lower() in VIDEOS
+    return path.suffix.lower() in (*VIDEOS, *OTHER_VIDEOS)
 
 
 def plan_jobs(inputs: Sequence[str], out: str | None, form: str | None) -> Plan:
@@ -142,6 +145,8 @@ def _results_among(word: str, files: list[tuple[Path, Path]]) -> set[Path]:
 def _single_job(source: Path, target: Path, form: str | None) -> Job:
     """Returns the job for one file whose result is named."""
     kind = "video" if is_video(target) else format_of(target)
+    if target.suffix.lower() in OTHER_VIDEOS:
+        raise UserError(f"-o {target}: videos are written as {', '.join(VIDEOS)}")
     if (kind == "video") != is_video(source):
         raise UserError(
             f"-o {target}: a video is restored to a video and an image to an image; {source} does "
@@ -174,7 +179,9 @@ def _find_files(word: str, target: Path) -> list[tuple[Path, Path]]:
 
 def _find_glob(word: str) -> list[tuple[Path, Path]]:
     hits = [Path(hit) for hit in sorted(glob.glob(str(Path(word).expanduser()), recursive=True))]
-    files = [hit for hit in hits if hit.is_file() and hit.suffix.lower() in (*PICTURES, *VIDEOS)]
+    files = [
+        hit for hit in hits if hit.is_file() and (hit.suffix.lower() in PICTURES or is_video(hit))
+    ]
     if not hits:
         raise UserError(f"{word}: nothing matches")
     if not files:
