@@ -133,7 +133,7 @@ def test_other_formats_get_the_first_frame_and_it_is_said(tmp_path, capsys, form
     assert restore(tmp_path / "in.gif", tmp_path / "o", "--format", form, "--quality", "100") == 0
     said = capsys.readouterr().err
     assert "the first of 4 frames" in said and f"{form} cannot hold an animation" in said
-    (out,) = (tmp_path / "o").iterdir()
+    (out,) = (tmp_path / "o").glob("in.*")
     with Image.open(out) as image:
         assert getattr(image, "n_frames", 1) == 1
         first = np.asarray(image.convert("RGB")).astype(int)

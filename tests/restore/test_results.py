@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 
 import mixed
 import numpy as np
@@ -263,3 +264,33 @@ def test_a_damaged_jpeg_is_restored_and_named(copies, tmp_path, capsys):
     assert restore(tmp_path / "in.jpg", *words) == 0
     said = capsys.readouterr().err
     assert "in.jpg: the file is damaged (Corrupt JPEG data: 44 extraneous" in said
+
+
+@pytest.mark.parametrize("form", ["png", "webp"])
+def test_an_animation_is_known_as_a_result(form, copies, tmp_path, capsys):
+    frames = [Image.fromarray(mixed.smooth(20, 24, 3, seed=i)) for i in range(3)]
+    frames[0].save(tmp_path / "in.gif", save_all=True, append_images=frames[1:])
+    words = ("--task", "sr2", "--weights", copies, "-o", tmp_path, "--format", form)
+    for _ in range(2):
+        assert restore(tmp_path, *words) == 0
+    assert "1 left alone" in capsys.readouterr().out
+    assert names(tmp_path) == ["in.gif", f"in.{form}"]
+    with Image.open(tmp_path / f"in.{form}") as image:
+        assert image.n_frames == 3 and image.size == (48, 40)
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs ffmpeg")
+def test_a_video_is_known_as_a_result(copies, tmp_path, capsys):
+    source = tmp_path / ("v" * 251 + ".mp4")
+    clip = ["-f", "lavfi", "-i", "testsrc=size=48x32:rate=5:duration=0.6", "-pix_fmt", "yuv420p"]
+    subprocess.run(["ffmpeg", "-v", "error", *clip, str(source)], check=True, timeout=60)
+    words = (source, "--weights", copies, "-o", tmp_path / "out", "--task")
+    assert restore(*words, "denoise50") == 0
+    assert restore(*words, "denoise50") == 0
+    assert "1 left alone" in capsys.readouterr().out
+    assert restore(*words, "sr2") == 0
+    videos = sorted((tmp_path / "out").glob("*.mp4"))
+    assert len(videos) == 2 and [read_origin(path).tasks for path in videos] in (
+        [("denoise50",), ("sr2",)],
+        [("sr2",), ("denoise50",)],
+    )
