@@ -95,6 +95,8 @@ setup(
         "orbax-checkpoint>=0.12",
         "pillow>=11",
         "safetensors>=0.5",
+        # It reports what libjpeg warns of; OpenCV and Pillow do not.
+        "simplejpeg>=1.9",
         "tensorboardX>=2.6.2",
         "tensorflow-datasets>=4.9.8",
         "tqdm>=4.66",

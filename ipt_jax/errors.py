@@ -70,7 +70,7 @@ class ExportError(RunError):
 
 
 class VideoError(RunError):
-    """ffmpeg is missing or failed. The message is its last line."""
+    """ffmpeg is missing or failed, or it cannot keep a video's colours or times."""
 
 
 class Lost(RunError):

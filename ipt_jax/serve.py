@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 
 from ipt_jax.errors import DecodeError, RunError
-from ipt_jax.images import channels
 from ipt_jax.images.formats import SUFFIXES
+from ipt_jax.images.origin import Origin, digest_of
 from ipt_jax.images.read import ImageFile, read_image
 from ipt_jax.images.write import Form, writing
 from ipt_jax.restore.images import to_uint8
@@ -342,27 +342,27 @@ def restore_upload(
     scale = model.task(task).scale
     height, width, count = picture.pixels.shape
     after = place / f"{source.stem}_{task}.png"
-    form = Form(
+    form, _ = Form(
         "png",
         height * scale,
         width * scale,
         count,
         8 * picture.pixels.itemsize,
-        picture.profile,
-        picture.exif,
-    )
+        picture.held,
+        origin=Origin(source.name, digest_of(source), (task,)),
+    ).fitted()
     pixels = model.restore(picture.pixels, task)
     with writing(after, form) as writer:
         writer.write(pixels)
     before = place / "before.png"
-    _before(picture, scale).save(before, icc_profile=picture.profile)
+    _before(model, picture, scale).save(before, icc_profile=picture.profile)
     notes = "".join(f" ({note})" for note in picture.notes)
     return before, after, f"{width}x{height} to {width * scale}x{height * scale}{notes}"
 
 
-def _before(picture: ImageFile, scale: int) -> Image.Image:
+def _before(model: Restorer, picture: ImageFile, scale: int) -> Image.Image:
     """Returns the input, enlarged to the size of the result (bicubic)."""
-    image = Image.fromarray(np.ascontiguousarray(to_uint8(channels.colour(picture.pixels))))
+    image = Image.fromarray(np.ascontiguousarray(to_uint8(model.visible_colour(picture.pixels))))
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.BICUBIC)
 
 

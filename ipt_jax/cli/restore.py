@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ipt_jax.cli.flags import add_tiling_flags, add_weights_flags, load_weights, tiling_of
@@ -11,15 +12,18 @@ from ipt_jax.messages import listed, printable, without_controls
 from ipt_jax.terminal import say, say_error
 
 if TYPE_CHECKING:
+    from ipt_jax.restore.files import Outcome
     from ipt_jax.restore.restorer import Restorer
 
 DESCRIPTION = (
-    "Restores images of any size. INPUT is a file (PNG, JPEG, WebP, TIFF, BMP, the first frame of "
-    "a GIF, or a video if ffmpeg is installed), a folder (its subfolders are included and the "
+    "Restores images of any size. INPUT is a file (PNG, JPEG, WebP, TIFF, BMP, GIF, or a video if "
+    "ffmpeg is installed), a folder (its subfolders are included and the "
     "results keep their structure) or a quoted glob. Grey images stay grey; alpha, 16 bits, the "
-    "colour profile and EXIF are kept, and the orientation in EXIF is applied. Large images are "
-    "restored strip by strip. A file that cannot be restored does not stop the others: it is "
-    "listed at the end, and the exit code is 1."
+    "colour profile, EXIF, XMP, IPTC and the resolution are kept, and the orientation in EXIF is "
+    "applied. Large images are restored strip by strip. INPUT - is standard input. A file that "
+    "cannot be restored does not stop the others: it is listed at the end, and the exit code is 1. "
+    "Each result records its source and tasks: results that are there are not made again, and "
+    "another file with the name of a result is not replaced."
 )
 FORMATS = ("png", "jpeg", "webp", "tiff", "bmp")
 
@@ -29,7 +33,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "restore", allow_abbrev=False, help="restore images", description=DESCRIPTION
     )
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders or globs")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders or globs, or -")
     parser.add_argument(
         "--task",
         metavar="T",
@@ -40,7 +44,8 @@ def add_parser(commands: Any) -> None:
         "-o",
         "--out",
         metavar="FILE_OR_DIR",
-        help="where results are written (default: restored/)",
+        help="where results are written; - is standard output (default: restored/, and standard "
+        "output for standard input)",
     )
     parser.add_argument(
         "--format",
@@ -52,6 +57,12 @@ def add_parser(commands: Any) -> None:
         type=int,
         metavar="N",
         help="1..100, for jpeg (default: 95), webp (default: 90; 100 is lossless) and video",
+    )
+    parser.add_argument(
+        "--background",
+        metavar="COLOUR",
+        help="white, '#ff8800', ...: blends transparency with this colour in formats without "
+        "alpha (jpeg, bmp), which otherwise leave alpha out",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
     parser.add_argument(
@@ -71,18 +82,26 @@ def add_parser(commands: Any) -> None:
 
 
 def restore(options: argparse.Namespace) -> int:
-    """Runs `ipt restore`; returns 0, or 1 if a file failed or a result existed already.
+    """Runs `ipt restore`.
+
+    Returns:
+      0 if every result is there, made from its source by these tasks; 1 if a file failed, or if
+      another file has the place of a result.
 
     Raises:
       UserError: wrong usage or input; nothing was written.
     """
     from ipt_jax.restore.files import FileSettings, restore_files
+    from ipt_jax.restore.pipes import writes_to_pipe
 
     if options.quality is not None and not 1 <= options.quality <= 100:
         raise UserError(f"--quality {options.quality}: it must be in 1..100")
     tiling = tiling_of(options)
     if not options.max_megapixels > 0:
         raise UserError(f"--max-megapixels {options.max_megapixels:g}: it must be above 0")
+    piped = writes_to_pipe(options.inputs, options.out)
+    if piped and options.compare:
+        raise UserError("--compare needs a place for its sheet; name a file or folder with -o")
     tasks = [word.strip() for word in options.task.split(",")] if options.task else []
 
     def load() -> Restorer:
@@ -98,6 +117,7 @@ def restore(options: argparse.Namespace) -> int:
         out=options.out,
         format=options.format,
         quality=options.quality,
+        background=_colour(options.background),
         overwrite=options.overwrite,
         compare=options.compare,
         tiling=tiling,
@@ -105,17 +125,46 @@ def restore(options: argparse.Namespace) -> int:
         max_megapixels=options.max_megapixels,
     )
     outcome = restore_files(options.inputs, load, settings)
-    say(
-        f"{outcome.restored} restored"
-        + (f" into {printable(outcome.place)}" if outcome.restored else "")
-    )
-    if outcome.existing:
-        say(
-            f"{len(outcome.existing)} skipped because their results exist; --overwrite replaces "
-            f"them: {listed(str(job.out) for job in outcome.existing)}"
+    # Standard output may be where the image goes.
+    _report(outcome, piped, say_error if piped else say)
+    return 1 if outcome.failed or outcome.blocked else 0
+
+
+def _report(outcome: Outcome, piped: bool, tell: Callable[[str], None]) -> None:
+    """Prints what was done, by `tell`."""
+    where = f" into {printable(outcome.place)}" if outcome.results and not piped else ""
+    tell(f"{len(outcome.results)} restored{where}")
+    if outcome.done:
+        tell(
+            f"{len(outcome.done)} left alone because their results are there, made from the same "
+            "source by the same tasks; --overwrite makes them again"
+        )
+    if outcome.left_out:
+        tell(
+            f"{len(outcome.left_out)} results of earlier runs are not restored again: "
+            f"{listed(map(str, outcome.left_out))}"
+        )
+    if outcome.blocked:
+        names = listed(f"{path} ({why})" for path, why in outcome.blocked)
+        tell(
+            f"{len(outcome.blocked)} skipped because files exist that would be replaced; "
+            f"--overwrite replaces them: {names}"
         )
     if outcome.failed:
         say_error(f"{len(outcome.failed)} could not be restored:")
-        for path, reason in outcome.failed:
-            say_error(f"  {printable(path)}: {without_controls(reason)}")
-    return 1 if outcome.failed or outcome.existing else 0
+        for name, reason in outcome.failed:
+            say_error(f"  {printable(name)}: {without_controls(reason)}")
+
+
+def _colour(text: str | None) -> tuple[int, int, int] | None:
+    """Returns the RGB of a colour's name or code; raises UserError if there is no such colour."""
+    if text is None:
+        return None
+    from PIL import ImageColor
+
+    try:
+        return ImageColor.getrgb(text)[:3]
+    except ValueError:
+        raise UserError(
+            f"--background {text}: not a colour; write white, '#ff8800', 'rgb(255, 136, 0)', ..."
+        ) from None

@@ -186,7 +186,8 @@ def format_rows(rows: Sequence[Row]) -> str:
         cells += [f"{f'{b[m]:.4f} -> {a[m]:.4f}':>15}" for m in ("ssim_y", "ssim_rgb")]
         lines.append(
             f"{printable(row.set.name):<10} {row.trial.label:<13} {len(row.scores):>3}  "
-            f"{row.noise:<{noise}}" + "  ".join(cells)
+            f"{row.noise:<{noise}}"
+            + "  ".join(cells)
             + (f"  {row.tiles / row.seconds:8.1f}" if row.tiles else "")
         )
     lines.append("± is the standard error of a mean over the images")

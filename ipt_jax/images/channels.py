@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from ipt_jax.images.resize import bicubic_up
@@ -60,6 +61,55 @@ def like(out: np.ndarray, image: np.ndarray, alpha: np.ndarray | None = None) ->
 def alpha_of(image: np.ndarray) -> np.ndarray | None:
     """Returns an image's alpha `[H, W]`, or None if it has none."""
     return image[..., -1] if image.ndim == 3 and image.shape[2] in (2, 4) else None
+
+
+def fill_transparent(image: np.ndarray, reach: int) -> np.ndarray:
+    """Gives fully transparent pixels the colour of the nearest pixel that is not transparent.
+
+    Files store any colour under transparency, mostly black. A network would see an edge there,
+    which is none, and draw a fringe along it.
+
+    Args:
+      image: `[H, W, C]`; it is returned as it is unless C is 2 or 4 and some alpha is 0.
+      reach: pixels that are further from all visible rows than this may keep their colour.
+    """
+    alpha = alpha_of(image)
+    if alpha is None or (alpha > 0).all() or not (alpha > 0).any():
+        return image
+    filled = np.array(image)
+    block = 4 * reach
+    for first in range(0, len(image), block):
+        # A block at a time bounds the memory: each pixel takes eight bytes here.
+        top, last = max(0, first - reach), min(len(image), first + block)
+        part = image[top : last + reach]
+        hidden = (part[..., -1] <= 0).astype(np.uint8)
+        if not hidden[first - top : last - top].any() or hidden.all():
+            continue
+        _, labels = cv2.distanceTransformWithLabels(
+            hidden, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+        )
+        # Each visible pixel has a label of its own, and hidden pixels that of the nearest one.
+        visible = np.flatnonzero(hidden == 0)
+        nearest = np.zeros(labels.max() + 1, np.intp)
+        nearest[labels.ravel()[visible]] = visible
+        rows = slice(first - top, last - top)
+        colours = part[..., :-1].reshape(-1, part.shape[2] - 1)
+        inside = hidden[rows] > 0
+        filled[first:last, :, :-1][inside] = colours[nearest[labels[rows][inside]]]
+    return filled
+
+
+def blended(rows: np.ndarray, background: tuple[int, int, int]) -> np.ndarray:
+    """Blends alpha with a colour: uint8 `[H, W, 2]` or `[H, W, 4]` -> `[H, W, 1]` or `[H, W, 3]`.
+
+    Grey stays grey where the background is grey.
+    """
+    alpha = rows[..., -1:].astype(np.uint32)
+    behind = np.array(background, np.uint32)
+    if rows.shape[2] == 2 and len(set(background)) == 1:
+        behind = behind[:1]
+    mixed = rows[..., :-1].astype(np.uint32) * alpha + behind * (255 - alpha)
+    return ((mixed + 127) // 255).astype(np.uint8)
 
 
 def enlarged(alpha: np.ndarray, scale: int) -> np.ndarray:

@@ -17,9 +17,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import simplejpeg
 from PIL import BmpImagePlugin, JpegImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from ipt_jax.errors import DecodeError
+from ipt_jax.images import png_chunks
 from ipt_jax.images.formats import AVIF, PNG_SIGNATURE, sniff_format, unread_format
 from ipt_jax.images.metadata import ORIENTATION
 from ipt_jax.messages import first_line
@@ -68,6 +70,7 @@ class Header(NamedTuple):
       scan: of a JPEG, the offset at which the entropy-coded data of its first scan starts.
       scan_marker: of a JPEG, the offset of the marker of its first scan.
       progressive: whether it is a progressive JPEG.
+      described: of a PNG, whether it has text or a colour profile.
     """
 
     height: int
@@ -77,6 +80,7 @@ class Header(NamedTuple):
     scan: int = 0
     scan_marker: int = 0
     progressive: bool = False
+    described: bool = False
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -212,6 +216,25 @@ def _check_scans(data: bytes, header: Header) -> None:
         raise DecodeError("the progressive JPEG is truncated: it lacks scans")
 
 
+def decode_warning(data: bytes) -> str:
+    """Returns what the decoder warns of in an image that `decode` accepts, or "".
+
+    libjpeg decodes damaged pixels, and warns of about a quarter of all damage. The rest decodes to
+    other pixels without any sign. OpenCV and Pillow pass over these warnings.
+
+    Args:
+      data: the encoded image.
+    """
+    if sniff_format(data[:12]) != "jpeg":
+        return ""
+    channels = _jpeg_header(data).channels
+    try:
+        simplejpeg.decode_jpeg(data, "CMYK" if channels == 4 else "GRAY", strict=True)
+    except ValueError as error:
+        return first_line(error)
+    return ""
+
+
 def _jpeg_header(data: bytes) -> Header:
     """Reads the segments in front of the first scan (ITU-T T.81, annex B)."""
     position, orientation = 2, 1
@@ -251,7 +274,8 @@ def _jpeg_header(data: bytes) -> Header:
 
 def _decode_png(data: bytes, max_pixels: int) -> np.ndarray:
     header = check_png(data, max_pixels)
-    image = _cv2_decode(data, "PNG")
+    # libpng warns of some profiles, and refuses text of 8 MB, which does not matter here.
+    image = _cv2_decode(png_chunks.bare(data) if header.described else data, "PNG")
     return orient(_to_rgb8(image, 8 * image.itemsize), header.orientation)
 
 
@@ -270,7 +294,7 @@ def check_png(data: bytes, max_pixels: int) -> Header:
 
 
 def _png_header(data: bytes) -> Header:
-    position, orientation = len(PNG_SIGNATURE), 1
+    position, orientation, described = len(PNG_SIGNATURE), 1, False
     height = width = -1
     while True:
         start = data[position : position + 8]
@@ -287,12 +311,14 @@ def _png_header(data: bytes) -> Header:
             width, height = struct.unpack(">II", data[position + 8 : position + 16])
         elif kind == b"eXIf":
             orientation = _exif_orientation(data[position + 8 : end])
+        elif kind == b"iCCP" or kind in png_chunks.TEXTS:
+            described = True
         elif kind == b"IEND":
             break
         position = end + 4
     if height < 0:
         raise DecodeError("the PNG is corrupt: no IHDR chunk")
-    return Header(height, width, orientation=orientation)
+    return Header(height, width, orientation=orientation, described=described)
 
 
 def check_webp(data: bytes) -> None:

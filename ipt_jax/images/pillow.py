@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ipt_jax.images import icc, metadata
+
 PLAIN = ("L", "LA", "RGB", "RGBA")
+# Entries of a Pillow image's `info` that hold for its restored image too.
+KEPT = (
+    *("icc_profile", "exif", "xmp", "dpi", "aspect", "comment", "photoshop"),
+    *("gamma", "chromaticity", "srgb"),
+)
 
 
 def is_picture(image: Any) -> bool:
@@ -43,11 +50,22 @@ def to_array(image: Image.Image) -> np.ndarray:
 
 
 def from_array(pixels: np.ndarray, like: Image.Image) -> Image.Image:
-    """Converts an array back to a Pillow image with the profile, EXIF and resolution of `like`."""
+    """Converts a restored array to a Pillow image with the metadata of `like` that still holds.
+
+    Colour profile, EXIF with the new size, XMP, resolution, the colour chunks of a PNG, and text.
+    """
     made = Image.fromarray(pixels)
-    for key in ("icc_profile", "exif", "dpi"):
-        if key in like.info and not (
-            key == "icc_profile" and like.mode not in (*PLAIN, "P", "I;16")
-        ):
+    text = getattr(like, "text", {})
+    for key in (*KEPT, *text):
+        if key in like.info:
             made.info[key] = like.info[key]
+    profile = made.info.get("icc_profile")
+    fits = like.mode in (*PLAIN, "P", "1") or like.mode.startswith("I;16")
+    if profile and not (
+        fits and (made.mode in ("L", "LA", "I;16") or icc.colour_space(profile) == "RGB")
+    ):
+        del made.info["icc_profile"]
+    if (exif := made.info.get("exif")) and made.size != like.size:
+        block = metadata.resized(exif.removeprefix(b"Exif\0\0"), *made.size)
+        made.info["exif"] = b"Exif\0\0" + block
     return made

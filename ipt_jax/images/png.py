@@ -11,6 +11,9 @@ from typing import BinaryIO
 
 import numpy as np
 
+from ipt_jax.images.formats import PNG_SIGNATURE
+from ipt_jax.images.png_chunks import pack_chunk
+
 COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 CHUNK = 1 << 20
 
@@ -23,8 +26,7 @@ class PngWriter:
       height, width: of the image.
       channels: 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha).
       depth: bits of a channel, 8 or 16.
-      profile: an ICC colour profile, or None.
-      exif: an EXIF block from its TIFF header on, or b"".
+      metadata: the chunks in front of the pixels (`png_chunks.pack_metadata`).
     """
 
     def __init__(
@@ -34,27 +36,21 @@ class PngWriter:
         width: int,
         channels: int,
         depth: int,
-        profile: bytes | None,
-        exif: bytes,
+        metadata: bytes = b"",
     ):
         self._file, self._left = file, height
         self._above = np.zeros((1, width * channels * depth // 8), np.uint8)
         # Bytes of a pixel: the distance to the same byte of the pixel on the left.
         self._back = channels * depth // 8
         self._packer, self._packed = zlib.compressobj(6), bytearray()
-        file.write(b"\x89PNG\r\n\x1a\n")
+        file.write(PNG_SIGNATURE)
         self._chunk(
             b"IHDR", struct.pack(">IIBBBBB", width, height, depth, COLOUR_TYPES[channels], 0, 0, 0)
         )
-        if profile:
-            self._chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(profile))
-        if exif:
-            self._chunk(b"eXIf", exif)
+        file.write(metadata)
 
     def _chunk(self, kind: bytes, body: bytes | bytearray) -> None:
-        self._file.write(struct.pack(">I", len(body)) + kind)
-        self._file.write(body)
-        self._file.write(struct.pack(">I", zlib.crc32(body, zlib.crc32(kind))))
+        self._file.write(pack_chunk(kind, body))
 
     def write(self, rows: np.ndarray) -> None:
         """Writes the next rows, `[rows, W, C]`, uint8 or uint16."""

@@ -14,14 +14,23 @@ from PIL import TiffImagePlugin
 
 from ipt_jax.images import metadata
 
-SHORT, LONG, UNDEFINED, ASCII = 3, 4, 7, 2
+BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED = 1, 2, 3, 4, 5, 7
 # Bytes of a file: offsets have 32 bits.
 LARGEST = 2**32 - 2**20
 _PACK = {SHORT: "H", LONG: "I"}
 
 
 class TiffWriter:
-    """Writes rows from top to bottom into an open file, with the arguments of `PngWriter`."""
+    """Writes rows from top to bottom into an open file.
+
+    Args:
+      file: a binary file that is open for writing.
+      height, width: of the image.
+      channels: 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha).
+      depth: bits of a channel, 8 or 16.
+      held: profile, XMP, IPTC and resolution.
+      exif: an EXIF block from its TIFF header on, or b"".
+    """
 
     def __init__(
         self,
@@ -30,14 +39,14 @@ class TiffWriter:
         width: int,
         channels: int,
         depth: int,
-        profile: bytes | None,
-        exif: bytes,
+        held: metadata.Metadata = metadata.NONE,
+        exif: bytes = b"",
     ):
         self._file, self._left = file, height
         self._strips: list[tuple[int, int]] = []
         self._rows_per_strip = max(1, min(height, (1 << 20) // (width * channels * depth // 8)))
         self._waiting = np.zeros((0, width, channels), np.uint8 if depth == 8 else np.uint16)
-        self._profile, self._exif = profile, exif
+        self._held, self._exif = held, exif
         self._tags: dict[int, tuple[int, tuple[int, ...]]] = {
             256: (LONG, (width,)),
             257: (LONG, (height,)),
@@ -87,8 +96,17 @@ class TiffWriter:
             (279, [size for _, size in self._strips]),
         ):
             entries[tag] = (LONG, len(values), struct.pack(f"<{len(values)}I", *values))
-        if self._profile:
-            entries[34675] = (UNDEFINED, len(self._profile), self._profile)
+        for tag, kind, data in (
+            (metadata.PROFILE_TAG, UNDEFINED, self._held.profile),
+            (metadata.XMP_TAG, BYTE, self._held.xmp),
+            (metadata.IPTC_TAG, UNDEFINED, self._held.iptc),
+        ):
+            if data:
+                entries[tag] = (kind, len(data), data)
+        if self._held.dpi:
+            for tag, value in zip((metadata.X_RESOLUTION, metadata.Y_RESOLUTION), self._held.dpi):
+                entries[tag] = (RATIONAL, 1, struct.pack("<II", round(value * 10_000), 10_000))
+            entries[metadata.UNIT] = (SHORT, 1, struct.pack("<H", 2))
         for tag, text in self._texts():
             entries[tag] = (ASCII, len(text), text)
         for tag in (metadata.EXIF_IFD, metadata.GPS_IFD) if self._exif else ():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +18,17 @@ from ipt_jax.data.files import DANGLING, is_dangling
 from ipt_jax.errors import DataError, RunError, UserError
 from ipt_jax.images import channels
 from ipt_jax.images.read import ImageFile, measure, read_image
-from ipt_jax.images.write import Form, writing
+from ipt_jax.images.write import Form, fitted_name, write_sidecar, writing
 from ipt_jax.messages import first_line, printable
-from ipt_jax.restore import before_after
+from ipt_jax.restore import animation, before_after
+from ipt_jax.restore.pipes import Pipes
 from ipt_jax.restore.plan import Job, plan_jobs
 from ipt_jax.restore.restorer import BATCH, Restorer
+from ipt_jax.restore.results import place_results
 from ipt_jax.restore.tiling import OVERLAP, Tiling
-from ipt_jax.restore.video import measure_video, restore_video
+from ipt_jax.restore.video import restore_video
+from ipt_jax.restore.video_info import measure_video
+from ipt_jax.tasks import Task
 
 # Protocols other than "blend" hold the complete image as float32. Images that would need more bytes
 # than this are refused.
@@ -37,9 +43,11 @@ class FileSettings:
 
     Attributes:
       tasks: tasks that are applied one after the other; empty for the only task of the weights.
-      out: the output file or folder; None for the default folder.
+      out: the output file or folder; "-" for standard output; None for the default folder, or for
+        standard output where the only input is standard input.
       format: format of the results; None for the suffix of `out`, or PNG.
       quality: 1..100 for JPEG, WebP and video; None for the default of the format.
+      background: the colour with which alpha is blended in formats without alpha, or None.
       overwrite: whether existing results are replaced.
       compare: whether a sheet with crops before and after is written.
       tiling: how images are cut into tiles.
@@ -51,6 +59,7 @@ class FileSettings:
     out: str | None = None
     format: str | None = None
     quality: int | None = None
+    background: tuple[int, int, int] | None = None
     overwrite: bool = False
     compare: bool = False
     tiling: Tiling = dataclasses.field(
@@ -65,24 +74,23 @@ class Outcome:
     """What `restore_files` did.
 
     Attributes:
-      jobs: all files.
-      existing: jobs that were skipped because their results exist.
-      failed: files that could not be restored, with the reasons.
+      results: the results that were written.
+      done: results of the same sources and tasks that were there and were left alone.
+      blocked: files that were left alone, and what they are.
+      failed: sources that could not be restored, with the reasons.
+      left_out: files in folders and globs that are results of earlier runs.
     """
 
-    jobs: list[Job]
-    existing: list[Job]
-    failed: list[tuple[Path, str]]
-
-    @property
-    def restored(self) -> int:
-        """Number of results that were written."""
-        return len(self.jobs) - len(self.existing) - len(self.failed)
+    results: list[Path]
+    done: list[Path]
+    blocked: list[tuple[Path, str]]
+    failed: list[tuple[str, str]]
+    left_out: list[Path]
 
     @property
     def place(self) -> Path:
         """The only result, or the folder that contains all results."""
-        return self.jobs[0].out if len(self.jobs) == 1 else _common_folder(self.jobs)
+        return self.results[0] if len(self.results) == 1 else _common_folder(self.results)
 
 
 def restore_files(
@@ -93,45 +101,66 @@ def restore_files(
     A file that cannot be restored does not stop the others.
 
     Args:
-      inputs: files, folders and globs.
-      load: gives the model; it is called only when there is something to restore.
+      inputs: files, folders and globs; "-" for standard input.
+      load: gives the model; it is called only when there is something to restore, or when the
+        weights decide on the task.
       settings: how the files are restored.
 
     Raises:
       UserError: wrong usage or input; nothing was written.
     """
-    jobs = plan_jobs(inputs, settings.out, settings.format)
-    sheet = _sheet_path(jobs) if settings.compare else None
-    existing = [job for job in jobs if job.out.exists() and not settings.overwrite]
-    todo = [job for job in jobs if job not in existing]
-    if sheet is not None and sheet.exists() and not settings.overwrite:
-        raise UserError(f"--compare: {sheet} exists; --overwrite replaces it")
-    failed: list[tuple[Path, str]] = []
-    if todo:
-        failed = _FileRestorer(load(), settings).restore(todo, sheet)
-    return Outcome(jobs, existing, failed)
+    with Pipes(inputs, settings.out, settings.format) as pipes:
+        plan = plan_jobs(pipes.inputs, pipes.out, settings.format)
+        load = functools.cache(load)
+        tasks = list(settings.tasks) or [task.name for task in _chain(load(), settings)]
+        placed = place_results(
+            pipes.named(plan.jobs), tasks, overwrite=settings.overwrite, fixed=plan.fixed
+        )
+        everything = [*placed.todo, *placed.done, *(job for job, _ in placed.blocked)]
+        sheet = _sheet_path([job.out for job in everything]) if settings.compare else None
+        if sheet is not None and sheet.exists() and not settings.overwrite:
+            raise UserError(f"--compare: {sheet} exists; --overwrite replaces it")
+        failed: list[tuple[Job, str]] = []
+        if placed.todo:
+            restorer = _FileRestorer(load(), settings)
+            for note in placed.notes:
+                terminal.say_error(note)
+            failed = restorer.restore(placed.todo, sheet)
+        failures = {job for job, _ in failed}
+        results = [job.out for job in placed.todo if job not in failures]
+        pipes.deliver(results)
+        return Outcome(
+            results,
+            [job.out for job in placed.done],
+            [(job.out, why) for job, why in placed.blocked],
+            [(job.name, reason) for job, reason in failed],
+            plan.left_out,
+        )
 
 
-def _sheet_path(jobs: list[Job]) -> Path:
-    first = jobs[0].out
-    if len(jobs) == 1:
-        return first.with_name(f"{first.stem}_compare.png")
-    return _common_folder(jobs) / "compare.png"
+def _chain(model: Restorer, settings: FileSettings) -> list[Task]:
+    try:
+        return model.chain(settings.tasks or None)
+    except ValueError as error:
+        raise UserError(f"--task: {error}") from None
 
 
-def _common_folder(jobs: list[Job]) -> Path:
+def _sheet_path(results: list[Path]) -> Path:
+    if len(results) == 1:
+        return results[0].with_name(fitted_name(results[0].stem, "_compare.png"))
+    return _common_folder(results) / "compare.png"
+
+
+def _common_folder(results: list[Path]) -> Path:
     """Returns the innermost folder that contains all results."""
-    return Path(os.path.commonpath([job.out.parent for job in jobs]))
+    return Path(os.path.commonpath([path.parent for path in results]))
 
 
 class _FileRestorer:
     """The model, its tasks and the settings, which are the same for all files."""
 
     def __init__(self, model: Restorer, settings: FileSettings):
-        try:
-            tasks = model.chain(settings.tasks or None)
-        except ValueError as error:
-            raise UserError(f"--task: {error}") from None
+        tasks = _chain(model, settings)
         self._settings, self._model = settings, model
         self._tasks = [task.name for task in tasks]
         self._scale = math.prod(task.scale for task in tasks)
@@ -142,9 +171,9 @@ class _FileRestorer:
         self._max_pixels = round(settings.max_megapixels * 1e6)
         self._crops: list[before_after.Crop] = []
 
-    def restore(self, jobs: list[Job], sheet: Path | None) -> list[tuple[Path, str]]:
+    def restore(self, jobs: list[Job], sheet: Path | None) -> list[tuple[Job, str]]:
         """Restores all files; returns those that could not be restored, with the reasons."""
-        failed = []
+        failed: list[tuple[Job, str]] = []
         for folder in dict.fromkeys(job.out.parent for job in jobs):
             _make_folder(folder)
         tiles = [self._count_tiles(job) for job in jobs]
@@ -165,8 +194,8 @@ class _FileRestorer:
                         self._restore_image(job, sheet is not None, bar)
                 # Whatever a file raises, the others are restored.
                 except Exception as error:
-                    failed.append((job.source, _reason(error)))
-                    bar.write(f"{printable(job.source)}: failed", file=terminal.stderr())
+                    failed.append((job, _reason(error)))
+                    bar.write(f"{printable(job.name)}: failed", file=terminal.stderr())
                     bar.update(before + count - bar.n)
         if sheet is not None and self._crops:
             before_after.write_sheet(self._crops, ",".join(self._tasks), sheet)
@@ -179,7 +208,10 @@ class _FileRestorer:
         )
         if size is None or 0 in size or size[0] * size[1] > self._max_pixels:
             return 0
-        frames = size[2] if len(size) > 2 else 1
+        if job.video:
+            frames = size[2]
+        else:
+            frames = animation.count_frames(job.source) if job.format in animation.FORMATS else 1
         return frames * self._model.tiles(size[0], size[1], self._tasks, **self._settings.tiling)
 
     def _restore_video(self, job: Job, bar: Any) -> None:
@@ -191,7 +223,10 @@ class _FileRestorer:
             batch=self._settings.batch,
             quality=self._settings.quality,
             done=bar.update,
+            say=lambda note: bar.write(f"{printable(job.name)}: {note}", file=terminal.stderr()),
         )
+        if job.origin is not None:
+            write_sidecar(job.out, job.out.stat().st_size, job.origin)
 
     def _restore_image(self, job: Job, on_sheet: bool, bar: Any) -> None:
         try:
@@ -199,6 +234,20 @@ class _FileRestorer:
         except DataError as error:
             hint = "; --max-megapixels raises it" if "limit" in str(error) else ""
             raise DataError(f"{error}{hint}") from None
+        moving = animation.read_animation(job.source, picture)
+        if moving and job.format in animation.FORMATS:
+            self._restore_animation(job, picture, moving, on_sheet, bar)
+            return
+        if moving:
+            bar.write(
+                f"{printable(job.name)}: {job.format} cannot hold an animation; --format png or webp keeps "
+                "all frames",
+                file=terminal.stderr(),
+            )
+        # Only the copy without colours under transparency is kept.
+        picture = dataclasses.replace(
+            picture, pixels=channels.fill_transparent(picture.pixels, self._model.model.tile)
+        )
         pixels, scale = picture.pixels, self._scale
         height, width, count = pixels.shape
         self._check_memory(height, width)
@@ -208,12 +257,13 @@ class _FileRestorer:
             width * scale,
             count,
             8 * pixels.itemsize,
-            picture.profile,
-            picture.exif,
+            picture.held,
             self._settings.quality,
+            self._settings.background,
+            job.origin,
         ).fitted()
         for note in (*picture.notes, *lost):
-            bar.write(f"{printable(job.source)}: {note}", file=terminal.stderr())
+            bar.write(f"{printable(job.name)}: {note}", file=terminal.stderr())
         crop = None
         if on_sheet and len(self._crops) < before_after.ROWS:
             crop = before_after.choose_crop(job.source.name, pixels, scale)
@@ -226,6 +276,46 @@ class _FileRestorer:
                 row += len(strip)
         if crop is not None:
             self._crops.append(crop)
+
+    def _restore_animation(
+        self,
+        job: Job,
+        picture: ImageFile,
+        moving: animation.Animation,
+        on_sheet: bool,
+        bar: Any,
+    ) -> None:
+        """Restores all frames of an animation into one file."""
+        height, width = picture.pixels.shape[:2]
+        self._check_memory(height, width)
+        form, lost = Form(
+            job.format,
+            height * self._scale,
+            width * self._scale,
+            (1 if moving.grey else 3) + moving.alpha,
+            held=picture.held,
+            quality=self._settings.quality,
+            origin=job.origin,
+        ).fitted()
+        # All frames are kept, so the remark that only the first was read does not hold.
+        notes = [note for note in picture.notes if not note.startswith("the first of")]
+        for note in (*notes, *lost):
+            bar.write(f"{printable(job.name)}: {note}", file=terminal.stderr())
+        frames = animation.restore_frames(
+            self._model,
+            moving.frames(),
+            self._tasks,
+            tiling=self._settings.tiling,
+            batch=self._settings.batch,
+            done=bar.update,
+        )
+        if on_sheet and len(self._crops) < before_after.ROWS:
+            crop = before_after.choose_crop(job.source.name, picture.pixels, self._scale)
+            first = next(frames)
+            crop.add_strip(0, first)
+            frames = itertools.chain([first], frames)
+            self._crops.append(crop)
+        animation.write_animation(job.out, form, moving, frames)
 
     def _strips(self, picture: ImageFile, bar: Any) -> Iterator[Any]:
         """Yields the result `[rows, W, C]` from top to bottom, with the dtype of the image."""

@@ -16,12 +16,17 @@ from pathlib import Path
 from ipt_jax.data.files import find_files
 from ipt_jax.errors import UserError
 from ipt_jax.images.formats import SUFFIXES, describe_left_out, format_of
-from ipt_jax.images.write import FORMATS
+from ipt_jax.images.origin import Origin
+from ipt_jax.images.read import read_origin
+from ipt_jax.images.write import FORMATS, fitted_name
 from ipt_jax.log import logger
 from ipt_jax.messages import listed, nearest
 
 PICTURES = (*SUFFIXES, ".gif")
+# Containers of results.
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+# Containers that are only read.
+OTHER_VIDEOS = (".wmv", ".asf", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".flv", ".ogv")
 DEFAULT_OUT = "restored"
 
 
@@ -33,30 +38,55 @@ class Job:
       source: the file to read.
       out: the file to write.
       format: the format of the result, one of `FORMATS` or "video".
+      origin: what the result records about its source and tasks.
+      title: what the user calls the source, where that is not its path.
     """
 
     source: Path
     out: Path
     format: str
+    origin: Origin | None = None
+    title: str = ""
 
     @property
     def video(self) -> bool:
         """Whether the file is a video."""
         return self.format == "video"
 
+    @property
+    def name(self) -> str:
+        """The source in messages."""
+        return self.title or str(self.source)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The files of a run.
+
+    Attributes:
+      jobs: the jobs, with the first choice of a name for each result.
+      fixed: whether the user has named the only result.
+      left_out: files in folders and globs that are results of earlier runs.
+    """
+
+    jobs: list[Job]
+    fixed: bool
+    left_out: list[Path]
+
 
 def is_video(path: Path) -> bool:
     """Returns whether the suffix is a video's."""
-    return path.suffix.lower() in VIDEOS
+    return path.suffix.lower() in (*VIDEOS, *OTHER_VIDEOS)
 
 
-def plan_jobs(inputs: Sequence[str], out: str | None, form: str | None) -> list[Job]:
+def plan_jobs(inputs: Sequence[str], out: str | None, form: str | None) -> Plan:
     """Returns the jobs in the order of the inputs, with the files of each folder sorted.
 
     A folder keeps its structure below `out`. Files, and files that a glob finds, go directly into
     `out`. With one input file, `out` may name the result itself, by a suffix of an image or of a
     video. Where two results would have the same name, both keep the suffix of their input:
-    `a.jpg.png`.
+    `a.jpg.png`. Files in folders and globs that are results of earlier runs are left out, if their
+    sources are in these folders, too. A result that is named is restored like any other file.
 
     Args:
       inputs: files, folders and globs.
@@ -72,27 +102,53 @@ def plan_jobs(inputs: Sequence[str], out: str | None, form: str | None) -> list[
         bool(out) and not target.is_dir() and (format_of(target) is not None or is_video(target))
     )
     found: list[tuple[Path, Path]] = []
+    left_out: list[Path] = []
     for word in inputs:
-        found += _find_files(word, target)
-    if names_file:
-        if len(found) > 1 or not Path(inputs[0]).expanduser().is_file():
+        files = _find_files(word, target)
+        results = _results_among(word, files)
+        if files and len(results) == len(files):
             raise UserError(
-                f"-o {out} names one file, but there are {len(found)} results; name a folder"
+                f"{word}: {len(files)} files are results of earlier runs and are left out, and "
+                "there are no others; name the files to restore them again"
             )
-        jobs = [_single_job(found[0][0], target, form)]
-    else:
-        jobs = _jobs_into(target, found, form or "png")
-    for job in jobs:
-        if job.out.exists() and job.out.resolve() in {other.source.resolve() for other in jobs}:
-            raise UserError(
-                f"{job.out}, an input, would be replaced by a result; name another folder with -o"
-            )
-    return jobs
+        left_out += [path for path, _ in files if path in results]
+        found += [pair for pair in files if pair[0] not in results]
+    if not names_file:
+        return Plan(_jobs_into(target, found, form or "png"), False, left_out)
+    if len(found) > 1 or not Path(inputs[0]).expanduser().is_file():
+        raise UserError(
+            f"-o {out} names one file, but there are {len(found)} results; name a folder"
+        )
+    job = _single_job(found[0][0], target, form)
+    if job.out.exists() and job.out.resolve() == job.source.resolve():
+        raise UserError(
+            f"{job.out}, an input, would be replaced by a result; name another folder with -o"
+        )
+    return Plan([job], True, left_out)
+
+
+def _results_among(word: str, files: list[tuple[Path, Path]]) -> set[Path]:
+    """Returns the files of a folder or glob that are results of sources in the same folders."""
+    folder = Path(word).expanduser()
+    if folder.is_file():
+        return set()
+    results = set()
+    for path, _ in files:
+        origin = read_origin(path)
+        if origin is None:
+            continue
+        source = Path(os.path.normpath(path.parent.resolve() / origin.source))
+        home = folder.resolve() if folder.is_dir() else path.parent.resolve()
+        if source.is_relative_to(home):
+            results.add(path)
+    return results
 
 
 def _single_job(source: Path, target: Path, form: str | None) -> Job:
     """Returns the job for one file whose result is named."""
     kind = "video" if is_video(target) else format_of(target)
+    if target.suffix.lower() in OTHER_VIDEOS:
+        raise UserError(f"-o {target}: videos are written as {', '.join(VIDEOS)}")
     if (kind == "video") != is_video(source):
         raise UserError(
             f"-o {target}: a video is restored to a video and an image to an image; {source} does "
@@ -126,7 +182,9 @@ def _find_files(word: str, target: Path) -> list[tuple[Path, Path]]:
 
 def _find_glob(word: str) -> list[tuple[Path, Path]]:
     hits = [Path(hit) for hit in sorted(glob.glob(str(Path(word).expanduser()), recursive=True))]
-    files = [hit for hit in hits if hit.is_file() and hit.suffix.lower() in (*PICTURES, *VIDEOS)]
+    files = [
+        hit for hit in hits if hit.is_file() and (hit.suffix.lower() in PICTURES or is_video(hit))
+    ]
     if not hits:
         raise UserError(f"{word}: nothing matches")
     if not files:
@@ -169,7 +227,8 @@ def _jobs_into(target: Path, found: list[tuple[Path, Path]], form: str) -> list[
 
     def out(name: Path, keep_suffix: bool) -> Path:
         suffix = ".mp4" if is_video(name) else FORMATS[form]
-        return target / name.with_name((name.name if keep_suffix else name.stem) + suffix)
+        stem = name.name if keep_suffix else name.stem
+        return target / name.with_name(fitted_name(stem, suffix))
 
     # Names are compared in lower case, because some file systems do not distinguish cases.
     count = Counter(str(out(name, False)).lower() for _, name in found)
@@ -177,11 +236,10 @@ def _jobs_into(target: Path, found: list[tuple[Path, Path]], form: str) -> list[
     for source, name in found:
         path = out(name, count[str(out(name, False)).lower()] > 1)
         jobs.append(Job(source, path, "video" if is_video(source) else form))
-    repeated = [
-        key for key, number in Counter(str(job.out).lower() for job in jobs).items() if number > 1
-    ]
+    # Names that differ only in case, such as a.png and A.PNG, get different names later.
+    repeated = [path for path, number in Counter(job.out for job in jobs).items() if number > 1]
     if repeated:
-        sources = [str(job.source) for job in jobs if str(job.out).lower() == repeated[0]]
+        sources = [str(job.source) for job in jobs if job.out == repeated[0]]
         raise UserError(
             f"{' and '.join(sources)} would both be written to one file; restore them into "
             "different folders"

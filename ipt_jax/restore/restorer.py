@@ -186,7 +186,7 @@ class Restorer:
         ]
         for array in arrays:
             channels.check_image(array)
-        outs = [channels.colour(array) for array in arrays]
+        outs = [self.visible_colour(array) for array in arrays]
         for i, task in enumerate(tasks):
             # Between two tasks the values are clipped as in an image file, but not rounded.
             outs = [np.clip(out, 0, 255) for out in outs] if i else outs
@@ -199,6 +199,13 @@ class Restorer:
             pillow.from_array(out, image) if pillow.is_picture(image) else out
             for out, image in zip(results, images)
         ]
+
+    def visible_colour(self, image: np.ndarray) -> np.ndarray:
+        """Returns what the network sees of an image: its RGB in 0..255, `[H, W, 3]`.
+
+        Fully transparent pixels have the colour of the nearest visible pixel.
+        """
+        return channels.colour(channels.fill_transparent(image, self.model.tile))
 
     def restore_all(
         self,

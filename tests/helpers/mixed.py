@@ -12,7 +12,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
+from ipt_jax.images.metadata import Metadata
 from ipt_jax.images.png import PngWriter
+from ipt_jax.images.png_chunks import pack_metadata
 from ipt_jax.images.tiff import TiffWriter
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -51,7 +53,11 @@ def exif(orientation: int = 1) -> Image.Exif:
 def written_deep(pixels: np.ndarray, kind: str) -> bytes:
     """A 16-bit file, by this project's writers."""
     file = io.BytesIO()
-    writer = {"png": PngWriter, "tiff": TiffWriter}[kind](file, *pixels.shape, 16, PROFILE, b"")
+    held = Metadata(profile=PROFILE)
+    if kind == "png":
+        writer = PngWriter(file, *pixels.shape, 16, pack_metadata(held, b"", None))
+    else:
+        writer = TiffWriter(file, *pixels.shape, 16, held)
     writer.write(pixels)
     writer.close()
     return file.getvalue()

@@ -21,7 +21,7 @@ from ipt_jax.data.sources.folder import Folder
 from ipt_jax.data.sources.packed import DESCRIPTION, Packed, crc32
 from ipt_jax.data.sources.tfds import Tfds
 from ipt_jax.errors import DataError, DecodeError
-from ipt_jax.images.decode import decode
+from ipt_jax.images.decode import decode, decode_warning
 from ipt_jax.images.formats import TITLES, sniff_format
 from ipt_jax.images.sheet import Page
 from ipt_jax.messages import printable
@@ -100,13 +100,14 @@ def check_source(
       A report that can be written as JSON: `pictures` (their number), `bytes`, `formats` (name ->
       count), `sides` (smallest, median and largest of the shorter and of the longer sides),
       `crop`, `smaller_than_crop`, `unreadable` (name -> reason; also images that are too narrow for
-      a crop, as in training), `other_formats` (the files of a folder that are not read, in words),
-      and `pairs`.
+      a crop, as in training), `damaged` (name -> what the decoder warns of; training reads these
+      images), `other_formats` (the files of a folder that are not read, in words), and `pairs`.
     """
     formats: collections.Counter[str] = collections.Counter()
     shorter: list[int] = []
     longer: list[int] = []
     unreadable: dict[str, str] = {}
+    damaged: dict[str, str] = {}
     total = 0
     findings = tqdm(
         _inspect_all(source, 0 if pairs else crop, threads or os.cpu_count() or 1),
@@ -117,6 +118,8 @@ def check_source(
     )
     for i, found in enumerate(findings):
         total += found.bytes
+        if found.warning:
+            damaged[source.name(i)] = found.warning
         if found.fault:
             unreadable[source.name(i)] = found.fault
         else:
@@ -131,6 +134,7 @@ def check_source(
         "crop": crop,
         "smaller_than_crop": sum(side < crop for side in shorter),
         "unreadable": unreadable,
+        "damaged": damaged,
         "other_formats": getattr(source, "left_out", ""),
         "pairs": pairs or {},
     }
@@ -163,13 +167,17 @@ def check_pairs(name: str, data_dir: str | None = None) -> dict[str, Any]:
 
 
 class _Finding(NamedTuple):
-    """What was found about one image; `fault` is "" if it can be read."""
+    """What was found about one image; `fault` is "" if it can be read.
+
+    `warning` is what the decoder warns of in an image that it decodes.
+    """
 
     format: str
     bytes: int
     height: int
     width: int
     fault: str
+    warning: str = ""
 
 
 def _inspect_all(source: Any, crop: int, threads: int) -> Iterator[_Finding]:
@@ -195,7 +203,8 @@ def _inspect(source: Any, i: int, crop: int) -> _Finding:
     except DecodeError as error:
         return _Finding("", len(raw), 0, 0, str(error))
     kind = TITLES[str(sniff_format(raw[:12]))]
-    return _Finding(kind, len(raw), height, width, why_too_narrow(height, width, crop))
+    narrow = why_too_narrow(height, width, crop)
+    return _Finding(kind, len(raw), height, width, narrow, decode_warning(raw))
 
 
 def _spread(sides: list[int]) -> list[int]:
@@ -233,15 +242,23 @@ def report_lines(name: str, found: dict[str, Any], limit: int = 50) -> Iterator[
         yield f"{pairs['layout']}: " + ", ".join(
             f"{count} pairs at {scale}" for scale, count in pairs["pairs"].items()
         )
+    if found["damaged"]:
+        yield f"{len(found['damaged'])} are damaged, and training would read them:"
+        yield from _named(found["damaged"], limit)
     if not found["unreadable"]:
         yield "all can be read"
         return
     yield f"{len(found['unreadable'])} cannot be read:"
-    for i, (picture, fault) in enumerate(found["unreadable"].items()):
+    yield from _named(found["unreadable"], limit)
+
+
+def _named(faults: dict[str, str], limit: int) -> Iterator[str]:
+    """Yields a line for each of the first `limit` images: its name and its fault."""
+    for i, (name, fault) in enumerate(faults.items()):
         if i == limit:
-            yield f"  and {len(found['unreadable']) - limit} more (--json FILE lists all)"
+            yield f"  and {len(faults) - limit} more (--json FILE lists all)"
             break
-        yield f"  {printable(picture)}: {fault}"
+        yield f"  {printable(name)}: {fault}"
 
 
 def batch_sheet(batch: dict[str, dict[str, np.ndarray]], pairs: int) -> np.ndarray:

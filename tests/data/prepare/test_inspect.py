@@ -60,6 +60,7 @@ def test_check_names_what_cannot_be_read_and_fails(folder, packed, tmp_path, cap
         "crop": 192,
         "smaller_than_crop": 0,
         "unreadable": {f"{i}.jpg": "gone" for i in range(60)},
+        "damaged": {},
         "other_formats": "",
         "pairs": {},
     }
