@@ -433,7 +433,7 @@ def test_a_wmv_with_fields_is_read_and_not_written(copies, tmp_path, capsys):
     assert "videos are written as .mp4" in capsys.readouterr().err
     fields = ["-vf", "setfield=tff", "-flags", "+ildct+ilme", "-c:v", "mpeg2video"]
     make_moving(tmp_path / "in.ts", *fields, rate="25")
-    assert restore(tmp_path / "in.ts", tmp_path / "out") == 0
+    assert restore(tmp_path / "in.ts", tmp_path / "fields") == 0
     assert "it is interlaced" in capsys.readouterr().err
 
 
