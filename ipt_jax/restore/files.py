@@ -240,8 +240,8 @@ class _FileRestorer:
             return
         if moving:
             bar.write(
-                f"{printable(job.name)}: {job.format} cannot hold an animation; --format png or webp keeps "
-                "all frames",
+                f"{printable(job.name)}: {job.format} cannot hold an animation; --format png or "
+                "webp keeps all frames",
                 file=terminal.stderr(),
             )
         # Only the copy without colours under transparency is kept.
