@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from absl import logging as absl_logging
 
-from ipt_jax import terminal
+from ipt_jax import messages
 from ipt_jax.messages import without_controls
 
 logger = logging.getLogger("ipt_jax")
@@ -28,7 +28,7 @@ def setup() -> None:
 
     The stream is guarded, so a message that cannot be written is lost and raises nothing.
     """
-    handler = logging.StreamHandler(terminal.stderr())
+    handler = logging.StreamHandler(messages.stderr())
     handler.setFormatter(_Formatter("%(asctime)s %(levelname).1s %(message)s", _TIME))
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)

@@ -26,10 +26,10 @@ from ipt_jax.images.formats import SUFFIXES
 from ipt_jax.images.origin import Origin, digest_of
 from ipt_jax.images.read import ImageFile, read_image
 from ipt_jax.images.write import Form, writing
+from ipt_jax.messages import say
 from ipt_jax.restore.images import to_uint8
 from ipt_jax.restore.restorer import Restorer
-from ipt_jax.scratch import Scratch
-from ipt_jax.terminal import say
+from ipt_jax.storage import Scratch
 
 # Seconds after which a result is deleted.
 KEPT = 3600.0

@@ -12,10 +12,9 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ipt_jax import log, terminal
+from ipt_jax import log, messages
 from ipt_jax.errors import RunError, UserError, threads_hang
-from ipt_jax.messages import nearest, without_controls
-from ipt_jax.terminal import say_error
+from ipt_jax.messages import nearest, say_error, without_controls
 from ipt_jax.versions import __version__
 
 PROGRAM = "ipt"
@@ -135,9 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if arguments is None:
-        terminal.guard_process()
+        messages.guard_process()
         return _main(sys.argv[1:], program=True)
-    with terminal.guarded():
+    with messages.guarded():
         return _main(arguments, program=False)
 
 

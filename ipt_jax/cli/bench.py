@@ -12,7 +12,7 @@ from typing import Any
 
 from ipt_jax.cli.flags import add_tiling_flags, add_weights_flags, load_weights, tiling_of
 from ipt_jax.errors import UserError
-from ipt_jax.terminal import say
+from ipt_jax.messages import say
 
 MODEL = """Prints medians over the timed calls: samples/s, TFLOP/s by formula (model/flops.py), and
 the share of the rate that a plain matrix product of the same dtype reaches on the same devices.

@@ -8,7 +8,7 @@ import pathlib
 from typing import Any
 
 from ipt_jax.errors import UserError
-from ipt_jax.terminal import say
+from ipt_jax.messages import say
 from ipt_jax.tpu.estimate import UTILISATION
 
 DESCRIPTION = """Compiles the training step of `ipt pretrain` for a TPU slice, on a machine without

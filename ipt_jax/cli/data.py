@@ -7,7 +7,7 @@ import json
 import pathlib
 from typing import Any
 
-from ipt_jax.terminal import say
+from ipt_jax.messages import say
 
 # Side in pixels of the largest crop: four times the paper's tile of 48.
 CROP = 192

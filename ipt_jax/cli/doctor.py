@@ -15,7 +15,7 @@ import shutil
 import sys
 from typing import Any
 
-from ipt_jax.terminal import say
+from ipt_jax.messages import say
 from ipt_jax.versions import versions, versions_of
 
 SHOWN = (

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from ipt_jax.terminal import say
+from ipt_jax.messages import say
 
 
 class HelpConfig(argparse.Action):

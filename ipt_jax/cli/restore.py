@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipt_jax.cli.flags import add_tiling_flags, add_weights_flags, load_weights, tiling_of
 from ipt_jax.errors import UserError
-from ipt_jax.messages import listed, printable, without_controls
-from ipt_jax.terminal import say, say_error
+from ipt_jax.messages import listed, printable, say, say_error, without_controls
 
 if TYPE_CHECKING:
     from ipt_jax.restore.files import Outcome

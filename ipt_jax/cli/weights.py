@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ipt_jax.cli.flags import add_weights_flags, load_weights
 from ipt_jax.errors import WeightsError
 from ipt_jax.export.formats import FORMATS
-from ipt_jax.terminal import say
+from ipt_jax.messages import say
 
 if TYPE_CHECKING:
     from ipt_jax.restore.restorer import Restorer

@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ipt_jax.scratch import Scratch
+from ipt_jax.storage import Scratch
 
 # The start of the names of the folders; the number of the run's process follows it.
 PREFIX = "ipt-data-"

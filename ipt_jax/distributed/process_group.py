@@ -19,8 +19,7 @@ from typing import Any
 from ipt_jax.distributed.peer import Peer, process_names
 from ipt_jax.errors import Lost
 from ipt_jax.log import logger
-from ipt_jax.messages import without_controls
-from ipt_jax.terminal import say_error
+from ipt_jax.messages import say_error, without_controls
 
 # Seconds that a barrier waits for the slowest process, which may open data or read a checkpoint.
 WAIT = 1800.0

@@ -22,7 +22,7 @@ from ipt_jax.distributed.discovery import ProcessSpec, StartOptions, find_proces
 from ipt_jax.distributed.process_group import ProcessGroup
 from ipt_jax.distributed.relay import start_relay
 from ipt_jax.errors import Lost, RunError, UserError
-from ipt_jax.terminal import say_error
+from ipt_jax.messages import say_error
 
 # Seconds without a heartbeat after which JAX aborts a process; the process group is faster.
 HEARTBEAT = 100

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ipt_jax import terminal
+from ipt_jax import messages
 from ipt_jax.errors import DataError, UsageError
 from ipt_jax.evaluate.candidates import Candidate
 from ipt_jax.evaluate.report import Report
@@ -17,8 +17,7 @@ from ipt_jax.evaluate.results import Row, format_rows
 from ipt_jax.evaluate.scoring import BenchmarkImage, is_large_enough, unclipped
 from ipt_jax.evaluate.sets import BenchmarkSet, kind_of
 from ipt_jax.evaluate.trials import Trial, labels_of
-from ipt_jax.messages import printable
-from ipt_jax.terminal import say
+from ipt_jax.messages import printable, say
 from ipt_jax.versions import __version__
 
 
@@ -153,7 +152,7 @@ def _score_set(
 
 def _show_progress(text: str) -> None:
     """Replaces the last line of a terminal."""
-    stream = terminal.stderr()
+    stream = messages.stderr()
     if stream.isatty():
         stream.write(f"\r{text}\033[K")
         stream.flush()

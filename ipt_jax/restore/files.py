@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ipt_jax import terminal
+from ipt_jax import messages
 from ipt_jax.data.files import DANGLING, is_dangling
 from ipt_jax.errors import DataError, RunError, UserError
 from ipt_jax.images import channels
@@ -124,7 +124,7 @@ def restore_files(
         if placed.todo:
             restorer = _FileRestorer(load(), settings)
             for note in placed.notes:
-                terminal.say_error(note)
+                messages.say_error(note)
             failed = restorer.restore(placed.todo, sheet)
         failures = {job for job, _ in failed}
         results = [job.out for job in placed.todo if job not in failures]
@@ -181,8 +181,8 @@ class _FileRestorer:
             total=sum(tiles),
             unit=" tiles",
             desc=",".join(self._tasks),
-            file=terminal.stderr(),
-            mininterval=0.1 if terminal.stderr().isatty() else 10,
+            file=messages.stderr(),
+            mininterval=0.1 if messages.stderr().isatty() else 10,
             smoothing=0.1,
         ) as bar:
             for job, count in zip(jobs, tiles, strict=True):
@@ -195,7 +195,7 @@ class _FileRestorer:
                 # Whatever a file raises, the others are restored.
                 except Exception as error:
                     failed.append((job, _reason(error)))
-                    bar.write(f"{printable(job.name)}: failed", file=terminal.stderr())
+                    bar.write(f"{printable(job.name)}: failed", file=messages.stderr())
                     bar.update(before + count - bar.n)
         if sheet is not None and self._crops:
             before_after.write_sheet(self._crops, ",".join(self._tasks), sheet)
@@ -223,7 +223,7 @@ class _FileRestorer:
             batch=self._settings.batch,
             quality=self._settings.quality,
             done=bar.update,
-            say=lambda note: bar.write(f"{printable(job.name)}: {note}", file=terminal.stderr()),
+            say=lambda note: bar.write(f"{printable(job.name)}: {note}", file=messages.stderr()),
         )
         if job.origin is not None:
             write_sidecar(job.out, job.out.stat().st_size, job.origin)
@@ -242,7 +242,7 @@ class _FileRestorer:
             bar.write(
                 f"{printable(job.name)}: {job.format} cannot hold an animation; --format png or "
                 "webp keeps all frames",
-                file=terminal.stderr(),
+                file=messages.stderr(),
             )
         # Only the copy without colours under transparency is kept.
         picture = dataclasses.replace(
@@ -263,7 +263,7 @@ class _FileRestorer:
             job.origin,
         ).fitted()
         for note in (*picture.notes, *lost):
-            bar.write(f"{printable(job.name)}: {note}", file=terminal.stderr())
+            bar.write(f"{printable(job.name)}: {note}", file=messages.stderr())
         crop = None
         if on_sheet and len(self._crops) < before_after.ROWS:
             crop = before_after.choose_crop(job.source.name, pixels, scale)
@@ -300,7 +300,7 @@ class _FileRestorer:
         # All frames are kept, so the remark that only the first was read does not hold.
         notes = [note for note in picture.notes if not note.startswith("the first of")]
         for note in (*notes, *lost):
-            bar.write(f"{printable(job.name)}: {note}", file=terminal.stderr())
+            bar.write(f"{printable(job.name)}: {note}", file=messages.stderr())
         frames = animation.restore_frames(
             self._model,
             moving.frames(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Self
 
-from ipt_jax import terminal
+from ipt_jax import messages
 
 
 class Progress:
@@ -17,19 +17,19 @@ class Progress:
 
     def __init__(self, active: bool):
         self._active = active
-        self._terminal = terminal.stderr().isatty()
+        self._terminal = messages.stderr().isatty()
 
     def show(self, text: str) -> None:
         """Prints a report on stderr."""
         if self._active:
-            stream = terminal.stderr()
+            stream = messages.stderr()
             stream.write(f"\r\x1b[2K{text}" if self._terminal else f"{text}\n")
             stream.flush()
 
     def end(self) -> None:
         """Ends the line on a terminal."""
         if self._active and self._terminal:
-            terminal.stderr().write("\n")
+            messages.stderr().write("\n")
 
 
 def duration(seconds: float) -> str:

@@ -20,6 +20,7 @@ from ipt_jax.evaluate.scoring import BenchmarkImage, score_network
 from ipt_jax.images.decode import decode
 from ipt_jax.images.sheet import contact_sheet, save_png
 from ipt_jax.log import logger
+from ipt_jax.messages import say
 from ipt_jax.model import IPT
 from ipt_jax.model.trainable import weights_for_use
 from ipt_jax.restore.network import CompiledNetwork
@@ -28,7 +29,6 @@ from ipt_jax.run_folder.curves import save_curves
 from ipt_jax.run_folder.metrics_log import HELD_OUT, MetricsLog
 from ipt_jax.step.state import TrainState
 from ipt_jax.tasks import Task, make_tasks
-from ipt_jax.terminal import say
 
 
 class GivenUp(Exception):

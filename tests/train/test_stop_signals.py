@@ -77,20 +77,20 @@ def test_a_second_sigterm_ends_a_process_whose_main_thread_runs_no_python():
 
 STEPS = """
 import time
-from ipt_jax import log, terminal
+from ipt_jax import log, messages
 from ipt_jax.distributed.process_group import ProcessGroup
 from ipt_jax.train.stop_signals import StopSignals
 
 log.setup()
 with StopSignals(ProcessGroup()) as stop:
-    terminal.say("ready")
+    messages.say("ready")
     step = 0
     while step < 600 and not stop.requested(step):
         time.sleep(0.1)
         step += 1
-    terminal.say(f"saving after {stop.name}")
+    messages.say(f"saving after {stop.name}")
     time.sleep(3)
-terminal.say("saved")
+messages.say("saved")
 """
 
 

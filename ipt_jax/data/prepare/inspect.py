@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from ipt_jax import terminal
+from ipt_jax import messages
 from ipt_jax.data.crops import why_too_narrow
 from ipt_jax.data.layouts import check_sizes, understand_pairs
 from ipt_jax.data.sources.folder import Folder
@@ -114,7 +114,7 @@ def check_source(
         "checking",
         len(source),
         unit=" images",
-        file=terminal.stderr(),
+        file=messages.stderr(),
     )
     for i, found in enumerate(findings):
         total += found.bytes

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import cv2
 from tqdm import tqdm
 
-from ipt_jax import terminal
+from ipt_jax import messages
 from ipt_jax.data.files import is_dangling
 from ipt_jax.data.sources.folder import Folder
 from ipt_jax.data.sources.packed import DESCRIPTION, FORMAT, VERSION, Packed, crc32
@@ -112,7 +112,7 @@ def _write(pictures: Folder, folder: pathlib.Path, shard_bytes: int, threads: in
             "packing",
             len(pictures),
             unit=" images",
-            file=terminal.stderr(),
+            file=messages.stderr(),
         ):
             if fault:
                 unreadable.append(f"{printable(name)}: {fault}")
@@ -232,7 +232,7 @@ def _read_back(folder: pathlib.Path) -> None:
     packed = Packed(folder)
     wrong = [
         packed.name(i)
-        for i in tqdm(range(len(packed)), "reading back", unit=" images", file=terminal.stderr())
+        for i in tqdm(range(len(packed)), "reading back", unit=" images", file=messages.stderr())
         if crc32(packed[i]) != packed.checksum(i)
     ]
     if wrong:

@@ -13,19 +13,19 @@ import places
 import pytest
 from data_sets import jpeg
 
-from ipt_jax import terminal
+from ipt_jax import messages
 
 # Prints more than any buffer holds, in every way that the package prints, and says so in a file.
 PRINTS = """
 import sys
 from tqdm import tqdm
-from ipt_jax import log, terminal
+from ipt_jax import log, messages
 
-terminal.guard_process()
+messages.guard_process()
 log.setup()
-for _ in tqdm(range(2000), file=terminal.stderr(), mininterval=0):
-    terminal.say("a line on stdout")
-    terminal.say_error("a line on stderr")
+for _ in tqdm(range(2000), file=messages.stderr(), mininterval=0):
+    messages.say("a line on stdout")
+    messages.say_error("a line on stderr")
     log.logger.warning("a line of the log")
     print("a line of a library", flush=True)
     sys.stderr.write("a line of a library")
@@ -86,17 +86,17 @@ def test_a_reader_that_reads_one_line_sees_no_traceback():
 
 
 def test_a_stream_passes_on_what_can_be_written(capsys):
-    terminal.say("out")
-    terminal.say_error("error")
+    messages.say("out")
+    messages.say_error("error")
     assert capsys.readouterr() == ("out\n", "error\n")
-    with terminal.guarded():
-        assert terminal.stdout() is sys.stdout
-    assert not isinstance(sys.stdout, terminal.GuardedStream)
+    with messages.guarded():
+        assert messages.stdout() is sys.stdout
+    assert not isinstance(sys.stdout, messages.GuardedStream)
 
 
 def test_characters_that_the_encoding_lacks_are_escaped():
     raw = io.BytesIO()
-    stream = terminal.GuardedStream(io.TextIOWrapper(raw, "ascii", write_through=True))
+    stream = messages.GuardedStream(io.TextIOWrapper(raw, "ascii", write_through=True))
     stream.write("sigma = \u03c3, \udcff\n")
     assert raw.getvalue() == rb"sigma = \u03c3, \udcff" + b"\n"
 
@@ -104,17 +104,17 @@ def test_characters_that_the_encoding_lacks_are_escaped():
 def test_streams_that_are_closed_or_missing_drop_all_text():
     closed = io.StringIO()
     closed.close()
-    for stream in (terminal.GuardedStream(closed), terminal.GuardedStream(None)):
+    for stream in (messages.GuardedStream(closed), messages.GuardedStream(None)):
         assert stream.write("text") == 4 and not stream.isatty()
         stream.flush()
     with pytest.raises(io.UnsupportedOperation):
-        terminal.GuardedStream(None).fileno()
+        messages.GuardedStream(None).fileno()
 
 
 def test_a_terminal_shows_a_progress_line():
     """The guard does not hide that stderr is a terminal."""
     code = (
-        "from ipt_jax import terminal; terminal.guard_process(); assert terminal.stderr().isatty()"
+        "from ipt_jax import terminal; messages.guard_process(); assert messages.stderr().isatty()"
     )
     main, other = pty.openpty()
     try:
