@@ -30,7 +30,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/shellcheck -x launch/*.sh
+	$(BIN)/shellcheck -x launch/*.sh benchmarks/*.sh
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
