@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
+
+from ipt_jax.storage import open_regular
 
 # The keyword of the text chunk of a PNG, and the only key of the JSON object elsewhere.
 KEY = "ipt_jax"
@@ -46,7 +49,22 @@ class Origin:
         return cls(source, digest, tasks)
 
 
-def digest_of(path: Path) -> str:
-    """Returns the SHA-256 of a file in hexadecimal; raises OSError if it cannot be read."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def digest_of(path: Path, limit: int | None = None) -> str:
+    """Returns the SHA-256 of a regular file in hexadecimal.
+
+    At most as many bytes are read as the file had when it was opened.
+
+    Args:
+      path: the file.
+      limit: the most bytes that it may have.
+
+    Raises:
+      OSError: the file cannot be read, is not a regular file, or is larger than `limit`.
+    """
+    digest = hashlib.sha256()
+    with open_regular(path, limit) as file:
+        left = os.fstat(file.fileno()).st_size
+        while left > 0 and (block := file.read(min(left, 1 << 20))):
+            digest.update(block)
+            left -= len(block)
+    return digest.hexdigest()

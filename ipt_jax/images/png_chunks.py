@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from ipt_jax.images.files import open_image_file
 from ipt_jax.images.formats import PNG_SIGNATURE
 from ipt_jax.images.metadata import Metadata, iptc_of_resources
 from ipt_jax.images.origin import KEY, Origin
@@ -188,6 +189,6 @@ def keywords(texts: tuple[tuple[bytes, bytes], ...]) -> list[str]:
 
 def measure_png(path: Path) -> tuple[int, int]:
     """Returns (height, width) from the header of a PNG file."""
-    with path.open("rb") as file:
+    with open_image_file(path) as file:
         width, height = struct.unpack(">II", file.read(24)[16:])
     return height, width

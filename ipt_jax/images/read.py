@@ -158,7 +158,7 @@ def decode_image(data: bytes, max_pixels: int = decode.MAX_PIXELS) -> ImageFile:
 def read_origin(path: Path) -> Origin | None:
     """Returns the source and the tasks of a result, or None for a file of unknown origin."""
     # Pillow raises exceptions of nearly any type for crafted input.
-    with contextlib.suppress(Exception), path.open("rb") as file:
+    with contextlib.suppress(Exception), open_image_file(path) as file:
         kind = sniff_format(file.read(12))
         file.seek(0)
         found = None
@@ -173,7 +173,7 @@ def read_origin(path: Path) -> Origin | None:
 
 def _origin_beside(path: Path) -> Origin | None:
     """Returns the origin of a result whose format cannot hold it."""
-    record = json.loads(sidecar_path(path).read_text())
+    record = json.loads(read_image_file(sidecar_path(path)))
     # Another file may have taken the place of the result.
     same = (record["name"], record["bytes"]) == (path.name, path.stat().st_size)
     return Origin.parse(record["origin"]) if same else None

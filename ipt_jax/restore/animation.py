@@ -23,6 +23,7 @@ from PIL import Image
 
 from ipt_jax.errors import DecodeError
 from ipt_jax.images import decode, metadata
+from ipt_jax.images.files import open_image_file
 from ipt_jax.images.formats import PNG_SIGNATURE
 from ipt_jax.images.read import PLUGINS, ImageFile, kind_of
 from ipt_jax.images.write import QUALITY, Form, part_path, writing
@@ -121,7 +122,7 @@ def read_animation(path: Path, picture: ImageFile) -> Animation | None:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """Opens an image file with Pillow; gives None for a format without animation."""
-    with path.open("rb") as file:
+    with open_image_file(path) as file:
         kind = kind_of(file.read(12))
         file.seek(0)
         if kind not in _SOURCES:

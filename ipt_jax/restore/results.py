@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ipt_jax.images.files import MAX_BYTES
 from ipt_jax.images.origin import Origin, digest_of
 from ipt_jax.images.read import read_origin
 from ipt_jax.images.write import fitted_name
@@ -64,7 +65,8 @@ def origin_of(job: Job, tasks: Sequence[str]) -> Origin:
     """Returns the record of a job's result. The digest is empty for a file that cannot be read."""
     source = job.title or os.path.relpath(job.source.absolute(), job.out.parent.absolute())
     try:
-        digest = digest_of(job.source) if job.source.is_file() else ""
+        # A larger image is refused when it is read.
+        digest = digest_of(job.source, None if job.video else MAX_BYTES)
     except OSError:
         digest = ""
     return Origin(source, digest, tuple(tasks))
