@@ -114,7 +114,7 @@ def test_streams_that_are_closed_or_missing_drop_all_text():
 def test_a_terminal_shows_a_progress_line():
     """The guard does not hide that stderr is a terminal."""
     code = (
-        "from ipt_jax import terminal; messages.guard_process(); assert messages.stderr().isatty()"
+        "from ipt_jax import messages; messages.guard_process(); assert messages.stderr().isatty()"
     )
     main, other = pty.openpty()
     try:
