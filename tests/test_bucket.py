@@ -5,6 +5,7 @@ The server speaks Google Cloud Storage's protocol; a proxy in front of it inject
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -29,6 +30,10 @@ from ipt_jax.train import pretrain
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bucket.binary() is None, reason="needs the extra 'bucket'"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("tensorflow") is not None,
+        reason="with TensorFlow installed, etils opens gs:// by it, which ignores the test server",
+    ),
 ]
 pytest.importorskip("skimage", reason="needs scikit-image's photographs")
 pytest.importorskip("gcsfs", reason="needs gcsfs")

@@ -157,11 +157,13 @@ def test_requests_of_other_sites_are_refused(address):
 
 
 @pytest.mark.slow
-def test_uploads_have_a_total_limit(model, tmp_path):
+def test_uploads_have_a_total_limit(model, tmp_path, monkeypatch):
     pytest.importorskip("gradio", reason="needs the extra serve")
     from ipt_jax import serve
 
     # Each upload has 1 MB, and all together may have 32 times 1.04 MB.
+    # A page sets its folder for the process, and the page of the other tests needs its own again.
+    monkeypatch.setenv("GRADIO_TEMP_DIR", os.environ.get("GRADIO_TEMP_DIR", ""))
     close, address = serve.start(model, tmp_path, "127.0.0.1", 0, 10)
     address = address.rstrip("/")
     try:

@@ -88,6 +88,23 @@ def hang() -> bool:
 
 register_hang_check(hang)
 
+
+def pool_hangs() -> bool:
+    """Tells whether a thread of grain's pools does not end; waits up to `ABANDONED` seconds for it.
+
+    A pool makes items ahead, so its threads can hang in a dead storage while the thread that hands
+    over the items does not. Python waits for these threads when it ends.
+    """
+    until = time.monotonic() + ABANDONED
+    pool = [thread for thread in threading.enumerate() if thread.name.startswith("grain-prefetch")]
+    for thread in pool:
+        thread.join(max(0.0, until - time.monotonic()))
+    return any(thread.is_alive() for thread in pool)
+
+
+# In other programs, pools that are still in use have threads, too.
+register_hang_check(pool_hangs, in_programs_only=True)
+
 _hanging: list[threading.Thread] = []
 
 _open: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
