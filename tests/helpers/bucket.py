@@ -149,6 +149,10 @@ class Proxy:
         self.faults += fault is not None
         if isinstance(fault, (int, float)):
             time.sleep(fault)
+        if any(line.lower().startswith(b"expect:") for line in head):
+            # The client sends the body after this answer only.
+            client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            head = [line for line in head if not line.lower().startswith(b"expect:")]
         body = _body(reader, size, chunked)
         if fault in ("503", "429"):
             head = f"HTTP/1.1 {fault} Fault", "Content-Length: 5", "Connection: close", "", "fault"
