@@ -65,5 +65,6 @@ def extra(what: object) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
+    # Clients of object stores raise errors of their own beside OSError.
+    except Exception as error:
         logger.error("%s could not be written: %s", what, error)

@@ -84,7 +84,8 @@ class MetricsLog:
                 (self._path / f"{step:09d}-{kind}.jsonl").write_text(line)
             else:
                 self._append(line.encode())
-        except OSError as error:
+        # Clients of object stores raise errors of their own beside OSError.
+        except Exception as error:
             logger.error("the metrics of step %d are not in %s: %s", step, self._path, error)
         if self._events is not None:
             self._events.add(step, values)

@@ -52,8 +52,9 @@ class Events:
                 self._write(step, summary=what)
             self._file.flush()
             self._failed = False
-        # Events are extras: neither a full disk nor a missing package for gs:// ends the run.
-        except (OSError, ImportError) as error:
+        # Events are extras: neither a full disk nor a missing package for gs:// ends the run, and
+        # clients of object stores raise errors of their own.
+        except Exception as error:
             if not self._failed:
                 logger.error(
                     "TensorBoard's events of step %d are not in %s: %s", step, self._folder, error
@@ -65,8 +66,12 @@ class Events:
         """Closes the file; a later `add` begins another one."""
         file, self._file = self._file, None
         if file is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(Exception):
                 file.close()
+                return
+            # tensorboardX closes the file again when it is deleted, and would print the error.
+            with contextlib.suppress(AttributeError):
+                file._py_recordio_writer.close = lambda: None
 
     def _open(self) -> None:
         from tensorboardX.event_file_writer import EventsWriter
