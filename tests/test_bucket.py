@@ -28,7 +28,6 @@ from ipt_jax.data.prepare import pack
 from ipt_jax.train import pretrain
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(bucket.binary() is None, reason="needs the extra 'bucket'"),
     pytest.mark.skipif(
         importlib.util.find_spec("tensorflow") is not None,
@@ -158,6 +157,7 @@ def finished(proxy, data, tmp_path_factory) -> str:
     return "killed"
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_twice_equals_the_local_run(proxy, finished, straight, tmp_path):
     assert_equals(proxy, finished, straight, tmp_path)
     names = bucket.keys(proxy.target, f"{finished}/metrics/")
@@ -165,6 +165,7 @@ def test_a_run_that_is_killed_twice_equals_the_local_run(proxy, finished, straig
     assert steps == list(range(1, STEPS + 1))
 
 
+@pytest.mark.slow
 def test_requests_do_not_grow_with_the_batches(proxy, data, tmp_path):
     """Twelve steps more cost only their lines of metrics and the records of their images."""
     counts = []
@@ -180,6 +181,7 @@ def test_requests_do_not_grow_with_the_batches(proxy, data, tmp_path):
     assert (many - few) / 12 <= 12, counts
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_run_is_resumed(proxy, data, straight, tmp_path):
     words = train_words(tmp_path, data, "stopped")
     process = subprocess.Popen(
@@ -196,6 +198,7 @@ def test_sigterm_saves_and_the_run_is_resumed(proxy, data, straight, tmp_path):
     assert_equals(proxy, "stopped", straight, tmp_path)
 
 
+@pytest.mark.slow
 def test_every_command_takes_weights_on_the_bucket(proxy, finished, tmp_path):
     run_ = f"gs://{bucket.NAME}/{finished}"
     (tmp_path / "set").mkdir()
@@ -243,6 +246,7 @@ def test_every_command_takes_weights_on_the_bucket(proxy, finished, tmp_path):
     assert loaded.stdout.strip() == f"['denoise50', 'sr2'] {STEPS}", loaded.stderr
 
 
+@pytest.mark.slow
 def test_finetuning_from_the_bucket_to_the_bucket(proxy, finished, data, tmp_path):
     file = training.write_config(tmp_path / "config.py", values(data, tasks=["sr2"], steps=2))
     run(
@@ -257,6 +261,7 @@ def test_finetuning_from_the_bucket_to_the_bucket(proxy, finished, data, tmp_pat
     assert any("checkpoints/2/" in key for key in bucket.keys(proxy.target, "tuned/"))
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_while_the_first_lives(proxy, data, tmp_path):
     words = train_words(tmp_path, data, "locked", steps=100_000)
     process = subprocess.Popen(**command(proxy, *words), stderr=subprocess.DEVNULL)
@@ -271,6 +276,7 @@ def test_a_second_run_is_refused_while_the_first_lives(proxy, data, tmp_path):
         process.wait()
 
 
+@pytest.mark.slow
 def test_data_on_the_bucket_is_checked_and_previewed(proxy, data, tmp_path):
     text = run(proxy, "data", "check", data)
     assert "8 images" in text and "cannot be read" not in text
@@ -284,6 +290,7 @@ def test_data_on_the_bucket_is_checked_and_previewed(proxy, data, tmp_path):
     assert "packed on a local disk" in text
 
 
+@pytest.mark.soak
 def test_faults_between_the_run_and_the_bucket_lose_nothing(proxy, data, straight, tmp_path):
     """A tenth of the requests fails or is cut, another tenth waits; one outage of 20 s."""
     chance = random.Random(3)
