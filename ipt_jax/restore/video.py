@@ -53,7 +53,8 @@ def restore_video(
     """Restores every frame of a video. Tiles of several frames share a call.
 
     Sound, subtitles, chapters, cover images and attached files are copied where the container of
-    the result allows it. Other sound and text is encoded, and the rest is left out; both is said.
+    the result allows it. Other sound and text is encoded, the rest is left out, and `say` reports
+    both.
 
     Args:
       model: the model.
