@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -100,20 +100,16 @@ class Validator:
         means, rows = [], []
         values: dict[str, float] = {}
         for task in self._tasks:
-            if given_up(task.name):
-                raise GivenUp
-            results = []
-            for result in score_network(
-                lambda t: self._network.bind(params, t.name),
-                self._images,
-                task,
-                tile=self._tile,
-                overlap=self._settings["overlap"],
-                batch=self._batch,
-            ):
-                results.append(result)
-                if len(results) < len(self._images) and given_up(f"{task.name} {len(results)}"):
-                    raise GivenUp
+            results = list(
+                score_network(
+                    lambda t: self._network.bind(params, t.name),
+                    _until(given_up, self._images, task.name),
+                    task,
+                    tile=self._tile,
+                    overlap=self._settings["overlap"],
+                    batch=self._batch,
+                )
+            )
             means.append(mean_score([score for score, *_ in results]))
             rows.append((task.name, *results[0][1:]))
             values |= {f"{HELD_OUT}/{task.name}/{k}": v for k, v in means[-1].after.items()}
@@ -135,6 +131,21 @@ class Validator:
             save_png(path, image)
             save_curves(self._folder / names.CURVES, metrics_log.lines())
         say(f"\nstep {step}, {len(self._images)} held-out image(s):\n{text}\nimage: {path}\n")
+
+
+def _until(
+    given_up: Callable[[str], bool], images: Iterable[BenchmarkImage], task: str
+) -> Iterator[BenchmarkImage]:
+    """Yields the images; raises GivenUp before one of them where `given_up` returns true.
+
+    The question is a barrier of all processes, and the network's calls are collectives, so both
+    must come in the same order in each process. Images are drawn in an order that depends on the
+    batches alone. Results are not: a process yields one as soon as its score is computed.
+    """
+    for index, image in enumerate(images):
+        if given_up(f"{task} {index}"):
+            raise GivenUp
+        yield image
 
 
 def held_out(config: dict[str, Any], count: int, size: int) -> list[BenchmarkImage]:

@@ -23,7 +23,7 @@ from ipt_jax.train.loop import pretrain
 pytest.importorskip("skimage", reason="needs scikit-image's photographs")
 
 # Seconds that a process may take; on an idle machine it takes about 20.
-LIMIT = 500
+LIMIT = 400
 STEPS = 6
 CHANGES = {
     "devices": 0,
@@ -55,6 +55,7 @@ class Pair:
         file = write_config(home / "config.py", settings(folder, **CHANGES))
         self.processes, self.files, port = {}, {}, free_port()
         environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+        environment["PYTHONFAULTHANDLER"] = "1"
         # These are the flags of conftest.py.
         flags_of_xla = "--xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=false"
         environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=2 {flags_of_xla}"
@@ -89,9 +90,16 @@ class Pair:
 
     def codes(self, limit: float = LIMIT) -> dict[int, int]:
         end = time.monotonic() + limit
-        return {
-            i: p.wait(timeout=max(1, end - time.monotonic())) for i, p in self.processes.items()
-        }
+        try:
+            return {
+                i: p.wait(timeout=max(1, end - time.monotonic())) for i, p in self.processes.items()
+            }
+        except subprocess.TimeoutExpired:
+            # Python's fault handler writes the stack of each thread into the logs.
+            for process in self.processes.values():
+                process.send_signal(signal.SIGABRT)
+            time.sleep(2)
+            pytest.fail(f"still running after {limit:.0f} s\n{self.all_said()}")
 
     def said(self, i: int) -> str:
         return pathlib.Path(self.files[i].name).read_text()
