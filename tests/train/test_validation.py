@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import types
 
 import jax.numpy as jnp
 import pytest
@@ -53,9 +54,8 @@ def test_questions_and_calls_come_in_one_order_however_long_scoring_takes(
     model = build(settings["model"], tasks)
     score_image = scoring.score_image
 
-    class State:
-        params = ema = {"body": {}, "task_sr2": {}, "task_denoise50": {}}
-
+    weights: dict[str, dict] = {"body": {}, "task_sr2": {}, "task_denoise50": {}}
+    state = types.SimpleNamespace(params=weights, ema=weights)
     orders = []
     for delay in (0.0, 0.3):
 
@@ -67,7 +67,7 @@ def test_questions_and_calls_come_in_one_order_however_long_scoring_takes(
         events.clear()
         validator = validation.Validator(model, tasks, settings, mesh, tmp_path)
         log = MetricsLog(tmp_path / f"log{delay}", 0, False, False, False)
-        scores = validator(State(), 2, log, ask)
+        scores = validator(state, 2, log, ask)
         log.close()
         assert set(scores) == {"sr2", "denoise50"}
         orders.append(list(events))
