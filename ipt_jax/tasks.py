@@ -9,8 +9,8 @@ task is therefore one entry here, or one `{name, degradation, ...}` dict in a co
 | `sr2`, `sr3`, `sr4` | 2, 3, 4 | bicubic reduction with MATLAB's bits |
 | `derain` | 1 | drawn rain streaks with the statistics of Rain100L |
 | `denoise30`, `denoise50` | 1 | noise of sigma 30 or 50, clipped to 0..255 |
-| `denoise` | 1 | noise of sigma 0 to 55, half of it clipped; 5 % of the crops stay clean |
-| `jpeg` | 1 | JPEG of quality 10 to 95; 5 % of the crops stay clean |
+| `denoise` | 1 | noise of sigma 0 to 55, half of it clipped; 10 % of the crops stay clean |
+| `jpeg` | 1 | JPEG of quality 10 to 95; 10 % of the crops stay clean |
 | `photo2` | 2 | blur, bicubic reduction, noise and JPEG, each of random strength |
 | `deblur` | 1 | Gaussian blur or motion blur of random strength |
 
@@ -84,8 +84,8 @@ TASKS: dict[str, Task] = {
         Task("denoise50", 1, Noise(50.0)),
         # Blind tasks for photographs from phones and the web, beyond the paper. Clean crops teach
         # the network not to change images that need no restoration.
-        Task("denoise", 1, Noise((0.0, 55.0), clipped=0.5, clean=0.05)),
-        Task("jpeg", 1, Jpeg((10, 95), clean=0.05)),
+        Task("denoise", 1, Noise((0.0, 55.0), clipped=0.5, clean=0.1)),
+        Task("jpeg", 1, Jpeg((10, 95), clean=0.1)),
         Task(
             "photo2",
             2,
