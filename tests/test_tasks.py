@@ -62,8 +62,8 @@ def test_the_blind_tasks_are_as_documented():
         "photo2",
         "deblur",
     ]
-    assert TASKS["denoise"].degrade == Noise((0, 55), clipped=0.5, clean=0.05)
-    assert TASKS["jpeg"].degrade == Jpeg((10, 95), clean=0.05)
+    assert TASKS["denoise"].degrade == Noise((0, 55), clipped=0.5, clean=0.1)
+    assert TASKS["jpeg"].degrade == Jpeg((10, 95), clean=0.1)
     steps = TASKS["photo2"].degrade.steps
     assert [type(step) for step in steps] == [GaussianBlur, Bicubic, Noise, Jpeg]
     assert [type(one) for one in TASKS["deblur"].degrade.choices] == [GaussianBlur, MotionBlur]
