@@ -29,6 +29,33 @@ _PATH_BYTES = os.pathconf("/", "PC_PATH_MAX") - 256
 _SCHEMES = ("gs", "s3", "az", "hf")
 
 
+# The begin of an address. A local path that looks like one is written as ./gs:/a.
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
+
+
+def scheme_of(path: Any) -> str:
+    """Returns the scheme of an address, such as "gs" for `gs://bucket/run`; "" for a local path.
+
+    `gs:/bucket/run`, which `pathlib` makes of it, counts as an address as well.
+    """
+    found = _ADDRESS.match(os.fspath(path))
+    return found[1] if found else ""
+
+
+def check_supported(path: Any) -> None:
+    """Checks that a path is local or on Google Cloud Storage, the only store that was tried.
+
+    Raises:
+      ConfigError: it is an address on another store.
+    """
+    scheme = scheme_of(path)
+    if scheme not in ("", "gs"):
+        raise ConfigError(
+            f"{os.fspath(path)}: {scheme}:// is not supported, only local folders and gs:// are; "
+            "copy the files to a local disk, or mount the store as a folder and name that folder"
+        )
+
+
 def is_remote(path: Any) -> bool:
     """Returns whether a path lies on an object store, such as `gs://bucket/run`."""
     return "://" in os.fspath(path)
@@ -39,8 +66,12 @@ def expanded(path: str | os.PathLike[str]) -> epath.Path:
 
     The result can be expanded again without a change: a relative path to a folder named `~`, which
     the user writes as `./~`, becomes absolute.
+
+    Raises:
+      ConfigError: the path is on a store that is not supported; see `check_supported`.
     """
     text = os.fspath(path)
+    check_supported(text)
     if is_remote(text):
         return epath.Path(text)
     found = epath.Path(os.path.expanduser(text))
@@ -48,7 +79,11 @@ def expanded(path: str | os.PathLike[str]) -> epath.Path:
 
 
 def absolute(path: str | os.PathLike[str]) -> epath.Path:
-    """Returns the absolute path of a local path; a path with a scheme (`gs://`) is not changed."""
+    """Returns the absolute path of a local path; a path with a scheme (`gs://`) is not changed.
+
+    Raises:
+      ConfigError: the path is on a store that is not supported; see `check_supported`.
+    """
     found = expanded(path)
     if is_remote(found):
         return found
@@ -67,6 +102,7 @@ def check_workdir(path: str | os.PathLike[str]) -> None:
     """
     text = os.fspath(path)
     shown = f"workdir {ascii(text) if not text.isprintable() else text}"
+    check_supported(text)
     if is_remote(text):
         # The client libraries of object stores read these as patterns, also when they delete.
         if bad := re.search(r"[\[\]*?#\\\r\n]", text):

@@ -287,7 +287,7 @@ def test_data_on_the_bucket_is_checked_and_previewed(proxy, data, tmp_path):
     text = run(proxy, "data", "check", f"gs://{bucket.NAME}/nothing", code=2)
     assert "holds neither a packed set nor a TFDS set" in text
     text = run(proxy, "data", "prepare", "folder", str(tmp_path), "--out", data, code=2)
-    assert "packed on a local disk" in text
+    assert "only a local path is possible" in text
 
 
 @pytest.mark.soak

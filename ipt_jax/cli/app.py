@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ipt_jax import log, messages
-from ipt_jax.errors import RunError, UserError, threads_hang
+from ipt_jax.errors import RunError, UsageError, UserError, threads_hang
 from ipt_jax.messages import nearest, say_error, without_controls
 from ipt_jax.versions import __version__
 
@@ -90,6 +90,30 @@ def make_parser() -> Parser:
         group = commands.add_parser(name, allow_abbrev=False, help=about, description=about)
         importlib.import_module(module).add_parser(group.add_commands(f"{name}_command"))
     return parser
+
+
+# Options whose values may be addresses, such as gs://bucket/run. Other paths are local: a local
+# folder named "gs:" would be made for the results of `--json gs://bucket/scores.json`.
+ADDRESSES = ("weights", "workdir", "data_dir", "set", "overrides", "run")
+
+
+def check_local(options: argparse.Namespace) -> None:
+    """Checks that no option that needs a local path holds an address.
+
+    Raises:
+      UsageError: one does; the message names it.
+    """
+    # The import is local because etils takes a moment.
+    from ipt_jax.storage import scheme_of
+
+    for name, value in vars(options).items():
+        for one in value if isinstance(value, list) else [value]:
+            if name in ADDRESSES or not isinstance(one, (str, os.PathLike)) or not scheme_of(one):
+                continue
+            raise UsageError(
+                f"{os.fspath(one)} ({name.replace('_', '-')}): only a local path is possible here; "
+                "copy from or to a bucket by its own command, such as gcloud storage cp -r"
+            )
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -170,6 +194,7 @@ def _main(arguments: Sequence[str], *, program: bool) -> int:
 def _run(options: argparse.Namespace) -> int:
     """Runs the command of parsed options, and turns its errors into one line and an exit code."""
     try:
+        check_local(options)
         return int(options.run(options))
     except (RunError, OSError) as error:
         message, code = str(error), 1

@@ -12,7 +12,7 @@ from etils import epath
 from ipt_jax.errors import WeightsError
 from ipt_jax.model.ipt import GEOMETRY
 from ipt_jax.restore.restorer import Restorer
-from ipt_jax.storage import expanded
+from ipt_jax.storage import expanded, is_remote, reachable
 from ipt_jax.weights.run import read_run
 
 
@@ -53,8 +53,12 @@ def load(
       WeightsError: the weights do not exist or are invalid; all differences from the model are
         listed.
       CheckpointError: every checkpoint of a run is damaged.
+      ConfigError, DataError: the path is on a store that is not supported, or its package is not
+        installed.
     """
     path = os.fspath(path)
+    if is_remote(path):
+        reachable(expanded(path), "weights")
     folder, step = split_step(path)
     if not folder.exists():
         raise WeightsError(f"weights {path!r}: there is no {folder}")

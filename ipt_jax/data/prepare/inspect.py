@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from etils import epath
 from tqdm import tqdm
 
 from ipt_jax import messages
@@ -25,7 +24,7 @@ from ipt_jax.images.decode import decode, decode_warning
 from ipt_jax.images.formats import TITLES, sniff_format
 from ipt_jax.images.sheet import Page
 from ipt_jax.messages import printable
-from ipt_jax.storage import is_remote, reachable
+from ipt_jax.storage import expanded, is_remote, reachable
 
 
 def find_source(
@@ -66,7 +65,7 @@ def find_source(
 
 def _remote_source(name: str, split: str | None) -> Packed:
     """Returns the packed set in a folder of a bucket. Raises DataError for anything else there."""
-    path = epath.Path(name)
+    path = expanded(name)
     reachable(path, "data set")
     if (path / DESCRIPTION).exists():
         if split is not None:

@@ -22,7 +22,7 @@ from typing import Any
 from ipt_jax.data.sources.held_out import check_held_out, check_split, held_out_names
 from ipt_jax.errors import DataError, DecodeError
 from ipt_jax.messages import first_line, listed
-from ipt_jax.storage import check_regular, is_remote, reachable
+from ipt_jax.storage import check_regular, expanded, is_remote, reachable
 
 DESCRIPTION = "packed.json"
 FORMAT = "ipt_jax packed pictures"
@@ -115,12 +115,9 @@ def read_description(directory: str) -> dict[str, Any]:
     Raises:
       DataError: as for `Packed`.
     """
-    # epath also opens gs:// paths.
-    from etils import epath
-
     if not directory:
         raise DataError("data.dir is empty: give the folder that `ipt data prepare folder` made")
-    folder = epath.Path(directory).expanduser()
+    folder = expanded(directory)
     reachable(folder, "data.dir")
     path = folder / DESCRIPTION
     if not path.exists():
@@ -182,9 +179,8 @@ def crc32(data: bytes) -> int:
 
 def _open_records(directory: str, shards: list[dict[str, Any]]) -> Any:
     from array_record.python.array_record_data_source import ArrayRecordDataSource
-    from etils import epath
 
-    folder = epath.Path(directory).expanduser()
+    folder = expanded(directory)
     return ArrayRecordDataSource(
         [f"{os.fspath(folder / s['file'])}[0:{s['pictures']}]" for s in shards]
     )

@@ -13,7 +13,7 @@ from typing import Any
 from ipt_jax.data.sources.held_out import check_held_out, check_split
 from ipt_jax.errors import DataError, DecodeError
 from ipt_jax.messages import first_line, listed
-from ipt_jax.storage import reachable
+from ipt_jax.storage import expanded, reachable
 
 
 class Tfds:
@@ -59,7 +59,7 @@ class Tfds:
             raise DataError(
                 f"{info.full_name} has no split {tfds_split!r}; its splits: {splits}"
             ) from error
-        stored = {os.path.basename(os.fspath(path)) for path in _epath(self.directory).iterdir()}
+        stored = {os.path.basename(os.fspath(path)) for path in expanded(self.directory).iterdir()}
         missing = [part.filename for part in parts if os.path.basename(part.filename) not in stored]
         if missing:
             raise DataError(
@@ -136,13 +136,6 @@ class Tfds:
         return self.__dict__ | {"_records": None}
 
 
-def _epath(path: str | os.PathLike[str]) -> Any:
-    # epath also opens gs:// paths.
-    from etils import epath
-
-    return epath.Path(path).expanduser()
-
-
 def _tfds_directory(name: str, data_dir: str | os.PathLike[str] | None) -> str:
     """Returns the folder <data_dir>/<name>[/<config>]/<version> of a prepared set.
 
@@ -156,7 +149,7 @@ def _tfds_directory(name: str, data_dir: str | os.PathLike[str] | None) -> str:
         )
     if data_dir is None:
         data_dir = os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
-    root = _epath(data_dir)
+    root = expanded(data_dir)
     reachable(root, "data.dir")
     base = root.joinpath(*filter(None, match.groups()[:2]))
 
