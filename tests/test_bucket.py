@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import bucket
+import data_sets
+import groups
 import numpy as np
 import places
 import pytest
@@ -178,7 +180,82 @@ def test_requests_do_not_grow_with_the_batches(proxy, data, tmp_path):
         counts.append((len(made), len(lists)))
     (few, few_lists), (many, many_lists) = counts
     assert many_lists - few_lists <= 2, counts
+    print(f"requests of a step: {(many - few) / 12}")
+    # Each step reads four images and writes one line of metrics.
     assert (many - few) / 12 <= 12, counts
+
+
+@pytest.mark.slow
+def test_requests_of_a_save_are_bounded(proxy, data, tmp_path):
+    """docs/data.md states the numbers."""
+    counts = []
+    for every in (100, 2):
+        before = len(proxy.requests)
+        words = train_words(tmp_path, data, f"saves{every}", evaluate={"every": 0})
+        run(proxy, *words, "--config.steps=12", f"--config.checkpoint.every={every}")
+        counts.append(len(proxy.requests) - before)
+    saves = 5
+    each = (counts[1] - counts[0]) / saves
+    print(f"requests: {counts[0]} without, {counts[1]} with {saves} more saves, {each} each")
+    assert 5 <= each <= 180, counts
+
+
+@pytest.mark.slow
+def test_a_tfds_set_on_the_bucket_trains_as_on_a_disk(proxy, tmp_path):
+    from ipt_jax.config.loading import complete
+
+    data_sets.write_tfds(tmp_path / "sets", [data_sets.jpeg(i) for i in range(8)])
+    bucket.upload(proxy.target, tmp_path / "sets", "sets")
+
+    def changed(place: str) -> dict[str, Any]:
+        found = values(place, steps=4, evaluate={"every": 0})
+        return {**found, "data": {"source": "tfds", "name": "tiny", "dir": place, "held_out": 2}}
+
+    file = training.write_config(tmp_path / "config.py", changed(f"gs://{bucket.NAME}/sets"))
+    before = len(proxy.requests)
+    run(proxy, "pretrain", f"--config={file}", f"--workdir=gs://{bucket.NAME}/of-tfds")
+    records = [path for _, path in proxy.requests[before:] if "array_record" in path]
+    assert records, "the records were not read from the bucket"
+    assert pretrain(complete(changed(str(tmp_path / "sets"))), str(tmp_path / "local")).finished
+    local = download(proxy, "of-tfds", tmp_path / "copy")
+    training.assert_same(training.arrays(local, 4), training.arrays(tmp_path / "local", 4))
+    text = run(proxy, "data", "check", "tiny", "--data-dir", f"gs://{bucket.NAME}/sets")
+    assert "8 images" in text
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_run_on_the_bucket(proxy, data, packed, tmp_path):
+    """Two processes on the bucket save what two processes on a disk save."""
+
+    def both(workdir: str, place: str, steps: int) -> None:
+        changes: dict[str, Any] = {"steps": steps, "devices": 0, "batch_size": 16}
+        changes["evaluate"] = {"every": 0}
+        file = training.write_config(tmp_path / "config.py", values(place, **changes))
+        port = groups.free_port()
+        processes = []
+        for i in range(2):
+            words = [f"--coordinator=127.0.0.1:{port}", "--num-processes=2", f"--process-id={i}"]
+            settings = command(
+                proxy, "pretrain", f"--config={file}", f"--workdir={workdir}", *words
+            )
+            flags = "--xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=false"
+            settings["env"]["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=2 {flags}"
+            processes.append(
+                subprocess.Popen(**settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            )
+        try:
+            texts = [process.communicate(timeout=300)[0] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        assert [process.returncode for process in processes] == [0, 0], "\n---\n".join(texts)
+
+    both(f"gs://{bucket.NAME}/pair", data, 4)
+    # The second start resumes the state that both processes have written.
+    both(f"gs://{bucket.NAME}/pair", data, 6)
+    both(str(tmp_path / "local"), str(packed), 6)
+    local = download(proxy, "pair", tmp_path / "copy")
+    training.assert_same(training.arrays(local, 6), training.arrays(tmp_path / "local", 6))
 
 
 @pytest.mark.slow
@@ -292,7 +369,7 @@ def test_data_on_the_bucket_is_checked_and_previewed(proxy, data, tmp_path):
 
 @pytest.mark.soak
 def test_faults_between_the_run_and_the_bucket_lose_nothing(proxy, data, straight, tmp_path):
-    """A tenth of the requests fails or is cut, another tenth waits; one outage of 20 s."""
+    """A tenth of the requests fails or is cut, another tenth waits; one outage of 60 s."""
     chance = random.Random(3)
     kinds = ("503", "429", "cut upload", "cut download", 0.5, 0.5, 0.5, 0.5)
 
@@ -309,7 +386,7 @@ def test_faults_between_the_run_and_the_bucket_lose_nothing(proxy, data, straigh
     while len(bucket.keys(proxy.target, "faults/metrics/")) < 8 and time.monotonic() < end:
         time.sleep(0.2)
     proxy.down = True
-    time.sleep(20)
+    time.sleep(60)
     proxy.down = False
     text, _ = process.communicate(timeout=500)
     proxy.fault = lambda number, method, path: None
