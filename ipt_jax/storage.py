@@ -167,7 +167,8 @@ def read_fresh(path: epath.Path) -> str:
         # TensorFlow's client, which etils may use instead, has no such memory.
         with contextlib.suppress(ImportError):
             fsspec_backend.fs(path).invalidate_cache()
-    return path.read_text()
+    # A damaged file may hold bytes that are no text.
+    return path.read_bytes().decode(errors="replace")
 
 
 def reachable(path: epath.Path, what: str) -> None:

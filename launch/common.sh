@@ -71,3 +71,8 @@ tell_stops() {
 random_token() { od -An -N16 -tx1 /dev/urandom | tr -d ' \n'; }
 
 quoted() { printf '%q ' "$@"; }
+
+# What the launchers of TPUs say when gcloud's error names the property [project].
+# shellcheck disable=SC2034  # the scripts that read this file use it
+NO_PROJECT="no project is set, so nothing was created: give --project, or run gcloud config set \
+project PROJECT"

@@ -97,6 +97,8 @@ case $action in
     need_command
     # Without its own exit code, a pod that was preempted would count as complete.
     tell_stops
+    # Processes of other jobs in the cluster cannot join this run.
+    COMMAND=(env "IPT_TOKEN=${IPT_TOKEN:-$(random_token)}" "${COMMAND[@]}")
     run xpk workload create "${where[@]}" --workload "$NAME" --tpu-type "$TYPE" \
       --num-slices "$SLICES" --docker-image "$IMAGE" --max-restarts "$RESTARTS" \
       --restart-on-exit-codes "1,$STOPPED" --termination-grace-period-seconds 120 \

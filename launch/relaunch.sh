@@ -43,6 +43,11 @@ if [ -n "$DRY_RUN" ]; then
   exec "$here/tpu.sh" job "${WHERE[@]}" "${FLAGS[@]}" --dry-run -- "${COMMAND[@]}"
 fi
 
+# Without a project, every start would look like a preemption.
+if tpu state "${WHERE[@]}" 2>&1 | grep -qF '[project]'; then
+  die "$NO_PROJECT"
+fi
+
 child=''
 # shellcheck disable=SC2329  # the trap calls it
 on_exit() {

@@ -99,7 +99,16 @@ create() {
   [ -z "$NETWORK" ] || options+=(--network "$NETWORK")
   [ -z "$ACCOUNT" ] || options+=(--service-account "$ACCOUNT")
   CREATED=1
-  run gcloud compute tpus queued-resources create "$NAME" "${where[@]}" "${options[@]}"
+  local code=0
+  ERRORS=$(mktemp)
+  run gcloud compute tpus queued-resources create "$NAME" "${where[@]}" "${options[@]}" \
+    2>"$ERRORS" || code=$?
+  cat "$ERRORS" >&2
+  if [ "$code" -ne 0 ]; then
+    grep -qF '[project]' "$ERRORS" || return 1
+    CREATED=''
+    die "$NO_PROJECT"
+  fi
   [ -z "$DRY_RUN" ] || return 0
   local end=$((SECONDS + WAIT)) now=''
   until [ "$now" = ACTIVE ]; do
@@ -138,7 +147,8 @@ copy() {
 start() {
   need_command
   local script
-  script="cd ipt_jax; PATH=\$PWD/.venv/bin:\$PATH; $(quoted "${COMMAND[@]}")& "
+  # Processes of other jobs on the network cannot join this run.
+  script="export IPT_TOKEN=${IPT_TOKEN:-$(random_token)}; cd ipt_jax; PATH=\$PWD/.venv/bin:\$PATH; $(quoted "${COMMAND[@]}")& "
   script+="echo \$! >../ipt.pid; wait \$!; echo \$? >../ipt.code"
   on_hosts all "rm -f ipt.code; nohup bash -c $(quoted "$script")>ipt.log 2>&1 </dev/null &"
 }
@@ -150,13 +160,14 @@ log() {
   on_hosts 0 "tail -n +1 -F ipt.log & t=\$!; $wait_for_end; exit \"\$(cat ipt.code)\""
 }
 
-CREATED='' ARCHIVE=''
+CREATED='' ARCHIVE='' ERRORS=''
 # shellcheck disable=SC2329  # the trap calls it
 on_exit() {
   local code=$?
   trap '' INT TERM HUP PIPE
   end_child
   [ -z "$ARCHIVE" ] || rm -f "$ARCHIVE"
+  [ -z "$ERRORS" ] || rm -f "$ERRORS"
   if [ -n "$CREATED" ] && [ -z "$KEEP" ] && { [ $code -ne 0 ] || [ "$action" = job ]; }; then
     delete || echo "${0##*/}: $NAME COULD NOT BE DELETED AND MAY COST MONEY: delete it by hand" >&2
   fi

@@ -149,7 +149,8 @@ class _KernelLock(Lock):
         while True:
             created = not os.path.lexists(self._path)
             try:
-                file = open(self._path, "a+")  # noqa: SIM115 (closing it releases the lock)
+                # Closing the file releases the lock. A damaged file may hold bytes that are no text.
+                file = open(self._path, "a+", errors="replace")  # noqa: SIM115
             except FileNotFoundError:
                 # The process that created the folder has removed it again.
                 missing += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -240,6 +241,29 @@ def test_what_fails_half_way_leaves_no_tpu(fails, stand):
     done = script("tpu", "job", *TPU, "--wait", "1", *COMMAND)
     assert done.returncode == 1
     assert "delete job" in calls(stand)[-1] and len(calls(stand, " delete ")) == 1
+
+
+def test_without_a_project_nothing_is_created_and_nothing_deleted(stand):
+    (stand / "gcloud.does").write_text(
+        'echo "ERROR: (gcloud.alpha) The required property [project] is not currently set." >&2\n'
+        "exit 1\n"
+    )
+    for name, words in (("tpu", ["job"]), ("tpu", ["create"]), ("relaunch", [])):
+        command = [] if words == ["create"] else COMMAND
+        done = script(name, *words, *TPU, *command)
+        assert done.returncode == 2 and "nothing was created" in done.stderr, done.stderr
+        assert "MAY COST MONEY" not in done.stderr and not calls(stand, " delete ")
+
+
+def test_processes_of_a_job_share_a_token(stand):
+    """Each start has its own, and one that the user has set is kept."""
+    gke = ["run", *TPU, "--cluster", "c", "--image", "i", "--dry-run", *COMMAND]
+    tokens = []
+    for name, words in (("tpu", ["run", *TPU, "--dry-run", *COMMAND]), ("gke", gke)):
+        for _ in range(2):
+            (token,) = set(re.findall(r"IPT_TOKEN\\?=(\w+)", script(name, *words).stdout))
+            tokens.append(token)
+    assert len(set(tokens)) == 4 and all(len(token) == 32 for token in tokens)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -145,6 +145,28 @@ def test_the_heartbeat_of_a_dead_process_of_this_machine_is_taken_over_at_once(
         held.check()
 
 
+DAMAGED = b'{"host": "caf\xe9", "pid": 7, \xff\xfe'
+
+
+def test_a_damaged_lock_file_does_not_matter(tmp_path, heartbeat, monkeypatch, caplog):
+    """Its bytes need not be text; a lock in such a file can be stale or alive."""
+    path = tmp_path / "lock"
+    path.write_bytes(DAMAGED)
+    with lock.hold(epath.Path(tmp_path)) as held:
+        held.check()
+        assert "the lock of another process is stale" in caplog.text
+        path.write_bytes(DAMAGED)
+        with pytest.raises(errors.LockLost, match=r"taken by another run \(another process\)"):
+            held.check()
+    monkeypatch.undo()
+    path.write_bytes(DAMAGED)
+    with lock.hold(epath.Path(tmp_path)) as held:
+        path.write_bytes(DAMAGED)
+        with pytest.raises(errors.Locked, match="another process"), lock.hold(epath.Path(tmp_path)):
+            pass
+        held.check()
+
+
 def replace_file(path: pathlib.Path) -> None:
     """Does what another run does after someone has deleted the file."""
     path.unlink()
