@@ -374,7 +374,10 @@ def test_faults_between_the_run_and_the_bucket_lose_nothing(proxy, data, straigh
     kinds = ("503", "429", "cut upload", "cut download", 0.5, 0.5, 0.5, 0.5)
 
     def fault(number: int, method: str, path: str) -> Any:
-        return chance.choice(kinds) if chance.random() < 0.1 else None
+        kind = chance.choice(kinds) if chance.random() < 0.1 else None
+        # When the answer to the last part of an upload is lost, the client sends that part again.
+        # Google's servers then answer that the upload is complete, this one that there is none.
+        return None if kind == "cut download" and path.startswith("/upload/") else kind
 
     proxy.fault = fault
     before = proxy.faults

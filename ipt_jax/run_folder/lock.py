@@ -149,7 +149,7 @@ class _KernelLock(Lock):
         while True:
             created = not os.path.lexists(self._path)
             try:
-                # Closing the file releases the lock. A damaged file may hold bytes that are no text.
+                # Closing it releases the lock. A damaged file may hold bytes that are no text.
                 file = open(self._path, "a+", errors="replace")  # noqa: SIM115
             except FileNotFoundError:
                 # The process that created the folder has removed it again.
