@@ -196,6 +196,8 @@ def preview(options: argparse.Namespace) -> int:
     item = batches(options.step)
     for text in item.replaced:
         say(f"replaced an image that cannot be read: {text}")
+    for text in item.damaged:
+        say(f"an image is damaged, and is used as its decoder reads it: {text}")
     try:
         out.write_bytes(encode_image(batch_sheet(item.batch, options.pairs), out.suffix or ".png"))
     except ValueError as error:

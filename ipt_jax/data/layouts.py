@@ -24,6 +24,7 @@ from ipt_jax.images.decode import decode
 from ipt_jax.images.files import open_image_file, read_image_file
 from ipt_jax.images.formats import SUFFIXES
 from ipt_jax.images.metadata import ORIENTATION
+from ipt_jax.log import logger
 from ipt_jax.messages import listed, printable
 
 # Folder names of (degraded, clean), lower case.
@@ -110,13 +111,19 @@ class Layout:
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """Reads an image, uint8 `[H, W, 3]`.
+    """Reads an image, uint8 `[H, W, 3]`; logs what its decoder warns of.
 
     Raises:
       DataError: the file cannot be read or decoded; the message names it.
     """
+
+    def warn(text: str) -> None:
+        logger.warning(
+            "%s is damaged (%s), and is used as its decoder reads it", printable(path), text
+        )
+
     try:
-        return decode(read_image_file(path))
+        return decode(read_image_file(path), warn=warn)
     except DecodeError as error:
         raise DataError(f"{printable(path)}: {error}") from None
     except OSError as error:

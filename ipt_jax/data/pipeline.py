@@ -46,10 +46,12 @@ class StreamItem(NamedTuple):
     Attributes:
       batch: this host's rows of the batch.
       replaced: "name: reason" of each unreadable image that another one replaced.
+      damaged: "name: warning" of each image that was read although its decoder warns of damage.
     """
 
     batch: Batch
     replaced: list[str]
+    damaged: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,11 +146,12 @@ class Batches:
         with self.stage("batch"):
             batch = {task.name: empty_pair(task, rows, self.tile) for task in tasks}
         replaced: list[str] = []
+        damaged: list[str] = []
         for block in range(0, len(positions), self.group):
             taken = [self.picture(positions[block + member]) for member in range(self.group)]
             for member in range(self.group):
                 position = positions[block + member]
-                picture = self._read_or_replace(taken, member, position, replaced)
+                picture = self._read_or_replace(taken, member, position, replaced, damaged)
                 first = block * self.crops + member
                 for task in tasks:
                     pair = batch[task.name]
@@ -156,7 +159,7 @@ class Batches:
                         row = first + crop * self.group
                         with self.stage("batch"):
                             pair["lq"][row], pair["hq"][row] = lq, hq
-        return StreamItem(batch, replaced)
+        return StreamItem(batch, replaced, damaged)
 
     def _cut(
         self, picture: Any, task: Task, position: int
@@ -178,7 +181,12 @@ class Batches:
         )
 
     def _read_or_replace(
-        self, taken: list[int], member: int, position: int, replaced: list[str]
+        self,
+        taken: list[int],
+        member: int,
+        position: int,
+        replaced: list[str],
+        damaged: list[str],
     ) -> Any:
         """Returns the decoded image or pair of a group's member.
 
@@ -189,6 +197,7 @@ class Batches:
           member: which of the group.
           position: of the image in the endless stream.
           replaced: "name: reason" of an unreadable image is appended to it.
+          damaged: "name: warning" of an image whose decoder warns is appended to it.
 
         Raises:
           DataError: `TRIES` images in a row cannot be read, or the source has no other image left
@@ -198,7 +207,7 @@ class Batches:
         while True:
             index = taken[member]
             try:
-                return self._decoded(index)
+                return self._decoded(index, damaged)
             except DecodeError as error:
                 replaced.append(f"{printable(self.source.name(index))}: {error}")
             tried.add(index)
@@ -215,18 +224,26 @@ class Batches:
                 drawn += drawn >= one
             taken[member] = drawn
 
-    def _decoded(self, index: int) -> Any:
+    def _decoded(self, index: int, damaged: list[str]) -> Any:
         """Returns an image uint8 `[H, W, 3]`, or a pair of them.
+
+        Args:
+          index: of the image in the source.
+          damaged: "name: warning" is appended to it where the decoder warns.
 
         Raises:
           DecodeError: the image cannot be read, or is too narrow for a crop.
         """
         with self.stage("read"):
             raw: Any = self.source[index]
+
+        def warn(text: str) -> None:
+            damaged.append(f"{printable(self.source.name(index))}: {text}")
+
         with self.stage("decode"):
             if isinstance(raw, tuple):
-                return decode_pair(raw, self.tasks[0].scale)
-            picture = raw if isinstance(raw, np.ndarray) else decode(raw)
+                return decode_pair(raw, self.tasks[0].scale, warn)
+            picture = raw if isinstance(raw, np.ndarray) else decode(raw, warn=warn)
         height, width = picture.shape[:2]
         side = self.tile * max(task.scale for task in self.tasks)
         if reason := why_too_narrow(height, width, side):

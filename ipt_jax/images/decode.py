@@ -13,6 +13,7 @@ import re
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -83,7 +84,9 @@ class Header(NamedTuple):
     described: bool = False
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode(
+    data: bytes, max_pixels: int = MAX_PIXELS, warn: Callable[[str], object] = lambda text: None
+) -> np.ndarray:
     """Decodes a JPEG, PNG, WebP, BMP or TIFF, or an AVIF where Pillow can.
 
     Grey and palette images become RGB. The EXIF orientation is applied. CMYK is converted by
@@ -95,6 +98,8 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
       data: the encoded image.
       max_pixels: an image whose header announces more pixels is refused before memory is
         allocated for it.
+      warn: is called with what libjpeg warns of in an image that is decoded nevertheless; see
+        `decode_warning`.
 
     Returns:
       uint8 `[H, W, 3]`, RGB.
@@ -107,7 +112,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     kind = sniff_format(data[:12])
     try:
         if kind == "jpeg":
-            image = _decode_jpeg(data, max_pixels)
+            image = _decode_jpeg(data, max_pixels, warn)
         elif kind == "png":
             image = _decode_png(data, max_pixels)
         elif kind is not None and kind in _PLUGINS:
@@ -128,15 +133,26 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
-def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray:
+def _decode_jpeg(data: bytes, max_pixels: int, warn: Callable[[str], object]) -> np.ndarray:
     header = check_jpeg(data, max_pixels)
     if header.channels == 4:
         with JpegImagePlugin.JpegImageFile(io.BytesIO(data)) as picture:
             check_jpeg_pixels(data, np.asarray(picture))
             image = np.asarray(picture.convert("RGB"))
-    else:
-        image = _cv2_decode(data, "JPEG")
-        check_jpeg_pixels(data, image)
+        if warning := decode_warning(data):
+            warn(warning)
+        return orient(image, header.orientation)
+    try:
+        # Its pixels and its speed are those of OpenCV, and it does not keep warnings to itself.
+        image = simplejpeg.decode_jpeg(data, "RGB", strict=True)
+    except ValueError as error:
+        try:
+            image = simplejpeg.decode_jpeg(data, "RGB", strict=False)
+        except ValueError:
+            image = _cv2_decode(data, "JPEG")
+        warning = first_line(error)
+        check_jpeg_pixels(data, image, always="premature end" in warning.lower())
+        warn(warning)
     return orient(image, header.orientation)
 
 
@@ -173,7 +189,8 @@ def check_jpeg_pixels(data: bytes, image: np.ndarray, always: bool = False) -> N
       data: the encoded JPEG, which `check_jpeg` has accepted.
       image: the decoded image as stored, before the orientation is undone.
       always: decode a second time whatever the last pixels are. This also finds a progressive JPEG
-        that ends within its last scan, at the price of the second decoding.
+        that ends within its last scan, at the price of the second decoding. libjpeg warns of a
+        premature end in each such file, and in some that are damaged elsewhere.
     """
     corner = image[-2:, -2:].astype(np.int16)
     cmyk = image.ndim == 3 and image.shape[2] == 4

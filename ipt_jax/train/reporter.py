@@ -54,6 +54,7 @@ class StepReporter:
         self._rates: list[float] = []
         self._images, self._seen = images, 0
         self._unreadable: set[str] = set()
+        self._damaged: set[str] = set()
 
     def wait_for(self, items: Iterator[pipeline.StreamItem]) -> pipeline.StreamItem | None:
         """Returns the next item, or None if the data ended or were given up after a signal.
@@ -173,7 +174,7 @@ class StepReporter:
         )
 
     def _count_unreadable(self, item: pipeline.StreamItem) -> None:
-        """Logs the images of an item that cannot be read, and limits their number.
+        """Logs the images of an item that are damaged or cannot be read, and limits the latter.
 
         Raises:
           RunError: there are more than `data.max_bad` allows.
@@ -185,6 +186,11 @@ class StepReporter:
             if name not in self._unreadable and len(self._unreadable) < NAMED:
                 logger.warning("replaced an image that cannot be read: %s", text)
             self._unreadable.add(name)
+        for text in item.damaged:
+            name = text.split(": ")[0]
+            if name not in self._damaged and len(self._damaged) < NAMED:
+                logger.warning("an image is damaged, and is used as its decoder reads it: %s", text)
+            self._damaged.add(name)
         seen = min(self._seen, self._images)
         limit = self._config["data"]["max_bad"]
         if len(self._unreadable) > limit * max(seen, min(self._images, 100)):

@@ -5,14 +5,20 @@ from __future__ import annotations
 import io
 import json
 
+import cv2
 import mixed
 import numpy as np
 import pytest
 from PIL import Image
 
 from ipt_jax.cli.app import main
+from ipt_jax.data.layouts import read_picture
+from ipt_jax.data.pipeline import Batches
+from ipt_jax.data.sources.folder import Folder
+from ipt_jax.errors import DecodeError
 from ipt_jax.images.decode import check_jpeg, decode, decode_warning
 from ipt_jax.images.read import decode_image
+from ipt_jax.tasks import make_tasks
 
 PIXELS = mixed.smooth(160, 200, 3, seed=2)
 PIXELS = (PIXELS + np.random.default_rng(0).normal(0, 9, PIXELS.shape)).clip(0, 255)
@@ -91,3 +97,38 @@ def test_data_check_names_the_file(folder, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "1 are damaged, and training would read them:" in said and f"bad.jpg: {warning}" in said
     assert json.loads(out.read_text())["damaged"] == {"bad.jpg": warning}
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.99])
+def test_a_progressive_jpeg_that_ends_in_its_last_scan_is_truncated(mode, share):
+    """With an end marker behind it, it decodes to an image that lacks the finest detail."""
+    data = encode(mode, progressive=True, quality=90)
+    scan = data.rfind(b"\xff\xda")
+    cut = data[: scan + int(share * (len(data) - scan))] + b"\xff\xd9"
+    with pytest.raises(DecodeError, match="truncated"):
+        decode(cut)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"keep_rgb": True}], ids=str)
+def test_the_strict_decoder_gives_opencvs_pixels(mode, options):
+    data, said = encode(mode, **options), []
+    image = decode(data, warn=said.append)
+    assert not said
+    if mode != "CMYK":
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        assert np.array_equal(image, cv2.imdecode(np.frombuffer(data, np.uint8), flags))
+
+
+def test_training_and_evaluation_name_the_file(folder, caplog, capfd):
+    """The image is used, since much of it is intact."""
+    where, warning = folder
+    tasks = make_tasks(["denoise50"])
+    batches = Batches(source=Folder(where), tasks=tasks, seed=0, batch_size=2, tile=12, group=2)
+    item = batches(0)
+    assert item.damaged == [f"bad.jpg: {warning}"] and not item.replaced
+    assert np.array_equal(read_picture(where / "bad.jpg"), decode((where / "bad.jpg").read_bytes()))
+    assert f"bad.jpg is damaged ({warning})" in caplog.text
+    # libjpeg's own lines on stderr name no file.
+    assert "Corrupt JPEG" not in capfd.readouterr().err.replace(f"({warning})", "")

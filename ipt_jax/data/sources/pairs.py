@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -167,8 +167,15 @@ def _names_of_split(hq: Mapping[str, Path], split: str, held_out: int) -> list[s
     return [name for name in hq if name in chosen]
 
 
-def decode_pair(raw: tuple[bytes, bytes], scale: int) -> tuple[np.ndarray, np.ndarray]:
+def decode_pair(
+    raw: tuple[bytes, bytes], scale: int, warn: Callable[[str], object] = lambda text: None
+) -> tuple[np.ndarray, np.ndarray]:
     """Decodes a pair; a remainder of the clean image is cut off.
+
+    Args:
+      raw: the encoded degraded and clean image.
+      scale: how many times larger the clean image is.
+      warn: see `decode`.
 
     Returns:
       lq uint8 `[H, W, 3]` and hq uint8 `[H * scale, W * scale, 3]`.
@@ -176,7 +183,7 @@ def decode_pair(raw: tuple[bytes, bytes], scale: int) -> tuple[np.ndarray, np.nd
     Raises:
       DecodeError: either image cannot be read, or their sizes do not match.
     """
-    lq, hq = (decode(data) for data in raw)
+    lq, hq = (decode(data, warn=warn) for data in raw)
     height, width = lq.shape[:2]
     if (hq.shape[0] // scale, hq.shape[1] // scale) != (height, width):
         raise DecodeError(
