@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
+import time
 from collections.abc import Iterator
 
 from absl import logging as absl_logging
@@ -68,3 +70,31 @@ def extra(what: object) -> Iterator[None]:
     # Clients of object stores raise errors of their own beside OSError.
     except Exception as error:
         logger.error("%s could not be written: %s", what, error)
+
+
+# Seconds after which a block says what it waits for, and between two such messages.
+PATIENCE = 30.0
+
+
+@contextlib.contextmanager
+def waiting_for(what: object) -> Iterator[None]:
+    """Logs what a block waits for, every `PATIENCE` seconds.
+
+    Storage that does not answer is asked again for minutes by the clients of object stores, without
+    a word.
+
+    Args:
+      what: for the message, such as "the save of step 200 in gs://bucket/run".
+    """
+    over, begun = threading.Event(), time.monotonic()
+
+    def report() -> None:
+        while not over.wait(PATIENCE):
+            logger.warning("waiting for %s, %.0f s so far", what, time.monotonic() - begun)
+
+    thread = threading.Thread(target=report, name="ipt-waiting", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()

@@ -398,5 +398,6 @@ def test_faults_between_the_run_and_the_bucket_lose_nothing(proxy, data, straigh
     print(text)
     assert process.returncode == 0, text
     assert "Traceback" not in text, text
+    assert "waiting for the metrics of step" in text or "waiting for the save" in text, text
     assert proxy.faults - before > 20
     assert_equals(proxy, "faults", straight, tmp_path)

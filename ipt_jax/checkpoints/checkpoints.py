@@ -37,7 +37,7 @@ from ipt_jax.checkpoints.record import (
     read_record,
 )
 from ipt_jax.errors import CheckpointError
-from ipt_jax.log import logger
+from ipt_jax.log import logger, waiting_for
 
 PyTree = Any
 
@@ -111,11 +111,15 @@ class Checkpoints:
         record = make_record(step, meta, arrays, fingerprints(list(arrays.values())))
         # During the call, Orbax decides which checkpoints are kept, and must count the new one.
         self._damaged.discard(step)
-        response, reason = _attempt(
-            lambda: self._open().save_checkpointables_async(
-                step, {_STATE: leaves.stored(arrays), _META: record}, force=True, overwrite=replace
+        with waiting_for(f"the save of step {step} in {self.directory}"):
+            response, reason = _attempt(
+                lambda: self._open().save_checkpointables_async(
+                    step,
+                    {_STATE: leaves.stored(arrays), _META: record},
+                    force=True,
+                    overwrite=replace,
+                )
             )
-        )
         if reason is not None:
             if replace:
                 self._damaged.add(step)
@@ -239,7 +243,8 @@ class Checkpoints:
         if self._pending is None:
             return
         (step, response), self._pending = self._pending, None
-        _, reason = _attempt(response.result)
+        with waiting_for(f"the save of step {step} in {self.directory}"):
+            _, reason = _attempt(response.result)
         if reason is not None:
             self._failed(step, reason)
 
@@ -375,7 +380,8 @@ class Checkpoints:
             arrays = {n: found[n] if x.size else leaves.empty(x) for n, x in wanted.items()}
             return arrays, fingerprints(list(arrays.values()))
 
-        result, reason = _attempt(load)
+        with waiting_for(f"checkpoint {step} in {self.directory}"):
+            result, reason = _attempt(load)
         if result is None:
             raise Damaged(f"{reason}{orbax_workarounds.unreadable(folder / _STATE)}")
         arrays, marks = result

@@ -11,7 +11,7 @@ from typing import Any
 
 from etils import epath
 
-from ipt_jax.log import logger
+from ipt_jax.log import logger, waiting_for
 from ipt_jax.messages import listed
 from ipt_jax.run_folder import folder as names
 from ipt_jax.run_folder.tensorboard import Events
@@ -81,7 +81,8 @@ class MetricsLog:
         line = json.dumps({"step": step, **clean}) + "\n"
         try:
             if self._remote:
-                (self._path / f"{step:09d}-{kind}.jsonl").write_text(line)
+                with waiting_for(f"the metrics of step {step} in {self._path}"):
+                    (self._path / f"{step:09d}-{kind}.jsonl").write_text(line)
             else:
                 self._append(line.encode())
         # Clients of object stores raise errors of their own beside OSError.
