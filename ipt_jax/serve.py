@@ -27,6 +27,7 @@ from ipt_jax.images.origin import Origin, digest_of
 from ipt_jax.images.read import ImageFile, read_image
 from ipt_jax.images.write import Form, writing
 from ipt_jax.messages import say
+from ipt_jax.restore.animation import count_frames
 from ipt_jax.restore.images import to_uint8
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.storage import Scratch
@@ -356,7 +357,10 @@ def restore_upload(
         writer.write(pixels)
     before = place / "before.png"
     _before(model, picture, scale).save(before, icc_profile=picture.profile)
-    notes = "".join(f" ({note})" for note in picture.notes)
+    remarks = list(picture.notes)
+    if (frames := count_frames(source)) > 1:
+        remarks.append(f"the first of {frames} frames; ipt restore restores all")
+    notes = "".join(f" ({remark})" for remark in remarks)
     return before, after, f"{width}x{height} to {width * scale}x{height * scale}{notes}"
 
 

@@ -261,3 +261,12 @@ def test_an_image_is_restored_through_the_page(address, model, tmp_path):
             )
             page.run("document.querySelector('#restore').click()")
             page.wait(f"document.body.innerText.includes({message!r})", 60)
+
+
+def test_the_page_says_that_an_animation_is_shown_by_its_first_frame(model, tmp_path):
+    from ipt_jax import serve
+
+    frames = [Image.new("RGB", (24, 20), colour) for colour in ("red", "green", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    _, after, summary = serve.restore_upload(model, tmp_path / "a.gif", "sr2", tmp_path, 10_000)
+    assert "the first of 3 frames" in summary and Image.open(after).size == (48, 40)

@@ -58,6 +58,7 @@ def read_metadata(data: bytes) -> tuple[Metadata, list[str]]:
     texts: list[tuple[bytes, bytes]] = []
     colour: list[tuple[bytes, bytes]] = []
     notes: list[str] = []
+    left_out: set[str] = set()
     for kind, chunk in walk(data):
         body = bytes(chunk[8:-4]) if kind not in DECODED else b""
         try:
@@ -73,8 +74,15 @@ def read_metadata(data: bytes) -> tuple[Metadata, list[str]]:
                 x, y, unit = struct.unpack(">IIB", body)
                 if x and y:
                     found["dpi" if unit else "aspect"] = (x * INCH, y * INCH) if unit else (x, y)
+            elif kind not in DECODED:
+                left_out.add(kind.decode("latin-1"))
         except (ValueError, IndexError, zlib.error, struct.error):
             notes.append(f"its {kind.decode('latin-1')} cannot be read and is left out")
+    if left_out:
+        # The specification lets a program that changes the pixels copy none of the common ones.
+        # They hold the background, significant bits, a histogram, the time of the last change, ...
+        names = ", ".join(sorted(left_out))
+        notes.append(f"its {names} left out, since the result has other pixels")
     exif = found.get("exif") or found.pop("raw exif", b"")
     found["exif"] = bytes(exif).removeprefix(b"Exif\0\0")  # type: ignore[call-overload]
     found.pop("raw exif", None)

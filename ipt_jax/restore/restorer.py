@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from ipt_jax.distributed.devices import make_mesh
 from ipt_jax.distributed.sharding import replicated
 from ipt_jax.images import channels, pillow
+from ipt_jax.log import logger
 from ipt_jax.messages import nearest
 from ipt_jax.model import IPT
 from ipt_jax.restore.images import count_tiles, restore_pictures
@@ -149,9 +150,10 @@ class Restorer:
         """Restores one or several images of any size.
 
         Args:
-          image: a Pillow image; or an array `[H, W]` or `[H, W, 1]` (grey), `[H, W, 2]` (grey,
-            alpha), `[H, W, 3]` (RGB) or `[H, W, 4]` (RGB, alpha) of uint8, uint16, or float in
-            0..255; or a batch of arrays `[B, H, W, C]`; or a list of images of any sizes.
+          image: a Pillow image (of an animation, its present frame); or an array `[H, W]` or
+            `[H, W, 1]` (grey), `[H, W, 2]` (grey, alpha), `[H, W, 3]` (RGB) or `[H, W, 4]` (RGB,
+            alpha) of uint8, uint16, or float in 0..255; or a batch of arrays `[B, H, W, C]`; or a
+            list of images of any sizes.
           task: name of the task; it may be omitted where the model has one task. "denoise30,sr2" or
             a list of names applies several tasks one after the other.
           protocol: how an image is cut into tiles, one of `tiling.PROTOCOLS`.
@@ -180,6 +182,13 @@ class Restorer:
         self, images: list[Any], tasks: list[Task], tiling: Tiling, batch: int
     ) -> list[Any]:
         """Restores arrays and Pillow images; tiles of all of them share calls."""
+        for image in images:
+            if pillow.is_picture(image) and (frames := getattr(image, "n_frames", 1)) > 1:
+                logger.warning(
+                    "a Pillow image has %d frames, and only the present one is restored; seek to "
+                    "each frame, or use ipt restore, which restores all",
+                    frames,
+                )
         arrays = [
             pillow.to_array(image) if pillow.is_picture(image) else np.asarray(image)
             for image in images

@@ -12,7 +12,9 @@ import runs
 import small
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+import ipt_jax
 from ipt_jax.distributed import devices
 from ipt_jax.restore.ensemble import EIGHT, transformed, undone
 from ipt_jax.restore.images import count_tiles, restore_pictures, to_uint8
@@ -315,3 +317,15 @@ def test_one_program_a_task_whatever_the_pictures():
         )
     )
     assert apply.programs() == 2
+
+
+def test_a_pillow_animation_is_restored_at_its_present_frame_and_said(weights, tmp_path, caplog):
+    model = ipt_jax.load(weights)
+    frames = [Image.new("RGB", (24, 20), (60 * i, 90, 120)) for i in range(3)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    with Image.open(tmp_path / "a.png") as image, caplog.at_level("WARNING"):
+        image.seek(2)
+        restored = model.restore(image, "sr2")
+    expected = model.restore(np.asarray(frames[2]), "sr2")
+    np.testing.assert_array_equal(np.asarray(restored), expected)
+    assert "has 3 frames, and only the present one is restored" in caplog.text
