@@ -276,12 +276,6 @@ def test_text_that_unpacks_to_gigabytes_is_left_packed_or_left_out():
     ],
     ids=lambda bad: repr(bad[1][:30]),
 )
-def test_chunks_that_do_not_hold_for_other_pixels_are_named():
-    data = png((b"bKGD", bytes(6)), (b"sBIT", b"\5\6\5"), (b"tIME", bytes(7)), GAMMA, *TEXTS)
-    (note,) = decode_image(data).notes
-    assert note == "its bKGD, sBIT, tIME left out, since the result has other pixels"
-
-
 def test_damaged_metadata_is_no_reason_to_refuse_an_image(bad, tmp_path):
     image = decode_image(png(bad))
     np.testing.assert_array_equal(image.pixels, RGB)
@@ -389,3 +383,9 @@ def test_a_pillow_image_keeps_what_holds_for_its_result():
         other.info["icc_profile"] = grey_profile()
         made = from_array(to_array(other), other)
         assert ("icc_profile" in made.info) == stays
+
+
+def test_chunks_that_do_not_hold_for_other_pixels_are_named():
+    data = png((b"bKGD", bytes(6)), (b"sBIT", b"\5\6\5"), (b"tIME", bytes(7)), GAMMA, *TEXTS)
+    (note,) = decode_image(data).notes
+    assert note == "its bKGD, sBIT, tIME left out, since the result has other pixels"
