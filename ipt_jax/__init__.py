@@ -12,14 +12,15 @@ if TYPE_CHECKING:
 __all__ = ["__version__", "load"]
 
 
-def load(path: str, **settings: Any) -> Restorer:
-    """Loads a model from a run's folder, a weights folder or a file of weights.
+def load(path: str | None = None, **settings: Any) -> Restorer:
+    """Loads a model by the name of shipped weights, or from a run, a weights folder or a file.
 
     For example, `ipt_jax.load("runs/demo").restore(image, task="sr2")` turns uint8 `[H, W, 3]`
     into uint8 `[2H, 2W, 3]`.
 
     Args:
-      path: the weights; `DIR@1200` and `DIR@best` name a checkpoint of a run.
+      path: the weights, such as "ipt_small"; `DIR@1200` and `DIR@best` name a checkpoint of a run.
+        None for the default weights.
       **settings: the settings of `ipt_jax.weights.load.load`, which this function calls.
 
     Raises:

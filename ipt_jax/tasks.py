@@ -20,6 +20,7 @@ The first six are the paper's. The others are blind: the network is not told the
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
@@ -95,6 +96,57 @@ TASKS: dict[str, Task] = {
     )
 }
 
+# What each task is for, in the words of somebody who has an image and no paper at hand.
+IN_WORDS = {
+    "sr2": "makes a clean image twice as large",
+    "sr3": "makes a clean image three times as large",
+    "sr4": "makes a clean image four times as large",
+    "photo2": "makes a photograph from a phone or the web twice as large and cleans it",
+    "denoise": "removes noise of any strength",
+    "denoise30": "removes strong noise (sigma 30 of 255)",
+    "denoise50": "removes very strong noise (sigma 50 of 255)",
+    "jpeg": "removes the blocks and rings of JPEG compression",
+    "derain": "removes rain streaks",
+    "deblur": "sharpens an image that is out of focus or was moved",
+}
+
+# What people call a task, beside its name.
+_SCALE = re.compile(r"(?:sr|up|x|super[ _-]?res\w*|upscale)?[ _-]?x?([2-9])x?")
+_SYNONYMS = {
+    **dict.fromkeys(("sr", "up", "upscale", "upscaling", "enlarge", "superresolution"), "sr2"),
+    **dict.fromkeys(("noise", "denoising", "grain", "clean"), "denoise"),
+    **dict.fromkeys(("rain", "deraining"), "derain"),
+    **dict.fromkeys(("blur", "deblurring", "sharpen", "focus"), "deblur"),
+    **dict.fromkeys(("jpg", "dejpeg", "artifacts", "artefacts", "compression"), "jpeg"),
+    **dict.fromkeys(("photo", "phone"), "photo2"),
+}
+
+
+def similar_task(name: str, known: Iterable[str]) -> str:
+    """Returns a hint for a message about an unknown task.
+
+    Args:
+      name: what the user wrote, such as "2x", "upscale" or "denoise_30".
+      known: the names that are possible.
+
+    Returns:
+      " (did you mean 'sr2'?)", or "" if no known task is similar.
+    """
+    known, word = list(known), name.strip().lower()
+    scale = _SCALE.fullmatch(word)
+    guess = f"sr{scale[1]}" if scale else _SYNONYMS.get(word, "")
+    if guess in known:
+        return f" (did you mean {guess!r}?)"
+    return nearest(word, known)
+
+
+def in_words(names: Iterable[str]) -> str:
+    """Returns a line for each task that says what it is for."""
+    return "\n".join(
+        f"  {name:10} {IN_WORDS.get(name, 'a task of these weights')}" for name in names
+    )
+
+
 # Names of degradations in a config's `{name, degradation, ...}` dict, whose other keys are the
 # degradation's fields.
 DEGRADATIONS: dict[str, type] = {
@@ -132,7 +184,7 @@ def make_task(entry: str | Mapping[str, Any]) -> Task:
     if isinstance(entry, str):
         if entry not in TASKS:
             raise ValueError(
-                f"unknown task {entry!r}{nearest(entry, TASKS)}; known: {', '.join(TASKS)}"
+                f"unknown task {entry!r}{similar_task(entry, TASKS)}; known: {', '.join(TASKS)}"
             )
         return TASKS[entry]
     fields = dict(entry)

@@ -10,7 +10,14 @@ import json
 import pathlib
 from typing import Any
 
-from ipt_jax.cli.flags import add_tiling_flags, add_weights_flags, load_weights, tiling_of
+from ipt_jax.cli.flags import (
+    add_task_flag,
+    add_tiling_flags,
+    add_weights_flags,
+    load_weights,
+    tiling_of,
+    words_of,
+)
 from ipt_jax.errors import UserError
 from ipt_jax.messages import say
 
@@ -97,10 +104,8 @@ def _add_restore(commands: Any) -> None:
     command = commands.add_parser(
         "restore", allow_abbrev=False, help="time restoring an image", description=RESTORE
     )
-    add_weights_flags(command, required=True)
-    command.add_argument(
-        "--task", metavar="T", help="a task, e.g. sr2, or several in sequence: denoise30,sr2"
-    )
+    add_weights_flags(command)
+    add_task_flag(command, "a task, e.g. sr2, or several in sequence: denoise,sr2")
     command.add_argument(
         "--size", default="512x512", metavar="WxH", help="size of the image (default: 512x512)"
     )
@@ -175,10 +180,16 @@ def run_restore(options: argparse.Namespace) -> int:
     if options.calls < 1:
         raise UserError(f"--calls {options.calls}: it must be 1 or more")
     tiling = tiling_of(options)
-    model = load_weights(options, dtype=options.dtype)
+    model = load_weights(options, dtype=options.dtype, default_for=words_of(options.task))
     try:
         found = measure_restore(
-            model, options.task, int(height), int(width), options.calls, options.batch, tiling
+            model,
+            options.task or None,
+            int(height),
+            int(width),
+            options.calls,
+            options.batch,
+            tiling,
         )
     except ValueError as error:
         raise UserError(str(error)) from None

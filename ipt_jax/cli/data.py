@@ -7,6 +7,7 @@ import json
 import pathlib
 from typing import Any
 
+from ipt_jax.cli.flags import add_out_flag
 from ipt_jax.messages import say
 
 # Side in pixels of the largest crop: four times the paper's tile of 48.
@@ -63,7 +64,7 @@ def _add_prepare(commands: Any) -> None:
         "out, and the exit code is then 1.",
     )
     folder.add_argument("source", metavar="SRC", help="the folder of images")
-    folder.add_argument("--out", metavar="DIR", help="the folder to make (default: SRC.packed)")
+    add_out_flag(folder, "DIR", "the folder to make (default: SRC.packed)")
     folder.add_argument(
         "--shard-mb",
         type=float,
@@ -115,12 +116,8 @@ def _add_preview(commands: Any) -> None:
     command.add_argument(
         "--config", required=True, metavar="FILE", help="a config file, e.g. configs/demo.py"
     )
-    command.add_argument(
-        "-o",
-        "--out",
-        default="preview.png",
-        metavar="FILE",
-        help="the image to write (default: preview.png)",
+    add_out_flag(
+        command, "FILE", "the image to write (default: preview.png)", default="preview.png"
     )
     command.add_argument(
         "--step", type=int, default=0, metavar="N", help="the step of the batch (default: 0)"

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from ipt_jax.cli.flags import add_tiling_flags, add_weights_flags, load_weights, tiling_of
+from ipt_jax.cli.flags import (
+    add_task_flag,
+    add_tiling_flags,
+    add_weights_flags,
+    load_weights,
+    tiling_of,
+    words_of,
+)
 
 if TYPE_CHECKING:
     from ipt_jax.evaluate.candidates import Candidate
@@ -27,7 +34,11 @@ def add_parser(commands: Any) -> None:
         help="score weights on benchmark sets",
         description=DESCRIPTION,
     )
-    add_weights_flags(parser, required=True, help="what is scored")
+    add_weights_flags(
+        parser,
+        help="what is scored: weights as for `ipt restore`, bicubic or input for a baseline, or "
+        "outputs:DIR for results of another program (default: the shipped weights)",
+    )
     parser.add_argument(
         "--data",
         required=True,
@@ -37,12 +48,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--sets", default="", metavar="A,B", help="names of sets in DIR (default: all sets)"
     )
-    parser.add_argument(
-        "--tasks",
-        default="",
-        metavar="A,B",
-        help="tasks (default: all tasks of the weights); TASK@SIGMA scores a denoising task at "
-        "another sigma",
+    add_task_flag(
+        parser,
+        "tasks (default: all tasks of the weights); TASK@SIGMA scores a denoising task at another "
+        "sigma",
     )
     add_tiling_flags(parser)
     parser.add_argument(
@@ -77,9 +86,9 @@ def evaluate(options: argparse.Namespace) -> int:
     from ipt_jax.evaluate.benchmark import BenchmarkSettings, run_benchmark
     from ipt_jax.evaluate.sets import find_sets
 
-    sets = find_sets(options.data, _split(options.sets))
+    sets = find_sets(options.data, words_of(options.sets))
     settings = BenchmarkSettings(
-        tasks=_split(options.tasks),
+        tasks=words_of(options.task),
         seed=options.seed,
         clip_noise=options.noise_clip == "on",
         limit=options.limit,
@@ -93,7 +102,11 @@ def evaluate(options: argparse.Namespace) -> int:
 def _open_candidate(options: argparse.Namespace) -> Candidate:
     """Returns the candidate that --weights names."""
     from ipt_jax.evaluate import candidates
+    from ipt_jax.weights.default import default_weights
 
+    if not options.weights:
+        heads = [word.split("@")[0] for word in words_of(options.task)]
+        options.weights = default_weights(heads)
     if options.weights in candidates.BASELINES:
         return candidates.Baseline(options.weights)
     if options.weights.startswith(candidates.OUTPUTS):
@@ -101,8 +114,3 @@ def _open_candidate(options: argparse.Namespace) -> Candidate:
     tiling = tiling_of(options)
     model = load_weights(options, dtype=options.dtype)
     return candidates.Weights(options.weights, model, tiling, options.batch)
-
-
-def _split(text: str) -> list[str]:
-    """Returns the words of a comma-separated list, without empty ones."""
-    return [word.strip() for word in text.split(",") if word.strip()]

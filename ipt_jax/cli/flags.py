@@ -12,22 +12,22 @@ from ipt_jax.restore.tiling import OVERLAP, PROTOCOLS, Tiling
 if TYPE_CHECKING:
     from ipt_jax.restore.restorer import Restorer
 
-WEIGHTS_HELP = "a run's folder (DIR@STEP), a weights folder, or a file of the authors' weights"
+WEIGHTS_HELP = (
+    "a name that `ipt weights` lists, a run's folder (DIR@STEP), a weights folder, or a file of "
+    "the authors' weights (default: $IPT_WEIGHTS, else the shipped weights)"
+)
 TILES_PER_CALL = 16
 DTYPES = ("float32", "bfloat16")
 
 
-def add_weights_flags(
-    parser: argparse.ArgumentParser, *, required: bool = False, help: str = WEIGHTS_HELP
-) -> None:
+def add_weights_flags(parser: argparse.ArgumentParser, *, help: str = WEIGHTS_HELP) -> None:
     """Adds --weights, --heads, --raw and --weights-tasks.
 
     Args:
       parser: the parser of a command.
-      required: whether --weights must be given.
       help: the help text of --weights.
     """
-    parser.add_argument("--weights", required=required, metavar="WEIGHTS", help=help)
+    parser.add_argument("--weights", metavar="WEIGHTS", help=help)
     parser.add_argument(
         "--heads",
         type=int,
@@ -67,6 +67,30 @@ def load_weights(
 
     path = options.weights or default_weights(default_for or ())
     return load(path, task=options.weights_tasks, heads=options.heads, raw=options.raw, dtype=dtype)
+
+
+def add_task_flag(parser: argparse.ArgumentParser, help: str) -> None:
+    """Adds --task, which is the same as --tasks: a comma-separated list."""
+    parser.add_argument("--task", "--tasks", dest="task", default="", metavar="A,B", help=help)
+
+
+def add_out_flag(
+    parser: argparse.ArgumentParser,
+    metavar: str,
+    help: str,
+    *,
+    required: bool = False,
+    default: str | None = None,
+) -> None:
+    """Adds -o, which is the same as --out."""
+    parser.add_argument(
+        "-o", "--out", dest="out", required=required, default=default, metavar=metavar, help=help
+    )
+
+
+def words_of(text: str) -> list[str]:
+    """Returns the words of a comma-separated list, without empty ones."""
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def add_tiling_flags(parser: argparse.ArgumentParser) -> None:

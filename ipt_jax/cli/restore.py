@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ipt_jax.cli.flags import add_tiling_flags, add_weights_flags, load_weights, tiling_of
+from ipt_jax.cli.flags import (
+    add_out_flag,
+    add_task_flag,
+    add_tiling_flags,
+    add_weights_flags,
+    load_weights,
+    tiling_of,
+    words_of,
+)
 from ipt_jax.errors import UserError
 from ipt_jax.messages import listed, printable, say, say_error, without_controls
 
@@ -33,18 +42,15 @@ def add_parser(commands: Any) -> None:
         "restore", allow_abbrev=False, help="restore images", description=DESCRIPTION
     )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders or globs, or -")
-    parser.add_argument(
-        "--task",
-        metavar="T",
-        help="sr2, denoise50, ...; several tasks are applied one after the other: denoise30,sr2",
+    add_task_flag(
+        parser, "sr2, denoise, ...; several tasks are applied one after the other: denoise,sr2"
     )
     add_weights_flags(parser)
-    parser.add_argument(
-        "-o",
-        "--out",
-        metavar="FILE_OR_DIR",
-        help="where results are written; - is standard output (default: restored/, and standard "
-        "output for standard input)",
+    add_out_flag(
+        parser,
+        "FILE_OR_DIR",
+        "where results are written; - is standard output (default: restored/, and standard output "
+        "for standard input)",
     )
     parser.add_argument(
         "--format",
@@ -92,6 +98,8 @@ def restore(options: argparse.Namespace) -> int:
     """
     from ipt_jax.restore.files import FileSettings, restore_files
     from ipt_jax.restore.pipes import writes_to_pipe
+    from ipt_jax.tasks import TASKS, in_words
+    from ipt_jax.weights.default import default_weights, tasks_of
 
     if options.quality is not None and not 1 <= options.quality <= 100:
         raise UserError(f"--quality {options.quality}: it must be in 1..100")
@@ -101,13 +109,14 @@ def restore(options: argparse.Namespace) -> int:
     piped = writes_to_pipe(options.inputs, options.out)
     if piped and options.compare:
         raise UserError("--compare needs a place for its sheet; name a file or folder with -o")
-    tasks = [word.strip() for word in options.task.split(",")] if options.task else []
+    tasks = words_of(options.task)
 
     def load() -> Restorer:
         if not options.weights and not tasks:
+            known = tasks_of(pathlib.Path(default_weights()) / "model.json") or TASKS
             raise UserError(
-                "name a task: --task sr2, --task denoise50, ... (or name weights for one task with "
-                "--weights)"
+                f"name a task, for example --task {next(iter(known))}:\n{in_words(known)}\nSeveral "
+                "tasks are applied one after the other: --task denoise,sr2"
             )
         return load_weights(options, dtype=options.dtype, default_for=tasks)
 

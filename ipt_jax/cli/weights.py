@@ -1,12 +1,19 @@
-"""`ipt import` and `ipt export`: weights from and to other formats."""
+"""`ipt weights`, `ipt import` and `ipt export`: weights by name, from and to other formats."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipt_jax.cli.flags import add_weights_flags, load_weights
+from ipt_jax.cli.flags import (
+    add_out_flag,
+    add_task_flag,
+    add_weights_flags,
+    load_weights,
+    words_of,
+)
 from ipt_jax.errors import WeightsError
 from ipt_jax.export.formats import FORMATS
 from ipt_jax.messages import say
@@ -14,6 +21,10 @@ from ipt_jax.messages import say
 if TYPE_CHECKING:
     from ipt_jax.restore.restorer import Restorer
 
+LIST = (
+    "Lists the weights that the package contains and those in the user's cache, with their tasks, "
+    "the licence of their training data, and their scores. --weights takes their names."
+)
 IMPORT = (
     "Turns a file of the authors' weights into a weights folder. The geometry and the tasks are "
     "found from names and shapes. If the file holds another architecture, all differences are "
@@ -29,9 +40,51 @@ EXPORT = (
 
 
 def add_parser(commands: Any) -> None:
-    """Adds both commands to the sub-parsers of `ipt`."""
+    """Adds the commands to the sub-parsers of `ipt`."""
+    _add_list(commands)
     _add_import(commands)
     _add_export(commands)
+
+
+def _add_list(commands: Any) -> None:
+    parser = commands.add_parser(
+        "weights",
+        allow_abbrev=False,
+        help="list the weights that have a name",
+        description=LIST,
+    )
+    parser.set_defaults(run=list_weights)
+
+
+def list_weights(options: argparse.Namespace) -> int:
+    """Runs `ipt weights`; returns 0."""
+    from ipt_jax.weights.default import SHIPPED, cache, shipped
+
+    found = shipped()
+    for name, folder in found.items():
+        kind = "shipped" if folder.is_relative_to(SHIPPED) else "cached"
+        size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+        say(f"{name} ({kind}, {size / 1e6:.1f} MB, {folder})")
+        try:
+            described = json.loads((folder / "model.json").read_text())
+            tasks = [str(entry["name"]) for entry in described["tasks"]]
+            known = dict(described.get("provenance") or {})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            say(f"  its model.json cannot be read: {error}")
+            continue
+        say(f"  tasks: {', '.join(tasks)}")
+        say(f"  licence of the training data: {known.get('licence', 'not stated')}")
+        scores = {
+            key.removesuffix("/psnr_y"): value
+            for key, value in dict(known.get("scores") or {}).items()
+            if key.endswith("/psnr_y") and "/input" not in key
+        }
+        if scores:
+            say("  PSNR-Y: " + ", ".join(f"{key} {value:.2f}" for key, value in scores.items()))
+    if not found:
+        say("no weights have a name")
+    say(f"weights folders in {cache()} get a name, too: that of the folder")
+    return 0
 
 
 def _add_import(commands: Any) -> None:
@@ -42,11 +95,9 @@ def _add_import(commands: Any) -> None:
         description=IMPORT,
     )
     parser.add_argument("file", metavar="FILE", help="IPT_pretrain.pt, IPT_sr2.safetensors, ...")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the weights folder to write")
-    parser.add_argument(
-        "--task",
-        metavar="T",
-        help="tasks of the file, in its order, where shapes do not tell them: denoise30",
+    add_out_flag(parser, "DIR", "the weights folder to write", required=True)
+    add_task_flag(
+        parser, "tasks of the file, in its order, where shapes do not tell them: denoise30"
     )
     parser.add_argument(
         "--heads",
@@ -64,16 +115,10 @@ def _add_export(commands: Any) -> None:
         help="weights -> a file for the authors' code or for other software",
         description=EXPORT,
     )
-    add_weights_flags(parser, required=True)
+    add_weights_flags(parser)
     parser.add_argument("--format", required=True, choices=FORMATS, help="the format to write")
-    parser.add_argument(
-        "--out", required=True, metavar="FILE", help="the file to write, or the folder for folder"
-    )
-    parser.add_argument(
-        "--task",
-        metavar="T",
-        help="write only these tasks; one task gives the authors' single-task form",
-    )
+    add_out_flag(parser, "FILE", "the file to write, or the folder for folder", required=True)
+    add_task_flag(parser, "write only these tasks; one task gives the authors' single-task form")
     parser.add_argument(
         "--dtype",
         default="float32",
@@ -102,7 +147,9 @@ def import_weights(options: argparse.Namespace) -> int:
     from ipt_jax.weights.folder import write_weights_folder
     from ipt_jax.weights.load import read_file
 
-    restorer = read_file(Path(options.file).expanduser(), task=options.task, heads=options.heads)
+    restorer = read_file(
+        Path(options.file).expanduser(), task=options.task or None, heads=options.heads
+    )
     out = Path(options.out).expanduser()
     write_weights_folder(restorer, out)
     say(f"{out}: {_summary(restorer)}")
@@ -130,7 +177,7 @@ def export_weights(options: argparse.Namespace) -> int:
     restorer = load_weights(options)
     if options.task:
         try:
-            restorer = restorer.only([word.strip() for word in options.task.split(",")])
+            restorer = restorer.only(words_of(options.task))
         except ValueError as error:
             raise WeightsError(f"--task {options.task}: {error}") from None
     try:

@@ -8,8 +8,7 @@ from typing import Any
 from ipt_jax.degradations.jpeg import Jpeg
 from ipt_jax.degradations.noise import Noise
 from ipt_jax.errors import UsageError
-from ipt_jax.messages import nearest
-from ipt_jax.tasks import Task
+from ipt_jax.tasks import Task, similar_task
 
 # The strengths at which a task is scored that draws its strength: sigma, JPEG quality.
 LEVELS = {Noise: (15, 25, 30, 50), Jpeg: (10, 20, 40)}
@@ -44,7 +43,7 @@ class Trial:
         head, _, level = text.partition("@")
         if head not in known:
             raise UsageError(
-                f"--tasks: there is no task {head!r}{nearest(head, known)}; known: "
+                f"--tasks: there is no task {head!r}{similar_task(head, known)}; known: "
                 f"{', '.join(known)}"
             )
         task = known[head]

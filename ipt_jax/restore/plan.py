@@ -27,6 +27,13 @@ PICTURES = (*SUFFIXES, ".gif")
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 # Containers that are only read.
 OTHER_VIDEOS = (".wmv", ".asf", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".flv", ".ogv")
+# Suffixes of files that are not written; a folder of such a name is hardly meant.
+UNWRITTEN = (
+    *(".gif", ".apng", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".psd"),
+    *(".svg", ".pdf", ".ppm", ".pgm", ".pnm", ".exr", ".hdr", ".ico"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".txt", ".json"),
+    *(".zip",),
+)
 DEFAULT_OUT = "restored"
 
 
@@ -101,6 +108,18 @@ def plan_jobs(inputs: Sequence[str], out: str | None, form: str | None) -> Plan:
     names_file = (
         bool(out) and not target.is_dir() and (format_of(target) is not None or is_video(target))
     )
+    suffix = target.suffix.lower()
+    if (
+        out
+        and not names_file
+        and not target.is_dir()
+        and suffix in UNWRITTEN
+        and not out.endswith(os.sep)
+    ):
+        raise UserError(
+            f"-o {out}: {suffix} files are not written; results are {', '.join(FORMATS)} or videos "
+            f"({', '.join(VIDEOS)}). To make a folder of this name, write -o {out}/"
+        )
     found: list[tuple[Path, Path]] = []
     left_out: list[Path] = []
     for word in inputs:

@@ -16,13 +16,12 @@ from ipt_jax.distributed.devices import make_mesh
 from ipt_jax.distributed.sharding import replicated
 from ipt_jax.images import channels, pillow
 from ipt_jax.log import logger
-from ipt_jax.messages import nearest
 from ipt_jax.model import IPT
 from ipt_jax.restore.images import count_tiles, restore_pictures
 from ipt_jax.restore.network import Apply, CompiledNetwork
 from ipt_jax.restore.strips import Read, Rows, restore_strips
 from ipt_jax.restore.tiling import OVERLAP, Tiling
-from ipt_jax.tasks import Task
+from ipt_jax.tasks import Task, similar_task
 
 # Tiles per call and device.
 BATCH = 16
@@ -77,7 +76,7 @@ class Restorer:
             raise ValueError(f"name a task of this model: {', '.join(self.tasks)}")
         if name not in self.tasks:
             raise ValueError(
-                f"this model has no task {name!r}{nearest(name, self.tasks)}; it has "
+                f"this model has no task {name!r}{similar_task(name, self.tasks)}; it has "
                 f"{', '.join(self.tasks)}"
             )
         return self.tasks[name]

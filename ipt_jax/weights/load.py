@@ -10,9 +10,11 @@ import jax.numpy as jnp
 from etils import epath
 
 from ipt_jax.errors import WeightsError
+from ipt_jax.messages import nearest
 from ipt_jax.model.ipt import GEOMETRY
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.storage import expanded, is_remote, reachable
+from ipt_jax.weights.default import default_weights, named_weights, shipped
 from ipt_jax.weights.run import read_run
 
 
@@ -29,7 +31,7 @@ def split_step(path: str) -> tuple[epath.Path, str]:
 
 
 def load(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
     *,
     task: str | None = None,
     heads: int | None = None,
@@ -40,8 +42,9 @@ def load(
 
     Args:
       path: a run's folder (its newest intact checkpoint; `DIR@1200` and `DIR@best` name another), a
-        weights folder (`ipt import`, `ipt export`), or a .pt, .safetensors, .ckpt or .npz file.
-        Folders may be on gs://.
+        weights folder (`ipt import`, `ipt export`), a .pt, .safetensors, .ckpt or .npz file, or the
+        name of weights that `ipt weights` lists. Folders may be on gs://. None for the default
+        weights.
       task: for a file with the authors' names, the names of its tasks (comma-separated) where its
         shapes do not tell them, e.g. "denoise30". For other weights, the tasks to keep.
       heads: for a file with the authors' names, the number of attention heads, which shapes do not
@@ -56,12 +59,19 @@ def load(
       ConfigError, DataError: the path is on a store that is not supported, or its package is not
         installed.
     """
-    path = os.fspath(path)
+    path = default_weights() if path is None else os.fspath(path)
     if is_remote(path):
         reachable(expanded(path), "weights")
     folder, step = split_step(path)
     if not folder.exists():
-        raise WeightsError(f"weights {path!r}: there is no {folder}")
+        # A local path of the same name has precedence.
+        if (named := named_weights(path)) is None:
+            names = shipped()
+            raise WeightsError(
+                f"weights {path!r}: there is no {folder}, and there are no weights of this name"
+                f"{nearest(path, names)}; ipt weights lists: {', '.join(names) or 'none'}"
+            )
+        folder = expanded(named)
     if (folder / "model.json").exists():
         from ipt_jax.weights import folder as weights_folder
 
