@@ -45,7 +45,7 @@ def measure_model(config: dict[str, Any], what: str, calls: int) -> dict[str, An
     checks.check_batch(ConfigDict(config), len(tasks), mesh.size, 1)
     drawn = tasks if config["data"]["draw"] == "all" else tasks[:1]
     names = tuple(task.name for task in drawn)
-    model = build(config["model"], tasks)
+    model = build(config["model"], tasks, mesh)
     host_batch = random_batch(model, drawn, config["batch_size"] // len(drawn))
     batch = sharding.put_batch(host_batch, mesh)
     params = jax.device_put(model.init_params(config["seed"]), sharding.replicated(mesh))

@@ -255,6 +255,16 @@ TABLE = (
         "What the backward pass computes again to save memory: nothing, elementwise operations, "
         "everything but matrix products with parameters (dots), or entire layers.",
         ("none", "elementwise", "dots", "layer"),
+        resume=True,
+    ),
+    Key(
+        "model.attention",
+        _MODEL["attention"],
+        "How attention is computed: fused into one kernel on TPUs where that is possible (auto), "
+        "by plain matrix products, or by the kernel for TPUs (fused) or GPUs (cudnn) or not at "
+        "all.",
+        ("auto", "plain", "fused", "cudnn"),
+        resume=True,
     ),
     Key(
         "model.out_bias",

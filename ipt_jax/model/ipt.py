@@ -9,6 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ipt_jax.errors import ConfigError
+from ipt_jax.model.fused_attention import SIZE_UNIT, TOKENS_UNIT, FusedAttention, fits
 from ipt_jax.model.init import STARTS, TorchStart
 from ipt_jax.model.layers import Body, Head, Tail, features_of, tokens_of
 from ipt_jax.tasks import Task
@@ -58,6 +60,8 @@ class IPT(nn.Module):
       norm_eps: epsilon of LayerNorm: 1e-5 in PyTorch, 1e-7 in the published MindSpore code.
       memory_norm: LayerNorm on the input of the decoder's cross-attention. The paper has it, the
         authors' code does not.
+      kernel: how attention is computed: None for plain matrix products, a `FusedAttention` for
+        TPUs, "cudnn" for GPUs. It changes only the rounding.
       gather: a function that collects a layer's parameters from the devices among which they are
         split (distributed.sharding.gather), or None.
     """
@@ -78,6 +82,7 @@ class IPT(nn.Module):
     norm_eps: float = 1e-5
     memory_norm: bool = False
     gather: Any = None
+    kernel: FusedAttention | str | None = None
 
     @property
     def width(self) -> int:
@@ -109,6 +114,7 @@ class IPT(nn.Module):
             self.norm_eps,
             self.gather,
             self.memory_norm,
+            self.kernel,
         )
         self.task = {
             name: TaskEnds(self.features, self.tokens, self.width, scale, start, self.dtype)
@@ -172,7 +178,7 @@ class IPT(nn.Module):
 
         def init() -> dict[str, Any]:
             zeros = {name: jnp.zeros(tile.shape, tile.dtype) for name in self.names}
-            return self.init(jax.random.key(seed), zeros)["params"]
+            return self.clone(kernel=None).init(jax.random.key(seed), zeros)["params"]
 
         return jax.jit(init)()
 
@@ -193,8 +199,56 @@ GEOMETRY = (
 )
 
 
-def build(model: Mapping[str, Any], tasks: Iterable[Task]) -> IPT:
-    """Returns the network of a config's `model` part and tasks."""
+def build(
+    model: Mapping[str, Any], tasks: Iterable[Task], mesh: jax.sharding.Mesh | None = None
+) -> IPT:
+    """Returns the network of a config's `model` part and tasks.
+
+    Args:
+      model: the `model` part.
+      tasks: the tasks.
+      mesh: the devices on which it will train; without them, attention is plain.
+
+    Raises:
+      ConfigError: `model.attention` is not possible on these devices or with this model.
+    """
     fields = dict(model)
+    wanted = fields.pop("attention", "plain")
     fields["dtype"] = jnp.dtype(fields["dtype"])
-    return IPT(scales=tuple((task.name, task.scale) for task in tasks), **fields)
+    network = IPT(scales=tuple((task.name, task.scale) for task in tasks), **fields)
+    return network if mesh is None else network.clone(kernel=choose_kernel(wanted, network, mesh))
+
+
+def choose_kernel(
+    wanted: str, network: IPT, mesh: jax.sharding.Mesh
+) -> FusedAttention | str | None:
+    """Returns the kernel for `model.attention`; see `IPT.kernel`.
+
+    `auto` is the fused kernel on TPUs where it can be used, else plain.
+
+    Raises:
+      ConfigError: what is asked for cannot run on these devices or with this model.
+    """
+    platform, size = mesh.devices.flat[0].platform, network.width // network.heads
+    half = network.dtype == jnp.bfloat16
+    fused = FusedAttention(network.tokens, mesh)
+    if wanted == "auto":
+        return fused if platform == "tpu" and half and fits(network.tokens, size) else None
+    if wanted == "plain":
+        return None
+    needed = "tpu" if wanted == "fused" else "gpu"
+    reasons = []
+    if platform != needed:
+        reasons.append(f"devices of kind {needed} (there are {platform})")
+    if not half:
+        reasons.append(f"model.dtype=bfloat16 (it is {network.dtype})")
+    if wanted == "fused" and not fits(network.tokens, size):
+        reasons.append(
+            f"a multiple of {TOKENS_UNIT} tokens and of {SIZE_UNIT} features a head (there are "
+            f"{network.tokens} and {size})"
+        )
+    if reasons:
+        raise ConfigError(
+            f"model.attention={wanted} needs {', and '.join(reasons)}; use auto or plain"
+        )
+    return fused if wanted == "fused" else wanted

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from ipt_jax.model import fused_attention as kernels
+from ipt_jax.model.fused_attention import FusedAttention, row_norm
 from ipt_jax.model.init import TorchStart
 
 Array = jax.Array
@@ -104,14 +106,33 @@ def dense(
     return functools.partial(by_rows, layer)
 
 
-class LayerNorm(nn.Module):
-    """LayerNorm over the last axis, computed in float32 and returned in `dtype`."""
+class RowNorm(nn.Module):
+    """LayerNorm over the last axis with a backward pass of its own; parameters of nn.LayerNorm."""
 
-    dtype: Dtype
-    eps: float = 1e-5
+    eps: float
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        width = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (width,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (width,), jnp.float32)
+        return by_rows(lambda rows: row_norm(rows, scale, bias, self.eps), x)
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm over the last axis, computed in float32 and returned in `dtype`.
+
+    With `by_hand`, the backward pass is that of `RowNorm`, for TPUs.
+    """
+
+    dtype: Dtype
+    eps: float = 1e-5
+    by_hand: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        if self.by_hand:
+            return RowNorm(self.eps, name="norm")(x)
         norm = nn.LayerNorm(
             epsilon=self.eps, dtype=jnp.float32, use_fast_variance=False, name="norm"
         )
@@ -143,6 +164,38 @@ def _weights_backward(dtype: Dtype, weights: Array, gradient: Array) -> tuple[Ar
 attention_weights.defvjp(_weights_forward, _weights_backward)
 
 
+class RowsOut(nn.Module):
+    """A linear layer of features on rows: `[D, R]` -> `[R, D]`; parameters of nn.Dense."""
+
+    kernel_init: Any
+    use_bias: bool
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        width = x.shape[0]
+        kernel = self.param("kernel", self.kernel_init, (width, width), jnp.float32)
+        y = jax.lax.dot_general(
+            x,
+            kernel.astype(self.dtype),
+            (((0,), (0,)), ((), ())),
+            precision=precision(self.dtype),
+        )
+        if self.use_bias:
+            y += self.param("bias", nn.initializers.zeros, (width,), jnp.float32).astype(self.dtype)
+        return y
+
+
+def kept(x: Array, name: str, lead: tuple[int, ...]) -> Array:
+    """Names an array that the backward pass may keep, with axes of 1 in front of its shape.
+
+    The stacks of what a scan keeps start as zeros. XLA merges zeros of one shape, those of the
+    encoder and of the decoder, and then really writes them; with different shapes it leaves them
+    uninitialised.
+    """
+    return checkpoint_name(x.reshape(*lead, *x.shape), name).reshape(x.shape)
+
+
 class Attention(nn.Module):
     """Multi-head attention without biases of the projections.
 
@@ -157,15 +210,21 @@ class Attention(nn.Module):
     depth: int
     decoder: bool = False
     out_bias: bool = False
+    kernel: FusedAttention | str | None = None
 
     @nn.compact
     def __call__(self, query: Array, key: Array, value: Array) -> Array:
-        """Returns `[..., N, D]` from query, key and value, `[..., N, D]` each."""
+        """Returns `[..., N, D]` from query, key and value, `[..., N, D]` each.
+
+        With a fused kernel all tokens of all images are on one axis, `[..., B N, D]`.
+        """
         width = query.shape[-1]
         kernel = self.param(
             "qkv", self.start.attention_in(width, self.decoder), (width, 3 * width), jnp.float32
         )
         kernel = kernel.astype(self.dtype)
+        if isinstance(self.kernel, FusedAttention):
+            return self._fused(self.kernel, kernel, query, key, value)
 
         def dot(x: Array, matrix: Array) -> Array:
             return by_rows(
@@ -190,6 +249,12 @@ class Attention(nn.Module):
             # [B, heads, N, size], with each head's matrix contiguous: 12 % faster on a CPU.
             return x.reshape(-1, tokens, self.heads, size).transpose(0, 2, 1, 3)
 
+        start = self.start.residual(width, self.depth)
+        out = dense(width, start, nn.initializers.zeros, self.dtype, "out", self.out_bias)
+        if self.kernel == "cudnn":
+            by_tokens = [x.reshape(-1, tokens, self.heads, size) for x in (q, k, v)]
+            mixed = jax.nn.dot_product_attention(*by_tokens, implementation="cudnn")
+            return out(checkpoint_name(mixed.reshape(*lead, tokens, width), "attention"))
         q, k, v = split(q * size**-0.5), split(k), split(v)
         logits = jnp.einsum(
             "bhqd,bhkd->bhqk",
@@ -201,9 +266,38 @@ class Attention(nn.Module):
         weights = attention_weights(logits, self.dtype)
         mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, v, precision=precision(self.dtype))
         mixed = checkpoint_name(mixed, "attention")
-        mixed = mixed.transpose(0, 2, 1, 3).reshape(*lead, tokens, width)
+        return out(mixed.transpose(0, 2, 1, 3).reshape(*lead, tokens, width))
+
+    def _fused(
+        self, fused: FusedAttention, kernel: Array, query: Array, key: Array, value: Array
+    ) -> Array:
+        """Returns the same with projections `[.., R]`, features on rows, for the fused kernel."""
+        width, lead = query.shape[-1], query.shape[:-2]
+
+        def project(x: Array, matrix: Array) -> Array:
+            rows = x.reshape(-1, width)
+            found = jax.lax.dot_general(
+                matrix, rows, (((0,), (1,)), ((), ())), precision=precision(self.dtype)
+            )
+            return kept(found, "qkv", lead)
+
+        arrays: tuple[Array, ...]
+        first, second = kernel[:, :width], kernel[:, width:]
+        if query is key and key is value:
+            arrays, parts = (project(query, kernel),), kernels.SELF
+        elif query is key:
+            both, last = kernel[:, : 2 * width], kernel[:, 2 * width :]
+            arrays, parts = (project(query, both), project(value, last)), kernels.SHARED_KEY
+        elif key is value:
+            arrays, parts = (project(query, first), project(key, second)), kernels.SHARED_VALUE
+        else:
+            matrices = jnp.split(kernel, 3, axis=1)
+            arrays = tuple(map(project, (query, key, value), matrices))
+            parts = kernels.SEPARATE
+        mixed = kept(fused(arrays, parts, self.heads), "attention", lead)
         start = self.start.residual(width, self.depth)
-        return dense(width, start, nn.initializers.zeros, self.dtype, "out", self.out_bias)(mixed)
+        out = RowsOut(start, self.out_bias, self.dtype, name="out")(mixed)
+        return out.reshape(query.shape)
 
 
 class FeedForward(nn.Module):
@@ -218,6 +312,8 @@ class FeedForward(nn.Module):
     def __call__(self, x: Array) -> Array:
         width, start = x.shape[-1], self.start
         x = dense(self.hidden, start.kernel(width), start.bias(width), self.dtype, "in")(x)
+        # The axes in front of [B N, D] with a fused kernel; it has no effect elsewhere.
+        x = checkpoint_name(x, "hidden")
         out = dense(
             width,
             start.residual(self.hidden, self.depth),
@@ -238,6 +334,7 @@ class EncoderLayer(nn.Module):
     depth: int
     out_bias: bool = False
     norm_eps: float = 1e-5
+    kernel: FusedAttention | str | None = None
 
     @nn.compact
     def __call__(self, x: Array, _: None = None) -> tuple[Array, None]:
@@ -247,11 +344,13 @@ class EncoderLayer(nn.Module):
             self.dtype,
             self.depth,
             out_bias=self.out_bias,
+            kernel=self.kernel,
             name="self_attention",
         )
-        y = LayerNorm(self.dtype, self.norm_eps, name="norm1")(x)
+        by_hand = isinstance(self.kernel, FusedAttention)
+        y = LayerNorm(self.dtype, self.norm_eps, by_hand, name="norm1")(x)
         x = x + attention(y, y, y)
-        y = LayerNorm(self.dtype, self.norm_eps, name="norm2")(x)
+        y = LayerNorm(self.dtype, self.norm_eps, by_hand, name="norm2")(x)
         return x + FeedForward(
             self.hidden, self.start, self.dtype, self.depth, name="feed_forward"
         )(y), None
@@ -272,6 +371,7 @@ class DecoderLayer(nn.Module):
     depth: int
     out_bias: bool = False
     norm_eps: float = 1e-5
+    kernel: FusedAttention | str | None = None
     memory_norm: bool = False
 
     @nn.compact
@@ -284,17 +384,19 @@ class DecoderLayer(nn.Module):
                 self.depth,
                 decoder=True,
                 out_bias=self.out_bias,
+                kernel=self.kernel,
                 name=name,
             )
 
-        y = LayerNorm(self.dtype, self.norm_eps, name="norm1")(x)
+        by_hand = isinstance(self.kernel, FusedAttention)
+        y = LayerNorm(self.dtype, self.norm_eps, by_hand, name="norm1")(x)
         q = y + embedding
         x = x + attention("self_attention")(q, q, y)
-        y = LayerNorm(self.dtype, self.norm_eps, name="norm2")(x)
+        y = LayerNorm(self.dtype, self.norm_eps, by_hand, name="norm2")(x)
         if self.memory_norm:
-            memory = LayerNorm(self.dtype, self.norm_eps, name="norm_memory")(memory)
+            memory = LayerNorm(self.dtype, self.norm_eps, by_hand, name="norm_memory")(memory)
         x = x + attention("cross_attention")(y + embedding, memory, memory)
-        y = LayerNorm(self.dtype, self.norm_eps, name="norm3")(x)
+        y = LayerNorm(self.dtype, self.norm_eps, by_hand, name="norm3")(x)
         return x + FeedForward(
             self.hidden, self.start, self.dtype, self.depth, name="feed_forward"
         )(y), None
@@ -310,6 +412,14 @@ REMATERIALISATION: dict[str, Any] = {
         _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names("attention")
     ),
     "dots": _policies.dots_with_no_batch_dims_saveable,
+    "layer": _policies.nothing_saveable,
+}
+# The same with a fused kernel, by the names of what is kept: projections, attention's result, and
+# the hidden layer before ReLU.
+FUSED_REMATERIALISATION: dict[str, Any] = {
+    "none": None,
+    "elementwise": _policies.save_only_these_names("qkv", "attention", "hidden"),
+    "dots": _policies.save_only_these_names("qkv", "hidden"),
     "layer": _policies.nothing_saveable,
 }
 
@@ -333,14 +443,17 @@ class Body(nn.Module):
     norm_eps: float = 1e-5
     gather: Any = None
     memory_norm: bool = False
+    kernel: FusedAttention | str | None = None
 
     def _stack(self, layer: Any, length: int, name: str, **options: Any) -> Any:
         # Inside the rematerialised layer, so that the backward pass gathers again and keeps
         # nothing.
         if self.gather is not None:
             layer = nn.map_variables(layer, "params", self.gather)
-        if REMATERIALISATION[self.remat] is not None:
-            layer = nn.remat(layer, policy=REMATERIALISATION[self.remat], prevent_cse=False)
+        fused = isinstance(self.kernel, FusedAttention)
+        policy = (FUSED_REMATERIALISATION if fused else REMATERIALISATION)[self.remat]
+        if policy is not None:
+            layer = nn.remat(layer, policy=policy, prevent_cse=False)
         scanned = nn.scan(
             layer,
             variable_axes={"params": 0},
@@ -357,6 +470,7 @@ class Body(nn.Module):
             depth,
             self.out_bias,
             self.norm_eps,
+            self.kernel,
             name=name,
             **options,
         )
@@ -380,6 +494,13 @@ class Body(nn.Module):
             self.dtype,
             "linear",
         )
+        embedding, shape = embedding.astype(self.dtype), tokens.shape
+        if isinstance(self.kernel, FusedAttention):
+            # All tokens of all images on one axis: on a TPU, reshapes to more axes are copies.
+            def rows(x: Array) -> Array:
+                return jnp.broadcast_to(x, shape).reshape(-1, width)
+
+            tokens, position, embedding = rows(tokens), rows(position), rows(embedding)[None]
         x = linear(tokens) + tokens + position
         if self.encoder_layers:
             x, _ = self._stack(EncoderLayer, self.encoder_layers, "encoder")(x, None)
@@ -387,9 +508,13 @@ class Body(nn.Module):
             decoder = self._stack(
                 DecoderLayer, self.decoder_layers, "decoder", memory_norm=self.memory_norm
             )
-            x, _ = decoder(x, x, embedding.astype(self.dtype))
+            if isinstance(self.kernel, FusedAttention):
+                # The axis of 1 makes the decoder's stacks differ from the encoder's; see `kept`.
+                x = x[None]
+            x, _ = decoder(x, x, embedding)
         depth = self.encoder_layers + self.decoder_layers
-        return x + FeedForward(4 * width, start, self.dtype, depth, name="mlp")(x)
+        x = x + FeedForward(4 * width, start, self.dtype, depth, name="mlp")(x)
+        return x.reshape(shape)
 
 
 class ResidualBlock(nn.Module):

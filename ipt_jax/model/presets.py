@@ -85,4 +85,5 @@ def preset(name: str) -> dict[str, Any]:
         out_bias=False,
         norm_eps=1e-5,
         memory_norm=False,
+        attention="auto",
     )

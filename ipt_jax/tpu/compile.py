@@ -52,7 +52,7 @@ def compile_step_for(
     tasks = make_tasks(config["tasks"])
     hosts = len({device.process_index for device in mesh.devices.flat})
     checks.check_batch(ConfigDict(config), len(tasks), mesh.size, hosts)
-    model = build(config["model"], tasks)
+    model = build(config["model"], tasks, mesh)
     state, shardings = abstract_state(model, config), state_shardings(model, config, mesh)
     # If each step draws one task, the one with the largest images needs the most memory.
     drawn = tasks if config["data"]["draw"] == "all" else (max(tasks, key=lambda task: task.scale),)

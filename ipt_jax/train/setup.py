@@ -136,7 +136,7 @@ def prepare(config: ConfigDict, workdir: str, force: bool = False) -> Setup:
     )
 
     # Model, step and validation.
-    model = build(run.config["model"], tasks)
+    model = build(run.config["model"], tasks, mesh)
     train_step = compile_step(model, run.config, mesh)
     validator = Validator(model, tasks, run.config, mesh, folder)
     return Setup(run, group, mesh, len(source), batches, model, train_step, validator)

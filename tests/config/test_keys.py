@@ -73,7 +73,7 @@ def test_choices_are_those_that_are_implemented():
     }
     for name, known in implemented.items():
         assert set(KEYS[name].allowed) == set(known), name
-    others = {"model.dtype", "data.draw", "loss.contrastive"}
+    others = {"model.dtype", "model.attention", "data.draw", "loss.contrastive"}
     assert {key.name for key in CHOICES} == others | set(implemented)
     assert all(metric in KEYS["evaluate.best"].help for metric in METRICS)
     for name in METRICS:
