@@ -12,9 +12,10 @@ from ipt_jax.messages import say
 from ipt_jax.tpu.estimate import UTILISATION
 
 DESCRIPTION = """Compiles the training step of `ipt pretrain` for a TPU slice, on a machine without
-one; the extra `tpu` installs the compiler. Prints the memory that the step needs on each chip, its
-FLOPs, its collectives and an estimated step time. If the step does not fit, the exit code is 1, and
-the report says by how much and which settings would fit. Compiling takes minutes."""
+one; the extra `tpu` installs the compiler. Prints the memory that the step needs on each chip, the
+bytes that it moves, its FLOPs, its collectives and an estimated step time. If the step does not
+fit, the exit code is 1, and the report says by how much and which settings would fit. Compiling
+takes minutes."""
 
 
 def add_parser(commands: Any) -> None:
@@ -59,6 +60,11 @@ def add_parser(commands: Any) -> None:
         help="the assumed share of a chip's peak, for the estimated step time "
         f"(default: {UTILISATION})",
     )
+    command.add_argument(
+        "--by-kind",
+        action="store_true",
+        help="also print HBM bytes, FLOP and time by the roofline for each part of the model",
+    )
     command.add_argument("--json", metavar="FILE", help="also write the report to this file")
     command.add_argument(
         "--hlo", metavar="FILE", help="also write the compiled program to this file"
@@ -77,7 +83,7 @@ def run_compile(options: argparse.Namespace) -> int:
     from ipt_jax import config
     from ipt_jax.config import checks, resolve
     from ipt_jax.tpu import chips
-    from ipt_jax.tpu.compile import compile_step_for, describe_report
+    from ipt_jax.tpu.compile import compile_step_for, describe_kinds, describe_report
 
     topology = chips.find_topology(options.topology, options.slices)
     if not 0 < options.utilisation <= 1:
@@ -97,6 +103,8 @@ def run_compile(options: argparse.Namespace) -> int:
     checks.check_batch(settings, len(settings.tasks), topology.chips, 1)
     report, program = compile_step_for(resolve.resolve(settings), topology, options.utilisation)
     say(describe_report(report))
+    if options.by_kind and report["traffic"] is not None:
+        say(describe_kinds(report))
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
     if options.hlo and program:

@@ -32,6 +32,7 @@ def check_config(config: ConfigDict) -> None:
         key.check(values[key.name])
     _check_model(config)
     _check_schedule(config)
+    profiled_steps(config.log.profile)
     _check_evaluation(config, tasks)
     _need(
         bool(config.finetune.lora_targets) or not config.finetune.lora_rank,
@@ -75,6 +76,22 @@ def _check_model(config: ConfigDict) -> None:
         "model.features",
         "at least 4 for the identity start",
     )
+
+
+def profiled_steps(text: str) -> range:
+    """Returns the steps that a value of `log.profile`, "FIRST:LAST" or "", stands for.
+
+    Raises:
+      ConfigError: the value is something else.
+    """
+    if not text:
+        return range(0)
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise ConfigError(
+            f"log.profile must be FIRST:LAST, two steps from 1 on, such as 100:110, not {text!r}"
+        )
+    return range(int(first), int(last) + 1)
 
 
 def _check_schedule(config: ConfigDict) -> None:

@@ -548,6 +548,13 @@ TABLE = (
         resume=True,
     ),
     Key("log.every", 50, "Steps between lines of the log.", _COUNT, resume=True),
+    Key(
+        "log.profile",
+        "",
+        "Steps of which a trace is written, FIRST:LAST, for TensorBoard's profile plug-in. Empty: "
+        "none.",
+        resume=True,
+    ),
     Key("log.tensorboard", True, "Whether TensorBoard events are written.", resume=True),
     Key(
         "log.stacks_after",

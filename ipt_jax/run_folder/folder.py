@@ -29,6 +29,9 @@ EVALUATION = "evaluation"
 # TensorBoard's event files.
 TENSORBOARD = "tensorboard"
 
+# Traces of steps, where TensorBoard's profile plug-in looks for them: one folder per trace.
+PROFILES = "tensorboard/plugins/profile"
+
 # Present while a process trains in the folder: see `lock.py`.
 LOCK = "lock"
 

@@ -54,21 +54,24 @@ def loss_fn(
     outputs, tokens = model.apply(
         {"params": params}, {name: pair["lq"] for name, pair in batch.items()}, shards
     )
-    metrics = {f"l1/{name}": losses.l1(outputs[name], pair["hq"]) for name, pair in batch.items()}
-    total = jnp.mean(jnp.stack(list(metrics.values())))
-    term = losses.contrastive(loss)
-    if term is not None:
-        size = loss["group"]
-        rows = len(next(iter(tokens.values())))
-        if rows % (shards * size):
-            raise ValueError(
-                f"{rows} rows a task on {shards} device(s) do not divide into groups of {size} "
-                "(loss.group)"
-            )
-        per_task = [term(t.reshape(-1, size, *t.shape[1:])) for t in tokens.values()]
-        metrics["contrastive"] = jnp.mean(jnp.stack(per_task))
-        total = total + loss["weight"] * metrics["contrastive"]
-    metrics["loss"] = total
+    # The scopes "losses" and "optimiser" name the operations in profiles and compiled programs, as
+    # flax's modules name those of the network.
+    with jax.named_scope("losses"):
+        metrics = {f"l1/{name}": losses.l1(outputs[name], p["hq"]) for name, p in batch.items()}
+        total = jnp.mean(jnp.stack(list(metrics.values())))
+        term = losses.contrastive(loss)
+        if term is not None:
+            size = loss["group"]
+            rows = len(next(iter(tokens.values())))
+            if rows % (shards * size):
+                raise ValueError(
+                    f"{rows} rows a task on {shards} device(s) do not divide into groups of {size} "
+                    "(loss.group)"
+                )
+            per_task = [term(t.reshape(-1, size, *t.shape[1:])) for t in tokens.values()]
+            metrics["contrastive"] = jnp.mean(jnp.stack(per_task))
+            total = total + loss["weight"] * metrics["contrastive"]
+        metrics["loss"] = total
     return total, metrics
 
 
@@ -122,11 +125,22 @@ def train_step(
     Returns:
       The new state, and the metrics of `loss_fn` with `lr`, `grad_norm` and the counters.
     """
-    settings = config["optim"]
-    transform = optim.direction(settings)
     params = {group: state.params[group] for group in groups_of(batch, state.params)}
     grads, metrics = gradients(model, params, batch, config, shards)
-    trained = trained_part(params, config)
+    with jax.named_scope("optimiser"):
+        return _apply_gradients(config, state, trained_part(params, config), grads, metrics)
+
+
+def _apply_gradients(
+    config: Mapping[str, Any],
+    state: TrainState,
+    trained: Params,
+    grads: Params,
+    metrics: dict[str, Array],
+) -> tuple[TrainState, dict[str, Array]]:
+    """Returns what `train_step` returns, from the gradients of the trained parameters."""
+    settings = config["optim"]
+    transform = optim.direction(settings)
     norm = optax.global_norm(grads)
     good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
     usual = state.usual_loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import re
 import time
 from typing import Any
@@ -19,8 +20,8 @@ from ipt_jax.model import build, flops
 from ipt_jax.step.state import abstract_state, state_shardings
 from ipt_jax.step.train_step import compile_step
 from ipt_jax.tasks import make_tasks
-from ipt_jax.tpu import estimate, hlo
-from ipt_jax.tpu.chips import GIB, Topology
+from ipt_jax.tpu import estimate, hlo, schedule, traffic
+from ipt_jax.tpu.chips import GIB, Chip, Topology
 from ipt_jax.versions import versions_of
 
 
@@ -28,6 +29,8 @@ def compile_step_for(
     config: dict[str, Any], topology: Topology, utilisation: float
 ) -> tuple[dict[str, Any], str]:
     """Compiles the training step of a config for TPU slices.
+
+    The log says what is done, and every half a minute how long it has taken so far.
 
     Args:
       config: a resolved config.
@@ -41,6 +44,13 @@ def compile_step_for(
       UserError: libtpu is missing, or the batch size does not divide by the chips.
       RunError: the compiler refuses the step for another reason than memory.
     """
+    with schedule.dumped() as dump:
+        return _compile_step_for(config, topology, utilisation, dump)
+
+
+def _compile_step_for(
+    config: dict[str, Any], topology: Topology, utilisation: float, dump: pathlib.Path
+) -> tuple[dict[str, Any], str]:
     try:
         mesh = devices.topology_mesh(topology.name, topology.slices)
     except ModuleNotFoundError:
@@ -71,10 +81,13 @@ def compile_step_for(
         samples,
     )
     began = time.perf_counter()
-    lowered = compile_step(model, config, mesh).lower(state, batch)
+    with log.waiting_for("the trace of the step"):
+        lowered = compile_step(model, config, mesh).lower(state, batch)
+    log.logger.info("traced in %.0f s; now the compiler", time.perf_counter() - began)
     text, memory, refused = "", None, ""
     try:
-        compiled = lowered.compile()
+        with log.waiting_for("the compiler"):
+            compiled = lowered.compile()
         text, memory = compiled.as_text() or "", compiled.memory_analysis()
     except jax.errors.JaxRuntimeError as error:
         refused = str(error)
@@ -104,7 +117,11 @@ def compile_step_for(
         "state": bytes_per_chip(state, shardings),
         "flop": flop,
         "flop_per_chip": flop / mesh.size,
+        "attention": attention_of(model.kernel),
         "collectives": program.summary(),
+        "traffic": count_traffic(text, topology.chip, schedule.read_bundles(dump))
+        if text
+        else None,
         "compile_s": seconds,
         "estimate": (
             estimate.estimate_step(flop, config["batch_size"], program, topology, utilisation)
@@ -122,6 +139,46 @@ def compile_step_for(
     return report, text
 
 
+def attention_of(kernel: Any) -> str:
+    """Returns the `model.attention` of a network's kernel: "plain", "fused" or "cudnn"."""
+    return {type(None): "plain", str: str(kernel)}.get(type(kernel), "fused")
+
+
+def count_traffic(text: str, chip: Chip, bundles: dict[str, int]) -> dict[str, Any]:
+    """Returns what one chip moves and computes in a step, counted in the text of a program.
+
+    Args:
+      text: the compiled program.
+      chip: its published figures are used for seconds.
+      bundles: from `schedule.read_bundles`.
+
+    Returns:
+      "hbm_bytes", "flop_run" of the products, "roofline_s" and "prefetch_s" (see
+      `traffic.roofline`), the table "kinds" of `traffic.by_kind`, and for each Pallas kernel
+      "name", "times", "bytes", "flop" and "bundles" (None if the compiler did not dump them).
+    """
+    operations = traffic.read_operations(text)
+    seconds, prefetches = traffic.roofline(operations, chip)
+    kernels = [one for one in operations if one.kind == traffic.KERNELS]
+    return {
+        "hbm_bytes": sum(one.bytes for one in operations),
+        "flop_run": sum(one.flop for one in operations),
+        "roofline_s": seconds,
+        "prefetch_s": prefetches,
+        "kinds": traffic.by_kind(operations, chip),
+        "kernels": [
+            {
+                "name": one.name,
+                "times": one.times,
+                "bytes": one.bytes,
+                "flop": one.flop,
+                "bundles": bundles.get(one.name),
+            }
+            for one in kernels
+        ],
+    }
+
+
 def bytes_per_chip(tree: Any, shardings: Any) -> int:
     """Returns the bytes that each chip holds of a tree of arrays with these shardings."""
     sizes = jax.tree.map(
@@ -135,8 +192,47 @@ def bytes_per_chip(tree: Any, shardings: Any) -> int:
 def describe_report(report: dict[str, Any]) -> str:
     """Returns a report of `compile_step_for` as text."""
     return "\n".join(
-        [*_describe_memory(report), *_describe_speed(report), *_describe_advice(report)]
+        [
+            *_describe_memory(report),
+            *_describe_traffic(report),
+            *_describe_speed(report),
+            *_describe_advice(report),
+        ]
     )
+
+
+def describe_kinds(report: dict[str, Any]) -> str:
+    """Returns the traffic of a report of `compile_step_for` by kind of operation, as a table."""
+    heading = (
+        f"{'kind':<20} {'HBM GB':>8} {'TFLOP':>8} {'roofline ms':>12} {'M cycles':>9} {'runs':>7}"
+    )
+    rows = [
+        f"{row['kind']:<20} {row['bytes'] / 1e9:>8.3f} {row['flop'] / 1e12:>8.3f} "
+        f"{1e3 * row['seconds']:>12.2f} {row['cycles'] / 1e6:>9.2f} {row['runs']:>7}"
+        for row in report["traffic"]["kinds"]
+    ]
+    return "\n".join([heading, *rows])
+
+
+def _describe_traffic(report: dict[str, Any]) -> list[str]:
+    found = report["traffic"]
+    if found is None:
+        return []
+    lines = [
+        f"HBM moved       {found['hbm_bytes'] / 1e9:.2f} GB a chip, counted in the program; "
+        f"FLOP run {found['flop_run'] / 1e12:.3f} T",
+        f"roofline        {1e3 * found['roofline_s']:.1f} ms, operation by operation at the "
+        f"published rates; prefetches beside them {1e3 * found['prefetch_s']:.1f} ms",
+    ]
+    for name in sorted({re.sub(r"[.\d]+$", "", one["name"]) for one in found["kernels"]}):
+        of_name = [one for one in found["kernels"] if one["name"].startswith(name)]
+        bundles = ", ".join(str(one["bundles"]) for one in of_name if one["bundles"])
+        lines.append(
+            f"kernel          {name}: {sum(one['times'] for one in of_name)} runs, "
+            f"{sum(one['bytes'] for one in of_name) / 1e9:.2f} GB"
+            + (f", bundles of the static schedule {bundles}" if bundles else "")
+        )
+    return lines
 
 
 def _describe_memory(report: dict[str, Any]) -> list[str]:
@@ -151,7 +247,7 @@ def _describe_memory(report: dict[str, Any]) -> list[str]:
         f"{report['tasks_per_step']} task(s) a step",
         f"model           {report['parameters'] / 1e6:.1f} M parameters, {report['dtype']}, "
         f"model.remat={report['remat']}, sharding={report['sharding']}, "
-        f"optim.accumulate={report['accumulate']}",
+        f"optim.accumulate={report['accumulate']}, attention {report['attention']}",
         f"HBM a chip      {hbm['needed'] / GIB:.2f} of {hbm['available'] / GIB:.2f} GiB{verdict}",
     ]
     if "arguments" in hbm:
@@ -185,7 +281,8 @@ def _describe_speed(report: dict[str, Any]) -> list[str]:
         if step["compiler_s"] is not None:
             lines.append(
                 "                the compiler's estimate of cycles gives "
-                f"{1e3 * step['compiler_s']:.1f} ms"
+                f"{1e3 * step['compiler_s']:.1f} ms: it counts the slots of instructions, and "
+                "neither the memory's rate nor kernels"
             )
         lines += [f"  assumed: {text}" for text in step["assumptions"]]
     return lines

@@ -84,20 +84,8 @@ def read_program(text: str) -> Program:
     Raises:
       ValueError: the text is no HLO module.
     """
-    computations, entry = _computations(text)
-    if not entry:
-        raise ValueError("no HLO module: there is no ENTRY computation")
-    times: dict[str, int] = {}
-    in_fusion: set[str] = set()
-    waiting = [(entry, 1, False)]
-    # A computation runs as often as the sum over all paths of calls that lead to it. There are few.
-    while waiting:
-        name, factor, fused = waiting.pop()
-        times[name] = times.get(name, 0) + factor
-        if fused:
-            in_fusion.add(name)
-        for callee, count, inside in _calls(computations, name):
-            waiting.append((callee, factor * count, fused or inside))
+    computations, entry = read_computations(text)
+    times, in_fusion = count_runs(computations, entry)
     found, cycles = [], 0
     spread: set[tuple[str, str]] = set()
     for name, factor in times.items():
@@ -116,8 +104,29 @@ def read_program(text: str) -> Program:
                     _collective(line, op, factor, scattered=name.startswith("all-reduce-scatter"))
                 )
             if name not in in_fusion:
-                cycles += factor * sum(int(n) for n in _CYCLES.findall(line))
+                cycles += factor * cycles_of(line)
     return Program(tuple(found), cycles)
+
+
+def cycles_of(line: str) -> int:
+    """Returns the compiler's estimate for one run of an instruction, 0 where there is none."""
+    return sum(int(number) for number in _CYCLES.findall(line))
+
+
+def count_runs(computations: dict[str, list[str]], entry: str) -> tuple[dict[str, int], set[str]]:
+    """Returns how often a step runs each computation, and the names of those inside fusions."""
+    times: dict[str, int] = {}
+    in_fusion: set[str] = set()
+    waiting = [(entry, 1, False)]
+    # A computation runs as often as the sum over all paths of calls that lead to it. There are few.
+    while waiting:
+        name, factor, fused = waiting.pop()
+        times[name] = times.get(name, 0) + factor
+        if fused:
+            in_fusion.add(name)
+        for callee, count, inside in _calls(computations, name):
+            waiting.append((callee, factor * count, fused or inside))
+    return times, in_fusion
 
 
 def shape_bytes(shape: str) -> int:
@@ -130,12 +139,20 @@ def shape_bytes(shape: str) -> int:
     if match is None:
         raise ValueError(f"{shape!r} is no shape")
     kind, sides = match.groups()
-    bits = _BITS[kind] if kind in _BITS else int(re.findall(r"\d+", kind)[0])
-    return math.prod(int(side) for side in sides.split(",") if side) * bits // 8
+    return math.prod(int(side) for side in sides.split(",") if side) * bits_of(kind) // 8
 
 
-def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-    """Returns the lines of each computation by its name, and the name of the entry computation."""
+def bits_of(kind: str) -> int:
+    """Returns the bits of an element of a kind such as "bf16"."""
+    return _BITS[kind] if kind in _BITS else int(re.findall(r"\d+", kind)[0])
+
+
+def read_computations(text: str) -> tuple[dict[str, list[str]], str]:
+    """Returns the lines of each computation by its name, and the name of the entry computation.
+
+    Raises:
+      ValueError: the text is no HLO module.
+    """
     found: dict[str, list[str]] = {}
     entry, lines = "", None
     for line in text.splitlines():
@@ -147,6 +164,8 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
             lines = None
         elif lines is not None:
             lines.append(line)
+    if not entry:
+        raise ValueError("no HLO module: there is no ENTRY computation")
     return found, entry
 
 

@@ -20,6 +20,8 @@ from ipt_jax.step import optim
 from ipt_jax.step.state import TrainState
 from ipt_jax.train import init_from
 from ipt_jax.train.best_checkpoint import BestCheckpoint
+from ipt_jax.train.goodput import Goodput
+from ipt_jax.train.profiler import Profiler
 from ipt_jax.train.reporter import StepReporter
 from ipt_jax.train.saved_state import StateSaver, first_state
 from ipt_jax.train.setup import Setup, prepare
@@ -58,6 +60,7 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
       CheckpointError: the storage does not work at the start, or later for several saves in a row.
       LockLost, RunError: the folder was taken or deleted; another fault while running.
     """
+    goodput = Goodput()
     setup = prepare(config, workdir, force)
     steps, save_every = setup.config["steps"], setup.config["checkpoint"]["every"]
     with StopSignals(setup.group) as stop, setup.opened() as (lock, checkpoints):
@@ -66,7 +69,7 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
         best, metrics_log = begin(setup, checkpoints, state, start)
         saver = StateSaver(checkpoints, setup.run, lock)
         state = saver.prove_storage(start, state)
-        reporter = StepReporter(setup.config, setup.images, setup.batches, metrics_log)
+        reporter = StepReporter(setup.config, setup.images, setup.batches, metrics_log, goodput)
 
         # The state saved at step i is the one before batch i is taken.
         step = start
@@ -74,6 +77,7 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
         with (
             Watchdog(setup.config["log"]["stacks_after"]) as watchdog,
             contextlib.closing(setup.items(start, given_up=stop.impatient)) as items,
+            contextlib.closing(Profiler(setup.config["log"]["profile"], setup.folder)) as profiler,
         ):
             while step < steps and not best.exhausted and not stop.requested(step):
                 lock.check(quick=True)
@@ -81,26 +85,34 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
                 if item is None:
                     # The data did not come in time after a signal; the loop's condition stops.
                     continue
-                state, metrics = setup.train_step(state, sharding.put_batch(item.batch, setup.mesh))
                 step += 1
+                with reporter.dispatching(item), profiler.annotated(step):
+                    batch = sharding.put_batch(item.batch, setup.mesh)
+                    state, metrics = setup.train_step(state, batch)
                 # This reads the metrics of the step before, while the new step runs.
                 reporter.step_dispatched(step, metrics, item)
+                profiler.step_dispatched(step, metrics)
                 watchdog.step_ended()
                 if step % save_every == 0 and step < steps:
-                    with reporter.paused():
+                    with reporter.paused("saving"):
                         saver.save(step, state)
                 if setup.validator.due(step) and step < steps:
-                    with reporter.paused():
+                    with reporter.paused("evaluating"):
                         scores = setup.validator(state, step, metrics_log)
-                        if best.add(step, scores):
-                            checkpoints.protect(step)
-                            if step % save_every:
+                    if best.add(step, scores):
+                        checkpoints.protect(step)
+                        if step % save_every:
+                            with reporter.paused("saving"):
                                 saver.save(step, state)
             reporter.finish()
-            saver.save_last(step, state)
+            with goodput.spent("saving"):
+                saver.save_last(step, state)
         done = Outcome(step, False, scores)
-        outcome = finish(setup, state, done, start, best, metrics_log, stop.anywhere)
+        with goodput.spent("evaluating"):
+            outcome = finish(setup, state, done, start, best, metrics_log, stop.anywhere)
     log_end(setup, outcome, best, stop.name)
+    if step > start:
+        logger.info("time of this run: %s", goodput)
     return outcome
 
 

@@ -17,6 +17,7 @@ from ipt_jax.log import logger
 from ipt_jax.messages import listed
 from ipt_jax.run_folder.metrics_log import MetricsLog
 from ipt_jax.train import progress
+from ipt_jax.train.goodput import Goodput
 
 # The number of unreadable images that are each named in the log.
 NAMED = 50
@@ -33,6 +34,7 @@ class StepReporter:
       images: the number of training images.
       batches: makes the batches; the names of a step's images come from it.
       metrics_log: takes the reports.
+      goodput: takes the time of everything but steps.
     """
 
     def __init__(
@@ -41,8 +43,12 @@ class StepReporter:
         images: int,
         batches: pipeline.Batches,
         metrics_log: MetricsLog,
+        goodput: Goodput,
     ):
         self._config, self._batches, self._log = config, batches, metrics_log
+        self._goodput = goodput
+        # The sets of tasks for which a step has been compiled.
+        self._compiled_for: set[frozenset[str]] = set()
         self._progress = progress.Progress(devices.is_main())
         self._clock = progress.Clock()
         # The step that runs, whose metrics have not been read.
@@ -65,17 +71,31 @@ class StepReporter:
           RunError: the data cannot be read.
         """
         try:
-            with self._clock:
+            with self._clock, self._goodput.spent("waiting"):
                 return next(items, None)
         except DataError as error:
             raise RunError(str(error)) from error
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Excludes the time of a block, which saves or evaluates, from the training time."""
+    def paused(self, kind: str) -> Iterator[None]:
+        """Excludes the time of a block from the training time; it counts as this kind."""
         began = time.perf_counter()
-        yield
+        with self._goodput.spent(kind):
+            yield
         self._clock.skip(time.perf_counter() - began)
+
+    @contextlib.contextmanager
+    def dispatching(self, item: pipeline.StreamItem) -> Iterator[None]:
+        """Counts the time of a block that starts a step as compiling, where it has to compile."""
+        tasks = frozenset(item.batch)
+        if tasks in self._compiled_for:
+            yield
+            return
+        if not self._compiled_for:
+            self._goodput.started()
+        with self._goodput.spent("compiling"):
+            yield
+        self._compiled_for.add(tasks)
 
     def step_dispatched(
         self, step: int, metrics: dict[str, jax.Array], item: pipeline.StreamItem
@@ -157,6 +177,7 @@ class StepReporter:
             "samples_per_s": rate * self._config["batch_size"],
             "wait": wait,
             "bad_pictures": float(len(self._unreadable)),
+            **self._goodput.shares(),
         }
         self._log.write(step, means)
         self._progress.show(self._line(step, means))

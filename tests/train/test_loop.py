@@ -11,6 +11,7 @@ import signal
 import subprocess
 
 import cv2
+import jax
 import numpy as np
 import pytest
 import small
@@ -37,7 +38,11 @@ def straight(photographs, tmp_path_factory):
     """An uninterrupted run of 40 steps with evaluations."""
     workdir = tmp_path_factory.mktemp("straight")
     outcome = pretrain(
-        config(photographs, evaluate={"every": 20, "pictures": 2, "batch": 4, "overlap": 4}),
+        config(
+            photographs,
+            evaluate={"every": 20, "pictures": 2, "batch": 4, "overlap": 4},
+            log={"profile": "12:14"},
+        ),
         str(workdir),
     )
     return workdir, outcome
@@ -83,6 +88,29 @@ def test_a_run_leaves_what_the_readme_says(straight):
     assert picture is not None and picture.shape[0] > 2 * 90
     assert "denoise50" in (workdir / "evaluation" / "00000040.txt").read_text()
     assert list((workdir / "tensorboard").glob("events*"))
+
+
+def test_the_log_has_what_the_time_was_spent_on(straight):
+    steps = [line for line in lines(straight[0]) if "loss" in line]
+    kinds = ("steps", "waiting", "saving", "evaluating", "compiling", "starting")
+    shares = [{kind: line[f"time/{kind}"] for kind in kinds} for line in steps]
+    assert all(sum(one.values()) == pytest.approx(1) for one in shares)
+    # The first report comes before the first evaluation, and after one compilation.
+    assert shares[0]["evaluating"] == 0 < shares[-1]["evaluating"]
+    assert shares[0]["compiling"] > shares[-1]["compiling"] > 0.01
+    assert all(one["steps"] > 0 and one["starting"] > 0 for one in shares)
+
+
+def test_a_trace_of_the_steps_that_log_profile_names(straight):
+    folder = straight[0] / "tensorboard" / "plugins" / "profile"
+    assert [path.name for path in folder.iterdir()] == ["steps-12-14"]
+    (trace,) = (folder / "steps-12-14").glob("*.xplane.pb")
+    planes = {
+        plane.name: [(line.name, [e.name for e in line.events]) for line in plane.lines]
+        for plane in jax.profiler.ProfileData.from_file(str(trace)).planes
+    }
+    names = [name for lines in planes.values() for _, events in lines for name in events]
+    assert names.count("train") == 3
 
 
 def test_the_loss_of_a_run_falls(straight):
