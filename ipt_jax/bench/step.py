@@ -17,6 +17,7 @@ from ipt_jax.data.crops import empty_pair
 from ipt_jax.distributed import devices, sharding
 from ipt_jax.errors import ConfigError
 from ipt_jax.model import build, flops
+from ipt_jax.model.ipt import kernel_name
 from ipt_jax.model.layers import precision
 from ipt_jax.step.state import init_state, state_shardings
 from ipt_jax.step.train_step import compile_step
@@ -84,6 +85,7 @@ def measure_model(config: dict[str, Any], what: str, calls: int) -> dict[str, An
         "devices": mesh.size,
         "dtype": config["model"]["dtype"],
         "remat": config["model"]["remat"],
+        "attention": kernel_name(model.kernel),
         "sharding": config["sharding"],
         "tasks": len(drawn),
         "batch": config["batch_size"],

@@ -1,4 +1,4 @@
-"""`ipt bench step|forward|data|restore`: measure the speed on this machine.
+"""`ipt bench step|forward|attention|data|restore`: measure the speed on this machine.
 
 Every command prints a table, and one JSON object as its last line.
 """
@@ -24,6 +24,9 @@ from ipt_jax.messages import say
 MODEL = """Prints medians over the timed calls: samples/s, TFLOP/s by formula (model/flops.py), and
 the share of the rate that a plain matrix product of the same dtype reaches on the same devices.
 Prints one JSON object last."""
+ATTENTION = """Times attention with its projections, forward and backward, in the three forms of
+the body, with each kernel that can run on this device (see model.attention), and compares values
+and gradients with plain attention in float32. Prints one JSON object last."""
 DATA = """Measures the input pipeline of a config: samples per CPU second of one core; the
 milliseconds in which an image is read, decoded, cropped, degraded, put into a batch and copied from
 a worker process; and samples/s for different numbers of worker processes. Prints one JSON object
@@ -37,6 +40,7 @@ def add_parser(commands: Any) -> None:
     """Adds the commands of the group `ipt bench`."""
     _add_model(commands, "step", "the training step")
     _add_model(commands, "forward", "the network without gradients")
+    _add_attention(commands)
     _add_data(commands)
     _add_restore(commands)
 
@@ -70,6 +74,26 @@ def _add_model(commands: Any, name: str, what: str) -> None:
     )
     _add_json(command)
     command.set_defaults(run=run_model, what=name)
+
+
+def _add_attention(commands: Any) -> None:
+    command = commands.add_parser(
+        "attention", allow_abbrev=False, help="time and check attention", description=ATTENTION
+    )
+    command.add_argument("--config", required=True, metavar="FILE", help="a config file")
+    command.add_argument(
+        "--samples", type=int, default=24, metavar="N", help="images in a call (default: 24)"
+    )
+    command.add_argument(
+        "--calls", type=int, default=10, metavar="N", help="timed calls (default: 10)"
+    )
+    command.add_argument(
+        "--interpret",
+        action="store_true",
+        help="run the fused kernel in an interpreter on any device, to check its numbers; slow",
+    )
+    _add_json(command)
+    command.set_defaults(run=run_attention)
 
 
 def _add_data(commands: Any) -> None:
@@ -132,6 +156,26 @@ def run_model(options: argparse.Namespace) -> int:
     settings = config.load(options.config, [*options.overrides, *overrides])
     found = step.measure_model(resolve.resolve(settings), options.what, max(1, options.calls))
     _print_table(found)
+    _print_json(found, options.json)
+    return 0
+
+
+def run_attention(options: argparse.Namespace) -> int:
+    """Runs `ipt bench attention`.
+
+    Raises:
+      UserError: an invalid config or number.
+    """
+    from ipt_jax import config
+    from ipt_jax.bench import attention
+    from ipt_jax.config import resolve
+
+    for flag in ("samples", "calls"):
+        if getattr(options, flag) < 1:
+            raise UserError(f"--{flag} {getattr(options, flag)}: it must be 1 or more")
+    settings = resolve.resolve(config.load(options.config, options.overrides))
+    found = attention.measure_attention(settings, options.samples, options.calls, options.interpret)
+    say(attention.describe_attention(found))
     _print_json(found, options.json)
     return 0
 

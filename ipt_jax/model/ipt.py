@@ -252,3 +252,10 @@ def choose_kernel(
             f"model.attention={wanted} needs {', and '.join(reasons)}; use auto or plain"
         )
     return fused if wanted == "fused" else wanted
+
+
+def kernel_name(kernel: FusedAttention | str | None) -> str:
+    """Returns the `model.attention` that chooses a kernel: "plain", "fused" or "cudnn"."""
+    if kernel is None:
+        return "plain"
+    return "fused" if isinstance(kernel, FusedAttention) else kernel

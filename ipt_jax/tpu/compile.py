@@ -17,6 +17,7 @@ from ipt_jax.data.crops import empty_pair
 from ipt_jax.distributed import devices
 from ipt_jax.errors import RunError, UserError
 from ipt_jax.model import build, flops
+from ipt_jax.model.ipt import kernel_name
 from ipt_jax.step.state import abstract_state, state_shardings
 from ipt_jax.step.train_step import compile_step
 from ipt_jax.tasks import make_tasks
@@ -117,7 +118,7 @@ def _compile_step_for(
         "state": bytes_per_chip(state, shardings),
         "flop": flop,
         "flop_per_chip": flop / mesh.size,
-        "attention": attention_of(model.kernel),
+        "attention": kernel_name(model.kernel),
         "collectives": program.summary(),
         "traffic": count_traffic(text, topology.chip, schedule.read_bundles(dump))
         if text
@@ -137,11 +138,6 @@ def _compile_step_for(
         report["advice"] = estimate.advise(report, gradients, unit)
         report["compiler"] = re.sub(r"\s+", " ", refused)[:2000]
     return report, text
-
-
-def attention_of(kernel: Any) -> str:
-    """Returns the `model.attention` of a network's kernel: "plain", "fused" or "cudnn"."""
-    return {type(None): "plain", str: str(kernel)}.get(type(kernel), "fused")
 
 
 def count_traffic(text: str, chip: Chip, bundles: dict[str, int]) -> dict[str, Any]:

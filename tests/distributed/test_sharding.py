@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import jax
 import numpy as np
 import optax
@@ -125,6 +127,19 @@ def test_only_parameters_and_gradients_move(runs):
     gathers = [c for c in program.collectives if c.kind == "all-gather"]
     # The gathers are in the loop over the encoder's two layers, not before it.
     assert any(c.times == 2 for c in gathers)
+
+
+def test_parameters_travel_in_the_dtype_of_the_computation():
+    """A CPU's compiler turns bfloat16 into float32, so this reads the program before it."""
+    config = small.config("sharding=fsdp", "model.dtype=bfloat16")
+    mesh, model = devices.make_mesh(DEVICES), small.model(config)
+    state = state_module.abstract_state(model, config)
+    lowered = step.compile_step(model, config, mesh).lower(state, small.batch(NAMES, 16))
+    text = lowered.as_text()
+    # A gather is a constraint to whole arrays, of what was cast while it was in pieces.
+    held = re.findall(r"sdy.sharding_constraint .* : tensor<([\dx]+)(\w+)>", text)
+    qkv = [kind for shape, kind in held if shape == "64x192x"]
+    assert qkv and set(qkv) == {"bf16"}, held
 
 
 @pytest.mark.parametrize("saved, wanted", [("data", "fsdp"), ("fsdp", "data")])

@@ -422,3 +422,18 @@ def test_onnx_names_the_missing_package(model, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(WeightsError, match=r"pip install 'ipt_jax\[onnx\]'"):
         export_weights(model.only(["sr2"]), tmp_path / "x.onnx", "onnx")
+
+
+@pytest.mark.parametrize("task", ["sr2", "denoise50"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_fault_in_any_task_and_number_of_patches_is_found(run, task, count):
+    restorer = ipt_jax.load(str(run))
+
+    def faulty(given, name):
+        found = np.array(restorer.apply(given, name))
+        if name == task and len(given) == count:
+            found[0, 0, 0, 0] += 0.1 * np.abs(found).max()
+        return found
+
+    assert 0.05 < check.largest_difference(restorer, faulty) < 0.2
+    assert check.largest_difference(restorer, restorer.apply) == 0

@@ -177,6 +177,19 @@ def test_merged_weights_give_the_same_tokens_and_pictures(with_lora):
         np.testing.assert_allclose(out, inside[name], atol=1e-5 * np.abs(out).max())
 
 
+def test_adapters_of_equal_shapes_start_apart():
+    config = small.config("finetune.lora_rank=2")
+    adapters = add_adapters(small.model(config).init_params(0), config)["lora"]
+    starts: dict = {}
+    for path, leaf in trees.paths(adapters):
+        if path[-1] == "a":
+            starts.setdefault(leaf.shape, []).append(np.asarray(leaf))
+    assert any(len(same) > 1 for same in starts.values())
+    for same in starts.values():
+        for i, one in enumerate(same):
+            assert all(np.abs(one - other).max() > 0.01 for other in same[:i])
+
+
 def test_muon_moves_the_factors_of_adapters_by_orthogonal_steps():
     config = small.config(
         *LORA,

@@ -1,10 +1,12 @@
-"""The schedules of the learning rate."""
+"""The schedules of the learning rate, and the optimisers' settings."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import small
 
+from ipt_jax.config.loading import complete
 from ipt_jax.step import optim
 
 
@@ -50,3 +52,24 @@ def test_schedules_end():
     ends = {name: optim.last_step({**base, "schedule": name}) for name in optim.SCHEDULES}
     assert ends == {"cosine": 300, "step": 300, "constant": None, "wsd": None}
     assert optim.last_step({**base, "schedule": "wsd", "decay_start": 100}) == 164
+
+
+@pytest.mark.parametrize("changes", [{}, {"b1": 0.5}, {"b2": 0.9}, {"eps": 0.1}])
+@pytest.mark.parametrize("name", ["adam", "muon"])
+def test_adam_by_its_formula(name, changes):
+    """A vector, which is Adam's under Muon, too, where its momentum is Nesterov's."""
+    settings = complete({"optim": {"name": name, **changes}}).optim
+    b1, b2, eps = settings.b1, settings.b2, settings.eps
+    transform = optim.direction(settings)
+    params = {"bias": np.zeros(3, np.float32)}
+    state, m, v = transform.init(params), np.zeros(3), np.zeros(3)
+    for step, gradient in enumerate([[1.0, -2.0, 0.5], [3.0, 1.0, -0.5]], 1):
+        g = np.array(gradient)
+        found, state = transform.update({"bias": g.astype(np.float32)}, state, params)
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        momentum = m / (1 - b1**step)
+        if name == "muon":
+            # Dozat, 2016, with the correction of the next step's momentum.
+            momentum = b1 * m / (1 - b1 ** (step + 1)) + (1 - b1) * g / (1 - b1**step)
+        expected = momentum / (np.sqrt(v / (1 - b2**step)) + eps)
+        np.testing.assert_allclose(found["bias"], expected, rtol=2e-5)

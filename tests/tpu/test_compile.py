@@ -159,6 +159,14 @@ def test_advice_says_what_fits_and_about_how_much_it_needs():
     assert not any("fsdp" in line for line in lines)
 
 
+def test_advice_for_a_step_of_micro_batches():
+    # 3 GiB are constant, and each of the 24 samples of a micro-batch takes 1. 13 fit, of which 12
+    # are a multiple, in each of two micro-batches.
+    lines = estimate.advise(report(27, accumulate=2), GIB, 12)
+    assert lines[0] == "--batch-per-chip=24: about 15.0 of 16.00 GiB"
+    assert any(line.startswith("--config.optim.accumulate=4: about 15.0") for line in lines)
+
+
 def test_advice_where_the_state_is_the_trouble():
     lines = estimate.advise(report(40, state=17 * GIB), 4 * GIB, 12)
     assert lines == ["--config.sharding=fsdp: splits the state, which takes 17.0 GiB on every chip"]

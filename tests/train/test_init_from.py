@@ -109,8 +109,11 @@ def test_new_ends_are_copied_or_started_by_name(weights):
             )
         )
     assert {line.fate for line in lines if "jpeg10" in line.part} == {"copied from denoise50"}
-    # With another scale, everything but the tail is copied.
-    _, params, lines = assemble(weights, [JPEG], "sr2")
+    # With another scale, everything but the tail is copied, and the source keeps its own.
+    before = ipt_jax.load(str(weights)).params
+    found, params, lines = assemble(weights, [JPEG], "sr2")
+    jax.tree.map(np.testing.assert_array_equal, found.params, before)
+    assert "up0" in found.params["task_sr2"]["tail"] and "up0" not in params["task_jpeg10"]["tail"]
     fates = {line.part: line.fate for line in lines}
     assert (
         fates["task_jpeg10/head"] == "copied from sr2"

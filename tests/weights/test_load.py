@@ -231,3 +231,26 @@ def test_weights_of_another_model_are_listed(folder, tmp_path):
         and "task_denoise50.embedding: unexpected" in text
     )
     assert "body.encoder.feed_forward.in.kernel: [2, 64, 32], not [2, 64, 40]" in text
+
+
+class Overshoots(Copies):
+    """A network that doubles values for denoise50 and halves them for sr2."""
+
+    def bind(self, task):
+        copy = super().bind(task)
+        return lambda tiles: copy(tiles) * (2.0 if task == "denoise50" else 0.5)
+
+
+@pytest.mark.parametrize("how", ["whole", "strips"])
+def test_values_are_clipped_between_two_tasks(restorer, how):
+    """200 becomes 400, then 255 as in a file, then 127.5; unclipped it would be 200 again."""
+    made = Overshoots(restorer.model, restorer.params, restorer.tasks, {})
+    image = np.full((20, 30, 3), 200, np.float32)
+    tasks = ["denoise50", "sr2"]
+    if how == "whole":
+        out = made.restore(image, tasks, overlap=4)
+    else:
+        rows = made.restore_strips(lambda a, b: image[a:b], 20, 30, tasks, overlap=4)
+        out = np.concatenate(list(rows))
+    assert out.shape == (40, 60, 3)
+    np.testing.assert_allclose(out, 127.5, atol=1e-3)

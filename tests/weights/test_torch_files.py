@@ -159,6 +159,7 @@ def test_round_trips_are_bit_identical(tmp_path):
     [
         lambda s: {"state_dict": s, "epoch": 3},
         lambda s: {"params": {}, "params_ema": s},
+        lambda s: {"params": {k: 0 * v for k, v in s.items()}, "params_ema": s},
         lambda s: {"params": s},
         lambda s: {"model": {"module." + k: v for k, v in s.items()}},
         lambda s: {"net_g": s, "net_d": {"a.weight": torch.zeros(3)}},

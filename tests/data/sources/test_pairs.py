@@ -185,3 +185,40 @@ def test_a_pair_that_is_no_regular_file_gives_way_to_another(tmp_path):
     )
     item = batches(0)
     assert set(item.replaced) == {"p1: it is a named pipe, not a regular file"}
+
+
+def test_the_fingerprint_is_of_both_images_of_a_pair(tmp_path):
+    """A file of the same size with other bytes in its middle is other data."""
+    folder = make_pairs(tmp_path / "pairs", scale=2)
+    before = Pairs(folder).fingerprint()
+    assert Pairs(folder).fingerprint() == before
+    for name in ("target/p2.png", "input/p1.png"):
+        file = folder / name
+        whole = file.read_bytes()
+        middle = len(whole) // 2
+        file.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+        assert Pairs(folder).fingerprint() != before, name
+        file.write_bytes(whole)
+    assert Pairs(folder).fingerprint() == before
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_held_out_crops_of_both_images_show_the_same_place(tmp_path, scale):
+    """The centre of an image of odd sides does not begin at a multiple of the scale."""
+    folder = make_pairs(tmp_path, scale=scale, size=(33, 37))
+    config = configs.complete(
+        {
+            "model": small.MODEL,
+            "tasks": [{"name": "mine", "degradation": "pairs"}],
+            "batch_size": 8,
+            "data": {"source": "pairs", "dir": str(folder), "held_out": 2},
+        }
+    )
+    config, _ = data_module.open_data(config)
+    for size in (scale * 7, scale * 10):
+        images = held_out(resolve.resolve(config), 2, size)
+        assert len(images) == 2
+        for i, image in enumerate(images):
+            assert image.lq is not None and image.hq.shape == (size, size, 3)
+            enlarged = image.lq.repeat(scale, 0).repeat(scale, 1)
+            assert np.array_equal(image.hq, enlarged + np.uint8(i + 3))

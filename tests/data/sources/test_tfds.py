@@ -93,6 +93,10 @@ def test_reads_part_of_a_split(tmp_path):
     assert [open_source(config)[i] for i in range(7)] == PICTURES[:7]
     assert [open_source(config, "eval")[i] for i in range(3)] == PICTURES[7:]
     assert open_source(config, "eval").name(0) == "tiny/train[7] (7.png)"
+    # Held-out images are the last of the part.
+    config |= {"split": "train[2:8]"}
+    assert [open_source(config)[i] for i in range(3)] == PICTURES[2:5]
+    assert [open_source(config, "eval")[i] for i in range(3)] == PICTURES[5:8]
     with pytest.raises(DataError, match=r"held_out=10 .* tiny/1.0.0, split train has 10 images"):
         Tfds("tiny", "train", tmp_path, "train", 10)
 
