@@ -322,6 +322,33 @@ def test_what_does_not_fit_says_by_how_much_and_what_would(libtpu, tmp_path):
     )
 
 
+# Three minutes of an idle machine.
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_step_on_one_chip_is_bound_by_products(libtpu, tmp_path):
+    """Two layers of each stack: bytes, memory and fills of the fused step stay within bounds."""
+    code, found, said = ipt_compile(
+        tmp_path,
+        "--config=configs/pretrain_imagenet.py:1",
+        "--topology=v5e:1x1",
+        "--config.tasks=denoise30",
+        "--config.model.encoder_layers=2",
+        "--config.model.decoder_layers=2",
+        "--by-kind",
+    )
+    assert code == 0, said
+    traffic = found["traffic"]
+    # libtpu 0.0.52: 3.10 GB, 1.055 TFLOP, 0.53 GiB. Plain attention needs 7.7 GB.
+    assert 2.5e9 < traffic["hbm_bytes"] < 3.3e9 and 0.9e12 < traffic["flop_run"] < 1.1e12
+    assert found["hbm"]["temporary"] < 0.6 * GIB
+    kinds = {row["kind"]: row for row in traffic["kinds"]}
+    # What is left are the sums of the gradients of encoder and decoder.
+    assert kinds["fills"]["bytes"] < 0.07e9
+    assert found["attention"] == "fused" and len(traffic["kernels"]) == 6
+    assert all(one["times"] == 2 and 2000 < one["bundles"] < 9000 for one in traffic["kernels"])
+    assert "HBM moved" in said and "feed-forward" in said
+
+
 @pytest.mark.slow
 def test_several_slices_can_be_described(libtpu):
     script = (

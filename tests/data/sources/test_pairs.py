@@ -218,7 +218,7 @@ def test_held_out_crops_of_both_images_show_the_same_place(tmp_path, scale):
     for size in (scale * 7, scale * 10):
         images = held_out(resolve.resolve(config), 2, size)
         assert len(images) == 2
-        for i, image in enumerate(images):
+        for image in images:
             assert image.lq is not None and image.hq.shape == (size, size, 3)
             enlarged = image.lq.repeat(scale, 0).repeat(scale, 1)
-            assert np.array_equal(image.hq, enlarged + np.uint8(i + 3))
+            assert np.array_equal(image.hq, enlarged + np.uint8(int(image.name[1:]) + 1))
