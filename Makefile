@@ -8,6 +8,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/demo
 WORKERS ?= 2
+# Benchmark sets and suites for tests that need them, where they lie beside the clone.
+export IPT_TEST_DATA ?= $(wildcard $(abspath ..)/shared/data)
 
 .PHONY: demo test lint soak slow clean
 
