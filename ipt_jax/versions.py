@@ -24,6 +24,14 @@ _RESULTS_DEPEND_ON = (
 )
 
 
+def install(extra: str) -> str:
+    """Returns the command that installs an extra of this package, for messages."""
+    from_clone = f"pip install -e '.[{extra}]'"
+    if not ADDRESS:
+        return f"{from_clone} in a clone of this package"
+    return f"pip install 'ipt_jax[{extra}]' (from a clone: {from_clone})"
+
+
 @functools.cache
 def versions() -> dict[str, str]:
     """Returns the versions of this package, Python and the packages that results depend on."""

@@ -40,7 +40,7 @@ def test_without_gradio_the_message_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert (
         main(["serve", "--weights", "x"]) == 2
-        and "pip install 'ipt_jax[serve]'" in capsys.readouterr().err
+        and "pip install -e '.[serve]'" in capsys.readouterr().err
     )
 
 

@@ -12,8 +12,8 @@ from ipt_jax.messages import say
 from ipt_jax.tpu.estimate import UTILISATION
 
 DESCRIPTION = """Compiles the training step of `ipt pretrain` for a TPU slice, on a machine without
-one; the extra `tpu` installs the compiler. Prints the memory that the step needs on each chip, the
-bytes that it moves, its FLOPs, its collectives and an estimated step time. If the step does not
+one; the extra `compile` installs the compiler. Prints the memory that the step needs on each chip,
+the bytes that it moves, its FLOPs, its collectives and an estimated step time. If the step does not
 fit, the exit code is 1, and the report says by how much and which settings would fit. Compiling
 takes minutes."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ipt_jax.cli.flags import add_out_flag
 from ipt_jax.messages import say
+from ipt_jax.versions import install
 
 # Side in pixels of the largest crop: four times the paper's tile of 48.
 CROP = 192
@@ -38,8 +39,8 @@ def _add_prepare(commands: Any) -> None:
         allow_abbrev=False,
         help="convert ImageNet's two archives to a TFDS array_record set",
         description="Builds TFDS's imagenet2012 in array_record format from "
-        "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar. Building needs TensorFlow: pip "
-        'install "ipt_jax[prepare]". Reading the set does not.',
+        "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar. Building needs TensorFlow: "
+        f"{install('prepare')}. Reading the set does not.",
     )
     imagenet.add_argument(
         "--manual-dir", required=True, metavar="DIR", help="the folder that holds the archives"

@@ -15,8 +15,9 @@ import shutil
 import sys
 from typing import Any
 
+from ipt_jax.errors import UserError
 from ipt_jax.messages import say
-from ipt_jax.versions import versions, versions_of
+from ipt_jax.versions import install, versions, versions_of
 
 SHOWN = (
     "JAX_PLATFORMS",
@@ -29,8 +30,8 @@ SHOWN = (
 OPTIONAL = {
     "tensorflow": ("tensorflow", "ipt data prepare imagenet2012", "prepare"),
     "torch": ("torch", "the authors' .pt files", "torch"),
-    "libtpu": ("libtpu", "TPUs, and ipt compile without one", "tpu"),
-    "jax_cuda13_plugin": ("jax-cuda13-plugin", "NVIDIA GPUs", "cuda"),
+    "libtpu": ("libtpu", "ipt compile", "compile"),
+    "jax_cuda13_plugin": ("jax-cuda13-plugin", "NVIDIA GPUs", "cuda13"),
     "onnx": ("onnx", "ipt export --format onnx", "onnx"),
     "gradio": ("gradio", "ipt serve", "serve"),
     "skimage": ("scikit-image", "configs/demo.py", "demo"),
@@ -89,6 +90,8 @@ def devices(wrong: list[str]) -> dict[str, str]:
     """
     import jax
 
+    from ipt_jax.distributed.devices import check_accelerator
+
     try:
         found = jax.devices()
     except RuntimeError as error:
@@ -99,13 +102,11 @@ def devices(wrong: list[str]) -> dict[str, str]:
     limit = (found[0].memory_stats() or {}).get("bytes_limit")
     if limit:
         rows["memory a device"] = f"{limit / GB:.1f} GB"
-    if found[0].platform == "cpu" and os.environ.get("JAX_PLATFORMS", "") in ("", "cuda"):
-        if pathlib.Path("/dev/nvidiactl").exists():
-            wrong.append(
-                "there is an NVIDIA GPU that jax does not use: pip install 'ipt_jax[cuda]'"
-            )
-        if any(pathlib.Path("/dev").glob("accel[0-9]*")):
-            wrong.append("there is a TPU that jax does not use: pip install 'ipt_jax[tpu]'")
+    if os.environ.get("JAX_PLATFORMS", "") in ("", "cuda"):
+        try:
+            check_accelerator()
+        except UserError as error:
+            wrong.append(str(error))
     return rows
 
 
@@ -169,7 +170,7 @@ def optional() -> dict[str, str]:
     rows = {}
     for module, (package, use, extra) in OPTIONAL.items():
         if importlib.util.find_spec(module) is None:
-            rows[package] = f"no (for {use}: pip install 'ipt_jax[{extra}]')"
+            rows[package] = f"no (for {use}: {install(extra)})"
         else:
             # TensorFlow may be installed as tensorflow-cpu.
             found = versions_of(package, f"{package}-cpu")

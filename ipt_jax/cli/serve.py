@@ -7,12 +7,13 @@ from typing import Any
 
 from ipt_jax.cli.flags import add_weights_flags, load_weights
 from ipt_jax.errors import UserError
+from ipt_jax.versions import install
 
 DESCRIPTION = (
     "Starts a page on this machine: drop an image, choose a task, compare the image before and "
     "after with a slider, and download the result. One image is restored at a time. The page "
     "listens on 127.0.0.1; other machines can only reach it with another --host, and there is no "
-    "password. This command needs gradio: pip install 'ipt_jax[serve]'."
+    f"password. This command needs gradio: {install('serve')}."
 )
 
 
@@ -55,7 +56,7 @@ def serve(options: argparse.Namespace) -> int:
     try:
         import gradio  # noqa: F401
     except ImportError:
-        raise UserError("ipt serve needs gradio: pip install 'ipt_jax[serve]'") from None
+        raise UserError(f"ipt serve needs gradio: {install('serve')}") from None
     from ipt_jax.serve import serve_until_interrupted
 
     if not options.max_megapixels > 0:

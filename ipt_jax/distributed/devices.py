@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +16,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh
 
 from ipt_jax.distributed.sharding import DATA, replicated, split
+from ipt_jax.errors import UserError
+from ipt_jax.versions import versions_of
 
 
 def make_mesh(count: int = 0) -> Mesh:
@@ -117,6 +121,52 @@ def topology_mesh(name: str, slices: int = 1) -> Mesh:
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(f"libtpu does not know {name!r} x {slices}: {error}") from error
     return mesh_of(devices)
+
+
+# PCI devices that are TPUs of v2 to v6e (jax/_src/hardware_utils.py). Google's network cards have
+# the same vendor.
+_TPU_VENDOR = "0x1ae0"
+_TPU_DEVICES = ("0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f")
+
+
+def unused_accelerator(root: str = "/") -> str:
+    """Returns "TPU" or "NVIDIA GPU" if this machine has one that jax does not use, else "".
+
+    Args:
+      root: the folder that has `dev` and `sys`.
+    """
+    if jax.default_backend() != "cpu":
+        return ""
+    if pathlib.Path(root, "dev/nvidiactl").exists():
+        return "NVIDIA GPU"
+    for device in pathlib.Path(root, "sys/bus/pci/devices").glob("*"):
+        with contextlib.suppress(OSError):
+            vendor, kind = ((device / part).read_text().strip() for part in ("vendor", "device"))
+            if vendor == _TPU_VENDOR and kind in _TPU_DEVICES:
+                return "TPU"
+    return ""
+
+
+def check_accelerator(root: str = "/") -> str:
+    """Returns a sentence that names the devices that jax uses; `root` as above.
+
+    Raises:
+      UserError: this machine has an accelerator that jax does not use, because its plug-in is
+        missing or has another version than jax; the message says what to install.
+    """
+    unused = unused_accelerator(root)
+    if not unused:
+        found = jax.devices()
+        return f"jax {jax.__version__} uses {len(found)} x {found[0].device_kind}"
+    plugins = ("libtpu",) if unused == "TPU" else ("jax-cuda13-plugin", "jax-cuda12-plugin")
+    installed = versions_of(*plugins)
+    extra = "tpu" if unused == "TPU" else "cuda12" if "jax-cuda12-plugin" in installed else "cuda13"
+    there = ", ".join(f"{name} {version}" for name, version in installed.items()) or "not installed"
+    raise UserError(
+        f"jax {jax.__version__} does not use this machine's {unused}; its plug-in is {there}. "
+        f"Install both in one version, and restart Python: pip install -U "
+        f"'jax[{extra}]=={jax.__version__}'"
+    )
 
 
 def peak_memory() -> int:

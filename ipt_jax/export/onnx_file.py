@@ -10,7 +10,7 @@ import numpy as np
 from ipt_jax.errors import WeightsError
 from ipt_jax.export.parity import Run
 from ipt_jax.restore.restorer import Restorer
-from ipt_jax.versions import __version__
+from ipt_jax.versions import __version__, install
 
 
 def write_onnx(restorer: Restorer, path: Path, dtype: str) -> Run:
@@ -31,9 +31,7 @@ def write_onnx(restorer: Restorer, path: Path, dtype: str) -> Run:
         # The import shows whether the package is there before anything is written.
         import onnxruntime  # noqa: F401
     except ImportError as error:
-        raise WeightsError(
-            f"--format onnx needs {error.name}: pip install 'ipt_jax[onnx]'"
-        ) from None
+        raise WeightsError(f"--format onnx needs {error.name}: {install('onnx')}") from None
     from ipt_jax.export.onnx_graph import build_graph
 
     (task,) = restorer.tasks.values()

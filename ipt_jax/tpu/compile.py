@@ -23,7 +23,7 @@ from ipt_jax.step.train_step import compile_step
 from ipt_jax.tasks import make_tasks
 from ipt_jax.tpu import estimate, hlo, schedule, traffic
 from ipt_jax.tpu.chips import GIB, Chip, Topology
-from ipt_jax.versions import versions_of
+from ipt_jax.versions import install, versions_of
 
 
 def compile_step_for(
@@ -56,7 +56,7 @@ def _compile_step_for(
         mesh = devices.topology_mesh(topology.name, topology.slices)
     except ModuleNotFoundError:
         raise UserError(
-            "ipt compile needs libtpu, the TPU compiler: pip install 'ipt_jax[tpu]'"
+            f"ipt compile needs libtpu, the TPU compiler: {install('compile')}"
         ) from None
     except ValueError as error:
         raise UserError(str(error)) from None

@@ -17,7 +17,7 @@ from ipt_jax.errors import WeightsError
 from ipt_jax.messages import listed
 from ipt_jax.model import IPT
 from ipt_jax.restore.restorer import Restorer
-from ipt_jax.versions import __version__
+from ipt_jax.versions import __version__, install
 from ipt_jax.weights import mindspore
 from ipt_jax.weights.state_dict import (
     POSITION,
@@ -216,8 +216,7 @@ def write_authors_file(restorer: Restorer, path: Path, kind: str) -> None:
         import torch
     except ImportError:
         raise WeightsError(
-            "--format torch needs torch: pip install 'ipt_jax[torch]'; --format safetensors does "
-            "not need it"
+            f"--format torch needs torch: {install('torch')}; --format safetensors does not need it"
         ) from None
     tensors = collections.OrderedDict(
         (name, torch.from_numpy(np.array(value))) for name, value in state.items()

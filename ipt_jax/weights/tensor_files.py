@@ -20,6 +20,7 @@ import numpy as np
 from ipt_jax.errors import NotRegular, WeightsError
 from ipt_jax.messages import first_line, listed, printable
 from ipt_jax.storage import open_regular, read_regular
+from ipt_jax.versions import install
 from ipt_jax.weights import mindspore
 
 FORMATS = ".pt, .pth, .safetensors, .npz, or MindSpore's .ckpt"
@@ -202,8 +203,8 @@ def _read_torch(path: Path) -> TensorFile:
         import torch
     except ImportError:
         raise WeightsError(
-            "reading a PyTorch file needs torch, which is not installed: pip install "
-            "'ipt_jax[torch]', or convert the file to .safetensors on another machine"
+            f"reading a PyTorch file needs torch, which is not installed: {install('torch')}, or "
+            "convert the file to .safetensors on another machine"
         ) from None
     size = path.stat().st_size
     if zipfile.is_zipfile(path):

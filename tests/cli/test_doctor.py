@@ -39,7 +39,9 @@ def test_what_is_wrong_is_listed_and_is_the_exit_code(capsys, monkeypatch):
 def test_packages_that_are_missing_name_their_extra(monkeypatch):
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
     rows = doctor.optional()
-    assert rows["torch"] == "no (for the authors' .pt files: pip install 'ipt_jax[torch]')"
+    assert rows["torch"] == (
+        "no (for the authors' .pt files: pip install -e '.[torch]' in a clone of this package)"
+    )
 
 
 def test_damaged_set_descriptions_are_said(tmp_path):

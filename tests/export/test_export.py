@@ -420,7 +420,7 @@ def test_torch_files_are_checked_too(run, tmp_path):
 
 def test_onnx_names_the_missing_package(model, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(WeightsError, match=r"pip install 'ipt_jax\[onnx\]'"):
+    with pytest.raises(WeightsError, match=r"pip install -e '\.\[onnx\]'"):
         export_weights(model.only(["sr2"]), tmp_path / "x.onnx", "onnx")
 
 

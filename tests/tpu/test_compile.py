@@ -210,7 +210,7 @@ def test_without_libtpu_the_message_names_the_extra(monkeypatch, capsys):
         )
         == 2
     )
-    assert "pip install 'ipt_jax[tpu]'" in capsys.readouterr().err
+    assert "pip install -e '.[compile]'" in capsys.readouterr().err
 
 
 def test_a_share_of_the_peak_is_a_share(capsys):

@@ -20,6 +20,7 @@ from ipt_jax.data.prepare.inspect import check_source
 from ipt_jax.data.sources.tfds import Tfds
 from ipt_jax.errors import DataError
 from ipt_jax.messages import first_line, listed, printable
+from ipt_jax.versions import install
 
 NAME = "imagenet2012"
 # Split -> (name of the archive, pattern of its members' names, number of members).
@@ -170,7 +171,7 @@ def _build(manual: pathlib.Path, data_dir: str, splits: Sequence[str]) -> None:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise DataError(
-            f'building {NAME} needs TensorFlow ({error}): pip install "ipt_jax[prepare]"'
+            f"building {NAME} needs TensorFlow ({error}): {install('prepare')}"
         ) from error
     check_room(manual, data_dir, splits)
     builder = tfds.builder(NAME, data_dir=data_dir, file_format="array_record")

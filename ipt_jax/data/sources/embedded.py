@@ -15,6 +15,7 @@ import numpy as np
 from ipt_jax.data.sources.held_out import check_split
 from ipt_jax.errors import DataError
 from ipt_jax.images.decode import decode
+from ipt_jax.versions import install
 
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 
@@ -69,7 +70,7 @@ def _find_folder() -> pathlib.Path:
     # The package's folder, because skimage.data's functions download what they do not find in it.
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
-        raise DataError('the embedded photographs need scikit-image: pip install "ipt_jax[demo]"')
+        raise DataError(f"the embedded photographs need scikit-image: {install('demo')}")
     return pathlib.Path(spec.origin).parent / "data"
 
 

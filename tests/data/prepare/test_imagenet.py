@@ -23,7 +23,7 @@ from ipt_jax.errors import DataError
 
 needs_tensorflow = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow") is None,
-    reason='TensorFlow is not installed: pip install "ipt_jax[prepare]"',
+    reason="TensorFlow is not installed: pip install -e '.[prepare]'",
 )
 
 

@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
         importlib.util.find_spec("tensorflow") is None,
-        reason='TensorFlow is not installed: pip install "ipt_jax[prepare]"',
+        reason="TensorFlow is not installed: pip install -e '.[prepare]'",
     ),
 ]
 
