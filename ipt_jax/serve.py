@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import ipaddress
+import math
 import os
 import shutil
 import signal
@@ -22,15 +23,17 @@ import numpy as np
 from PIL import Image
 
 from ipt_jax.errors import DecodeError, RunError
+from ipt_jax.images import channels
 from ipt_jax.images.formats import SUFFIXES
 from ipt_jax.images.origin import Origin, digest_of
-from ipt_jax.images.read import ImageFile, read_image
+from ipt_jax.images.read import read_image
 from ipt_jax.images.write import Form, writing
 from ipt_jax.messages import say
 from ipt_jax.restore.animation import count_frames
 from ipt_jax.restore.images import to_uint8
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.storage import Scratch
+from ipt_jax.tasks import IN_WORDS
 
 # Seconds after which a result is deleted.
 KEPT = 3600.0
@@ -38,6 +41,8 @@ KEPT = 3600.0
 RESULTS = 32
 # All uploads together may have this many times the bytes of the largest one.
 UPLOADS = 32
+# Pixels of what the page shows; the result itself is downloaded.
+SHOWN = 4_000_000
 # Addresses that other machines cannot reach.
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
@@ -270,7 +275,24 @@ def _page(model: Restorer, results: Path, max_pixels: int) -> Any:
     names = list(model.tasks)
     one_at_a_time = threading.Lock()
 
-    def restore(upload: str | None, task: str) -> tuple[Any, str, str]:
+    def show(upload: str | None) -> tuple[Any, str]:
+        """Returns the uploaded image, reduced, and what is wrong with it."""
+        if upload is None:
+            return None, ""
+        try:
+            picture = read_image(Path(upload), max_pixels)
+        except (DecodeError, OSError, MemoryError) as error:
+            return None, _sentence(error)
+        height, width = picture.pixels.shape[:2]
+        small = Reduced(height, width)
+        small.add(to_uint8(model.visible_colour(picture.pixels)))
+        return to_uint8(small.image()), f"{width}x{height}"
+
+    def restore(
+        upload: str | None,
+        task: str,
+        progress: Any = gr.Progress(),  # noqa: B008 (gradio reads the default)
+    ) -> tuple[Any, str, str]:
         if upload is None:
             raise gr.Error("Drop an image first.")
         if task not in names:
@@ -280,13 +302,12 @@ def _page(model: Restorer, results: Path, max_pixels: int) -> Any:
         place.mkdir(parents=True)
         try:
             with one_at_a_time:
-                before, after, summary = restore_upload(
-                    model, Path(upload), task, place, max_pixels
+                shown, after, summary = restore_upload(
+                    model, Path(upload), task, place, max_pixels, progress
                 )
         except (DecodeError, OSError, MemoryError) as error:
-            text = str(error) if isinstance(error, DecodeError) else "the image cannot be restored"
-            raise gr.Error(f"{text[0].upper()}{text[1:]}.") from None
-        return (str(before), str(after)), str(after), summary
+            raise gr.Error(_sentence(error)) from None
+        return (str(shown[0]), str(shown[1])), str(after), summary
 
     with gr.Blocks(
         **_known(
@@ -308,21 +329,70 @@ def _page(model: Restorer, results: Path, max_pixels: int) -> Any:
             upload = gr.File(
                 label=label, type="filepath", file_types=[*SUFFIXES, ".gif"], elem_id="upload"
             )
+            preview = gr.Image(
+                label="The image", type="numpy", interactive=False, height=240, elem_id="preview"
+            )
             with gr.Column():
-                task = gr.Dropdown(names, value=names[0], label="Task", elem_id="task")
+                choices = [
+                    (f"{name}: {IN_WORDS.get(name, 'a task of these weights')}", name)
+                    for name in names
+                ]
+                task = gr.Dropdown(choices, value=names[0], label="Task", elem_id="task")
                 button = gr.Button("Restore", variant="primary", elem_id="restore")
         slider = gr.ImageSlider(
             label="Before / after", type="filepath", elem_id="slider", interactive=False
         )
         said = gr.Markdown(elem_id="said")
         download = gr.DownloadButton("Download the result (PNG)", elem_id="download")
+        upload.change(show, upload, [preview, said])
         button.click(restore, [upload, task], [slider, download, said])
     return page
 
 
+def _sentence(error: Exception) -> str:
+    """Returns what is wrong with an upload, without a name of a file."""
+    text = str(error) if isinstance(error, DecodeError) else "the image cannot be restored"
+    return f"{text[0].upper()}{text[1:]}."
+
+
+class Reduced:
+    """Reduces an image that comes in rows to about `SHOWN` pixels, which a browser can show.
+
+    Args:
+      height: height of the image in pixels.
+      width: width of the image in pixels.
+    """
+
+    def __init__(self, height: int, width: int):
+        self.factor = max(1, math.ceil(math.sqrt(height * width / SHOWN)))
+        self._rows: list[np.ndarray] = []
+        self._waiting: np.ndarray | None = None
+
+    def add(self, rows: np.ndarray) -> None:
+        """Adds the next rows `[rows, W, C]`; the means of whole blocks of pixels are kept."""
+        if self._waiting is not None:
+            rows = np.concatenate([self._waiting, rows])
+        side = self.factor
+        height, width = (size // side * side for size in rows.shape[:2])
+        self._waiting = rows[height:]
+        blocks = rows[:height, :width].reshape(
+            height // side, side, width // side, side, rows.shape[2]
+        )
+        self._rows.append(blocks.mean(axis=(1, 3)))
+
+    def image(self) -> np.ndarray:
+        """Returns the reduced image, float `[H / factor, W / factor, C]`."""
+        return np.concatenate(self._rows)
+
+
 def restore_upload(
-    model: Restorer, source: Path, task: str, place: Path, max_pixels: int
-) -> tuple[Path, Path, str]:
+    model: Restorer,
+    source: Path,
+    task: str,
+    place: Path,
+    max_pixels: int,
+    progress: Callable[[tuple[int, int]], Any] = lambda done: None,
+) -> tuple[tuple[Path, Path], Path, str]:
     """Restores a file.
 
     Args:
@@ -331,10 +401,12 @@ def restore_upload(
       task: name of the task.
       place: the folder for the results.
       max_pixels: a larger image is refused.
+      progress: called with (tiles that are done, all tiles).
 
     Returns:
-      Two PNG files of the same size, the input (for super-resolution enlarged, bicubic) and the
-      result, and a summary of their sizes.
+      Two PNG files of the same size to compare, the input (for super-resolution enlarged, bicubic)
+      and the result, both reduced to `SHOWN` pixels at most; the file of the whole result; and a
+      summary of the sizes.
 
     Raises:
       DecodeError: the file is not an image, or it is too large; the message names no file.
@@ -352,22 +424,34 @@ def restore_upload(
         picture.held,
         origin=Origin(source.name, digest_of(source), (task,)),
     ).fitted()
-    pixels = model.restore(picture.pixels, task)
+    pixels = channels.fill_transparent(picture.pixels, model.model.tile)
+    done, tiles = 0, model.tiles(height, width, task)
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress((done, tiles))
+
+    small = Reduced(height * scale, width * scale)
     with writing(after, form) as writer:
-        writer.write(pixels)
-    before = place / "before.png"
-    _before(model, picture, scale).save(before, icc_profile=picture.profile)
+        for rows in model.restore_rows(pixels, task, done=advance):
+            writer.write(rows)
+            small.add(rows)
+    shown = place / "before.png", after
+    if small.factor > 1:
+        # A result of a telephone's photograph has 50 megapixels and more.
+        shown = place / "before.png", place / "after.png"
+        as_seen = channels.colour(small.image().astype(picture.pixels.dtype))
+        Image.fromarray(to_uint8(as_seen)).save(shown[1], icc_profile=picture.profile)
+    seen = Image.fromarray(to_uint8(model.visible_colour(picture.pixels)))
+    with Image.open(shown[1]) as result:
+        enlarged = seen.resize(result.size, Image.Resampling.BICUBIC)
+    enlarged.save(shown[0], icc_profile=picture.profile)
     remarks = list(picture.notes)
     if (frames := count_frames(source)) > 1:
         remarks.append(f"the first of {frames} frames; ipt restore restores all")
     notes = "".join(f" ({remark})" for remark in remarks)
-    return before, after, f"{width}x{height} to {width * scale}x{height * scale}{notes}"
-
-
-def _before(model: Restorer, picture: ImageFile, scale: int) -> Image.Image:
-    """Returns the input, enlarged to the size of the result (bicubic)."""
-    image = Image.fromarray(np.ascontiguousarray(to_uint8(model.visible_colour(picture.pixels))))
-    return image.resize((image.width * scale, image.height * scale), Image.Resampling.BICUBIC)
+    return shown, after, f"{width}x{height} to {width * scale}x{height * scale}{notes}"
 
 
 def _delete_old(folder: Path, age: float, newest: int | None = None) -> None:

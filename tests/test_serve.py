@@ -33,7 +33,7 @@ def model(tmp_path_factory):
 
 def test_by_default_the_page_listens_on_this_machine_only():
     options = make_parser().parse_args(["serve"])
-    assert options.host == "127.0.0.1" and options.max_megapixels == 4
+    assert options.host == "127.0.0.1" and options.max_megapixels == 16
 
 
 def test_without_gradio_the_message_says_what_to_install(monkeypatch, capsys):
@@ -49,9 +49,12 @@ def test_before_and_after_are_of_one_size_and_errors_name_no_file(model, tmp_pat
 
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
     Image.fromarray(image).save(tmp_path / "in.png")
-    before, after, summary = serve.restore_upload(
-        model, tmp_path / "in.png", "sr2", tmp_path, 10_000
+    seen = []
+    (before, shown), after, summary = serve.restore_upload(
+        model, tmp_path / "in.png", "sr2", tmp_path, 10_000, seen.append
     )
+    # A small result is shown as it is. The progress ends with all tiles.
+    assert shown == after and seen and seen[-1] == (model.tiles(20, 30, "sr2"),) * 2
     assert summary == "30x20 to 60x40" and Image.open(before).size == Image.open(after).size == (
         60,
         40,
@@ -62,6 +65,24 @@ def test_before_and_after_are_of_one_size_and_errors_name_no_file(model, tmp_pat
         with pytest.raises(DecodeError) as caught:
             serve.restore_upload(model, tmp_path / name, "sr2", tmp_path, limit)
         assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_large_result_is_shown_reduced_and_downloaded_whole(model, tmp_path, monkeypatch):
+    from ipt_jax import serve
+
+    monkeypatch.setattr(serve, "SHOWN", 1000)
+    y, x = np.mgrid[:40, :50]
+    image = np.stack([4 * x, 5 * y, x + y], axis=2).astype(np.uint8)
+    Image.fromarray(image).save(tmp_path / "in.png")
+    (before, shown), after, _ = serve.restore_upload(
+        model, tmp_path / "in.png", "sr2", tmp_path, 10_000
+    )
+    # 100x80 pixels are reduced by 3 on each side.
+    assert Image.open(before).size == Image.open(shown).size == (33, 26)
+    whole = np.asarray(Image.open(after))
+    np.testing.assert_array_equal(whole, model.restore(image, "sr2"))
+    blocks = whole[:78, :99].reshape(26, 3, 33, 3, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(np.asarray(Image.open(shown)), blocks, atol=1)
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +251,9 @@ def test_an_image_is_restored_through_the_page(address, model, tmp_path):
         )
         page.upload("#upload input[type=file]", tmp_path / "photo.png")
         page.wait("document.querySelector('#upload').innerText.includes('photo')")
+        # The image is shown before it is restored, and tasks are said in words.
+        page.wait("(document.querySelector('#preview img')?.naturalWidth || 0) == 50", 60)
+        assert "twice as large" in page.run("document.querySelector('#task input').value")
         page.run("document.querySelector('#restore').click()")
         page.wait(
             "(document.querySelector('#said')?.innerText || '').includes('50x40 to 100x80')", 120

@@ -74,6 +74,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--report", metavar="FILE.html", help="write a page with scores and images to this file"
     )
+    parser.add_argument(
+        "--save-inputs",
+        metavar="DIR",
+        help="write the degraded inputs to this new folder, DIR/SET/TASK/IMAGE.png, so that other "
+        "programs restore the same noise; noise that is no whole number is in IMAGE.npy as well",
+    )
     parser.set_defaults(run=evaluate)
 
 
@@ -94,6 +100,7 @@ def evaluate(options: argparse.Namespace) -> int:
         limit=options.limit,
         json=options.json,
         report=options.report,
+        save_inputs=options.save_inputs,
     )
     run_benchmark(_open_candidate(options), sets, settings)
     return 0

@@ -39,9 +39,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--max-megapixels",
         type=float,
-        default=4,
+        default=16,
         metavar="N",
-        help="refuse larger images (default: 4)",
+        help="refuse larger images (default: 16)",
     )
     parser.set_defaults(run=serve)
 

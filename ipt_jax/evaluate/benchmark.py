@@ -12,9 +12,10 @@ from pathlib import Path
 from ipt_jax import messages
 from ipt_jax.errors import DataError, UsageError
 from ipt_jax.evaluate.candidates import Candidate
+from ipt_jax.evaluate.inputs import InputFolder
 from ipt_jax.evaluate.report import Report
 from ipt_jax.evaluate.results import Row, format_rows
-from ipt_jax.evaluate.scoring import BenchmarkImage, is_large_enough, unclipped
+from ipt_jax.evaluate.scoring import BenchmarkImage, is_large_enough, make_lq, unclipped
 from ipt_jax.evaluate.sets import BenchmarkSet, kind_of
 from ipt_jax.evaluate.trials import Trial, labels_of
 from ipt_jax.messages import printable, say
@@ -31,6 +32,7 @@ class BenchmarkSettings:
       clip_noise: whether noisy inputs are clipped to 0..255.
       limit: number of images per set; 0 for all.
       json: the file for all scores; None for no file.
+      save_inputs: the folder for the degraded inputs; None for no folder.
       report: the file for the HTML report; None for no file.
     """
 
@@ -39,6 +41,7 @@ class BenchmarkSettings:
     clip_noise: bool = True
     limit: int = 0
     json: str | None = None
+    save_inputs: str | None = None
     report: str | None = None
 
 
@@ -89,7 +92,8 @@ def run_benchmark(
             f"{', '.join(labels) or 'skipped, because none of the tasks suits the set'}"
         )
     report = Report() if settings.report else None
-    rows = [_score_set(candidate, one, trial, settings, report) for one, trial in pairs]
+    inputs = InputFolder(settings.save_inputs) if settings.save_inputs else None
+    rows = [_score_set(candidate, one, trial, settings, report, inputs) for one, trial in pairs]
     say("\n" + format_rows(rows))
     described = {
         "weights": candidate.name,
@@ -107,6 +111,8 @@ def run_benchmark(
     if report is not None and settings.report:
         Path(settings.report).write_text(report.html(rows, described))
         say(f"report: {settings.report}")
+    if settings.save_inputs:
+        say(f"inputs: {settings.save_inputs}")
     return rows
 
 
@@ -124,8 +130,9 @@ def _score_set(
     trial: Trial,
     settings: BenchmarkSettings,
     report: Report | None,
+    inputs: InputFolder | None,
 ) -> Row:
-    """Returns the scores of a set at a task, and adds its images to the report."""
+    """Returns the scores of a set at a task; adds its images to the report, saves its inputs."""
     row = Row(one, trial, [], 0, 0.0)
     candidate.prepare(trial)
     began = time.perf_counter()
@@ -133,6 +140,9 @@ def _score_set(
     def large_enough() -> Iterator[BenchmarkImage]:
         for image in itertools.islice(one.pictures(trial.task), settings.limit or None):
             if is_large_enough(image, trial.task):
+                if inputs is not None:
+                    lq, _ = make_lq(image, trial.task, settings.seed)
+                    inputs.save(one.name, trial.label, image.name, lq)
                 yield image
             else:
                 row.too_small.append(image.name)

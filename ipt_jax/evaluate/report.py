@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import heapq
 import html
+import pathlib
 import string
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -74,14 +75,18 @@ class Report:
     def html(self, rows: Sequence[Row], settings: Mapping[str, Any]) -> str:
         """Returns the report as one HTML page."""
         described = ", ".join(
-            f"{key} {value}" for key, value in settings.items() if not isinstance(value, Mapping)
+            f"{key} {_name(value)}"
+            for key, value in settings.items()
+            if not isinstance(value, Mapping)
         )
         provenance = settings.get("provenance") or {}
         origin = ", ".join(
-            f"{key} {value}" for key, value in provenance.items() if isinstance(value, (str, int))
+            f"{key} {_name(value)}"
+            for key, value in provenance.items()
+            if isinstance(value, (str, int))
         )
         body = [
-            f"<h1>Evaluation of {_text(settings['weights'])}</h1>",
+            f"<h1>Evaluation of {_text(_name(settings['weights']))}</h1>",
             f'<p class="settings">{_text(described)}</p>',
         ]
         if origin:
@@ -90,7 +95,7 @@ class Report:
         for row in rows:
             body.append(self._section(row))
         return string.Template(_asset("report.html")).substitute(
-            title=f"Evaluation of {_text(settings['weights'])}",
+            title=f"Evaluation of {_text(_name(settings['weights']))}",
             style=_asset("report.css"),
             script=_asset("report.js"),
             body="\n".join(body),
@@ -107,11 +112,17 @@ class Report:
         )
         return (
             f"<h2>{_text(row.set.name)}, {_text(row.trial.label)}</h2>"
-            f"<p>{_text(row.set.describe())}. Left of the line the input, right of it the "
-            f"result{which}; drag the line.</p>"
+            f"<p>{_text(row.set.describe())}; {_count(row)} scored. Left of the line the input, "
+            f"right of it the result{which}; drag the line.</p>"
             f'{_published(row)}<div class="pictures">{pictures}</div>'
             f"<details><summary>Scores of every picture</summary>{_scores(row.scores)}</details>"
         )
+
+
+def _name(value: Any) -> Any:
+    """Returns the last part of an absolute path, which says nothing to others; else the value."""
+    is_path = isinstance(value, str) and pathlib.PurePath(value).is_absolute()
+    return pathlib.PurePath(value).name if is_path else value
 
 
 def _asset(name: str) -> str:
@@ -152,15 +163,22 @@ def _head(*first: str) -> str:
 def _means(rows: Sequence[Row]) -> str:
     lines = "".join(
         f"<tr><td>{_text(row.set.name)}</td><td>{_text(row.trial.label)}</td>"
-        f"<td>{len(row.scores)}</td><td>{row.noise}</td>"
-        f"{_cells(row.mean, row.standard_errors())}</tr>"
+        f"{_cells(row.mean, row.standard_errors())}"
+        f"<td>{_count(row)}</td><td>{row.noise}</td></tr>"
         for row in rows
     )
     notes = "".join(f"<br>{_text(note)}" for row in rows for note in row.notes())
     return (
-        f'<div class="scroll"><table>{_head("set", "task", "pictures", "noise")}</tr>{lines}'
+        f'<div class="scroll"><table>{_head("set", "task")}'
+        f"<th>pictures</th><th>noise</th></tr>{lines}"
         f"</table></div><p>&plusmn; is the standard error of a mean over the images.{notes}</p>"
     )
+
+
+def _count(row: Row) -> str:
+    """Returns the number of scored images, "3 of 5" where others of the set were left out."""
+    scored, all_of_them = len(row.scores), len(row.set.hq)
+    return str(scored) if scored == all_of_them else f"{scored} of {all_of_them}"
 
 
 def _published(row: Row) -> str:

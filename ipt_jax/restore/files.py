@@ -7,7 +7,7 @@ import functools
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,6 @@ from ipt_jax.tasks import Task
 # Protocols other than "blend" hold the complete image as float32. Images that would need more bytes
 # than this are refused.
 WHOLE_IMAGE_BYTES = 4 << 30
-# Rows that are converted at a time, because the conversion makes several copies of them.
-ROWS_AT_A_TIME = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,7 +267,13 @@ class _FileRestorer:
             crop = before_after.choose_crop(job.source.name, pixels, scale)
         row = 0
         with writing(job.out, form) as writer:
-            for strip in self._strips(picture, bar):
+            for strip in self._model.restore_rows(
+                pixels,
+                self._tasks,
+                batch=self._settings.batch,
+                done=bar.update,
+                **self._settings.tiling,
+            ):
                 writer.write(strip)
                 if crop is not None:
                     crop.add_strip(row, strip)
@@ -316,27 +320,6 @@ class _FileRestorer:
             frames = itertools.chain([first], frames)
             self._crops.append(crop)
         animation.write_animation(job.out, form, moving, frames)
-
-    def _strips(self, picture: ImageFile, bar: Any) -> Iterator[Any]:
-        """Yields the result `[rows, W, C]` from top to bottom, with the dtype of the image."""
-        pixels, scale, row = picture.pixels, self._scale, 0
-        alpha = channels.alpha_of(pixels)
-        for strip in self._model.restore_strips(
-            lambda first, last: channels.colour(pixels[first:last]),
-            pixels.shape[0],
-            pixels.shape[1],
-            self._tasks,
-            batch=self._settings.batch,
-            done=bar.update,
-            **self._settings.tiling,
-        ):
-            for first in range(0, len(strip), ROWS_AT_A_TIME):
-                part = strip[first : first + ROWS_AT_A_TIME]
-                enlarged = None
-                if alpha is not None:
-                    enlarged = channels.enlarged_rows(alpha, scale, row, row + len(part))
-                yield channels.like(part, pixels, enlarged)
-                row += len(part)
 
     def _check_memory(self, height: int, width: int) -> None:
         """Raises ValueError where the protocol would hold more than `WHOLE_IMAGE_BYTES`."""

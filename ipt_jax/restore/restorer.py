@@ -25,6 +25,8 @@ from ipt_jax.tasks import Task, similar_task
 
 # Tiles per call and device.
 BATCH = 16
+# Rows that are converted at a time, because the conversion makes several copies of them.
+ROWS_AT_A_TIME = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,6 +300,45 @@ class Restorer:
                 strips = self._as_one_strip(read, height, width, one.name, tiling, batch, done)
             height, width = height * one.scale, width * one.scale
         return strips
+
+    def restore_rows(
+        self,
+        pixels: np.ndarray,
+        task: str | Sequence[str] | None = None,
+        *,
+        batch: int = BATCH,
+        done: Callable[[int], Any] = lambda tiles: None,
+        **tiling: Any,
+    ) -> Iterator[np.ndarray]:
+        """Restores an image in bounded memory; yields rows of the kind that the image has.
+
+        Args:
+          pixels: `[H, W, C]`, uint8 or uint16, as `images.read.ImageFile` has them, with colours
+            under full transparency filled (`channels.fill_transparent`).
+          task, batch, done, tiling: see `restore_strips`.
+
+        Yields:
+          `[rows, W * scale, C]` of the dtype of `pixels`, from top to bottom; alpha is enlarged.
+        """
+        tasks, row = self.chain(task), 0
+        scale = math.prod(one.scale for one in tasks)
+        alpha = channels.alpha_of(pixels)
+        for strip in self.restore_strips(
+            lambda first, last: channels.colour(pixels[first:last]),
+            pixels.shape[0],
+            pixels.shape[1],
+            [one.name for one in tasks],
+            batch=batch,
+            done=done,
+            **tiling,
+        ):
+            for first in range(0, len(strip), ROWS_AT_A_TIME):
+                part = strip[first : first + ROWS_AT_A_TIME]
+                enlarged = None
+                if alpha is not None:
+                    enlarged = channels.enlarged_rows(alpha, scale, row, row + len(part))
+                yield channels.like(part, pixels, enlarged)
+                row += len(part)
 
     def _as_one_strip(
         self,

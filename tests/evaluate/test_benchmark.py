@@ -504,3 +504,36 @@ def test_names_that_are_no_text_are_scored_and_shown_escaped(tmp_path, capsys):
     assert r"a\udcff" in page.read_text() and r"b\x1b[2J\n" in page.read_text()
     (row,) = json.loads(scores.read_text())["rows"]
     assert [os.fsencode(one["picture"]) for one in row["scores"]] == [b"a\xff", b"b\x1b[2J\n"]
+
+
+def test_the_report_names_no_folder_of_this_machine_and_says_how_many_were_scored(
+    data, run_folder, tmp_path
+):
+    words = ["--weights", run_folder, "--data", str(data), "--sets", "Set5", "--limit", "1"]
+    assert evaluate(*words, "--overlap", "4", "--report", str(tmp_path / "r.html")) == 0
+    text = (tmp_path / "r.html").read_text()
+    assert str(tmp_path.parent) not in text and str(data.parent) not in text
+    assert f"Evaluation of {pathlib.Path(run_folder).name}<" in text
+    assert "<td>1 of 2</td>" in text and "1 of 2 scored" in text
+
+
+def test_saved_inputs_are_those_that_are_scored(data, tmp_path):
+    folder = tmp_path / "inputs"
+    words = ["--weights", "input", "--data", str(data), "--sets", "CBSD68", "--task", "denoise50"]
+    words += ["--seed", "3", "--noise-clip", "off"]
+    file = tmp_path / "s.json"
+    assert evaluate(*words, "--save-inputs", str(folder), "--json", str(file)) == 0
+    (row,) = json.loads(file.read_text())["rows"]
+    for score in row["scores"]:
+        name = folder / "CBSD68" / "denoise50" / score["picture"]
+        exact = np.load(f"{name}.npy")
+        hq = cv2.imread(str(data / "CBSD68" / f"{score['picture']}.png"))[..., ::-1]
+        # Noise of sigma 50, neither clipped nor rounded.
+        assert exact.dtype == np.float32 and exact.min() < 0 and exact.max() > 255
+        assert np.std(exact - hq) == pytest.approx(50, rel=0.05)
+        rounded = cv2.imread(f"{name}.png")[..., ::-1]
+        assert np.array_equal(rounded, np.clip(np.floor(exact + 0.5), 0, 255))
+        assert psnr(rounded, hq, channel="rgb") == pytest.approx(score["input"]["psnr_rgb"])
+    # Nothing that is there is replaced.
+    with pytest.raises(UsageError, match="must be a new or empty folder"):
+        evaluate(*words, "--save-inputs", str(folder))
