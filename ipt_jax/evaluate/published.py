@@ -19,12 +19,14 @@ def _tables() -> dict[str, Any]:
     return tables
 
 
-def published(set_name: str, task: str) -> list[tuple[str, str]]:
+def published(set_name: str, task: str, noise_clipped: bool | None = None) -> list[tuple[str, str]]:
     """Returns (method, score as text) for a set and a task; [] where no score is known.
 
     Args:
       set_name: canonical name of the set, in lower case.
       task: label of the task. A label with a sigma, "denoise50@70", is looked up by this sigma.
+      noise_clipped: whether the noise was clipped to 0..255, as by IPT's code, or not, as by those
+        of CBM3D, DnCNN and FFDNet. Scores of the other convention are left out.
     """
     super_resolution = [
         (method, rows[task][set_name])
@@ -36,6 +38,7 @@ def published(set_name: str, task: str) -> list[tuple[str, str]]:
     head, _, sigma = task.partition("@")
     key = f"denoise@{float(sigma):g}" if sigma else head
     for entry in _tables()["other"]:
-        if (entry["set"], entry["task"]) == (set_name, key):
+        convention = entry.get("clipped", noise_clipped)
+        if (entry["set"], entry["task"], convention) == (set_name, key, noise_clipped):
             return list(entry["scores"].items())
     return []

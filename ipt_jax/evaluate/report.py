@@ -183,7 +183,7 @@ def _count(row: Row) -> str:
 
 def _published(row: Row) -> str:
     """Returns a table of published scores beside these weights'; '' where none is comparable."""
-    others = published(row.set.canonical, row.trial.label)
+    others = published(row.set.canonical, row.trial.label, row.noise_clipped)
     # Published means are over all images of a set, and of colour images where noise was added.
     if not others or len(row.scores) < len(row.set.hq) or row.noise not in ("", "colour"):
         return ""

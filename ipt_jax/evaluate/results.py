@@ -84,6 +84,12 @@ class Row:
                 )
         return notes
 
+    @property
+    def noise_clipped(self) -> bool | None:
+        """Whether noisy inputs were clipped to 0..255; None where the task makes no noise."""
+        share = getattr(self.trial.task.degrade, "clipped", None)
+        return None if share is None else bool(share)
+
     def as_json(self) -> dict[str, Any]:
         """Returns the row as `ipt evaluate --json` writes it."""
         mean = self.mean
@@ -99,6 +105,7 @@ class Row:
                 side: _json_numbers(values) for side, values in self.standard_errors().items()
             },
             "noise": self.noise,
+            "noise_clipped": self.noise_clipped,
             "too_small": self.too_small,
             "tiles": self.tiles,
             "seconds": round(self.seconds, 3),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -93,10 +94,14 @@ def collect_details(
 
 
 def _scores(file: str) -> dict[str, float]:
-    """Returns the scores of a JSON file that `ipt evaluate --json` wrote."""
+    """Returns the scores of a JSON file that `ipt evaluate --json` wrote.
+
+    Scores for noise that was not clipped have " unclipped" after the name of the task.
+    """
     rows = json.loads(Path(file).read_text())["rows"]
+    kind = {False: " unclipped"}
     return {
-        f"{row['set']}/{row['task']}/{name}": value
+        f"{row['set']}/{row['task']}{kind.get(row.get('noise_clipped'), '')}/{name}": value
         for row in rows
         for name, value in {"pictures": row["pictures"], **row["result"]}.items()
     }
@@ -181,7 +186,9 @@ def make_card(
             "config": _without_paths(known.config),
         },
         "scores": {
-            k: v for k, v in known.scores.items() if k.split("/")[1].split("@")[0] in restorer.tasks
+            k: v
+            for k, v in known.scores.items()
+            if re.split("[@ ]", k.split("/")[1])[0] in restorer.tasks
         },
         "difference from the model": difference,
         "versions": versions(),

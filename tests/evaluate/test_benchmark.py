@@ -396,7 +396,10 @@ def test_the_page_needs_no_network_and_holds_scores_and_pictures(scores):
 def test_published_scores():
     assert dict(published("set5", "sr2"))["IPT"] == "38.37"
     assert "VDSR" in dict(published("urban100", "sr4")) and published("set5", "denoise50") == []
-    assert dict(published("cbsd68", "denoise50@70")) == {"IPT": "28.21"}
+    assert dict(published("cbsd68", "denoise50@70", True)) == {"IPT": "28.21"}
+    # Only scores of the same convention of noise are comparable.
+    assert set(dict(published("cbsd68", "denoise30", True))) == {"IPT"}
+    assert set(dict(published("cbsd68", "denoise30", False))) == {"CBM3D", "FFDNet", "DnCNN"}
 
 
 def test_the_largest_error_is_found():
