@@ -25,7 +25,7 @@ ROWS = (
     "CBSD68/119082 denoise@25",
     "CBSD68/148026 denoise50",
     "CBSD68/101087 jpeg@20",
-    "Set14/img_003 photo2",
+    "Set5/bird photo2",
     "Rain100L/1 derain",
 )
 
@@ -58,9 +58,9 @@ def main() -> None:
         )
         score, clean, degraded, restored = result
         gain = f"{score.before['psnr_rgb']:.1f} -> {score.after['psnr_rgb']:.1f} dB"
-        rows.append((f"{place}, {label}, {gain}", clean, degraded, restored))
+        rows.append((f"{label}, {gain}", clean, degraded, restored))
     sheet = contact_sheet(rows, flags.side)
-    cv2.imwrite(str(flags.out), sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+    cv2.imwrite(str(flags.out), sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
 
 
 if __name__ == "__main__":
