@@ -3,9 +3,10 @@ r"""The model that the package ships: the paper's six tasks and four more, on lo
     ipt pretrain --config=configs/pretrain_small.py --workdir=runs/small --config.data.dir=PHOTOS
 
 PHOTOS holds the images of CID22 (CC BY-SA 4.0), of GB82 (CC0) and 41 of CLIC 2025 (Unsplash
-licence), some 270 in all, and 24 synthetic images (benchmarks/synthetic_images.py). The run has no fixed end: the learning rate stays constant after the
-warm-up, and repeating the command with a larger --config.steps continues the run. The shipped
-weights come from a branch of the run, in which the learning rate decays:
+licence), some 270 in all, and 24 synthetic images (benchmarks/synthetic_images.py). The run has no
+fixed end: the learning rate stays constant after the warm-up, and repeating the command with a
+larger --config.steps continues the run. The shipped weights come from a branch of the run, in which
+the learning rate decays:
 
     ipt pretrain --config=configs/pretrain_small.py --workdir=runs/small-30k \
         --config.data.dir=PHOTOS --config.branch_from=runs/small@30000 --config.steps=36000 \
