@@ -134,7 +134,7 @@ def test_no_room_and_no_tensorflow_are_told_before_anything_is_written(
     archives, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(DataError, match=r'needs TensorFlow .*: pip install "ipt_jax\[prepare\]"'):
+    with pytest.raises(DataError, match=r"needs TensorFlow .*: pip install -e '\.\[prepare\]'"):
         cli.prepare_imagenet(options(archives, tmp_path / "out"))
     usage = type(shutil.disk_usage("/"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 1, 1))
