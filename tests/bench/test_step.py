@@ -13,7 +13,8 @@ from ipt_jax.cli.app import main
 def test_bench_prints_one_json_object_last(what, capsys, tmp_path):
     keys = {"features": 4, "patch": 4, "hidden": 32, "heads": 2, "tile": 16}
     small = [f"--config.model.{key}={value}" for key, value in keys.items()]
-    small += ["--config.evaluate.overlap=4", "--config.tasks=sr2,denoise50", "--config.devices=2"]
+    small += ["--config.evaluate.overlap=4", "--config.tasks=sr2,denoise50"]
+    flags = ["--devices=2", "--dtype=bfloat16"] if what == "forward" else ["--config.devices=2"]
     code = main(
         [
             "bench",
@@ -22,12 +23,15 @@ def test_bench_prints_one_json_object_last(what, capsys, tmp_path):
             "--batch=16",
             "--calls=2",
             f"--json={tmp_path / 'a.json'}",
+            *flags,
             *small,
         ]
     )
     found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert code == 0 and found == json.loads((tmp_path / "a.json").read_text())
     assert found["devices"] == 2 and found["batch"] == 16 and found["tasks"] == 2
+    assert found["dtype"] == ("bfloat16" if what == "forward" else "float32")
+    assert found["calls"] == 2 and found["what"] == what
     assert found["samples_per_s"] == pytest.approx(16 / found["seconds"])
     assert found["share_of_product"] > 0 and found["compile_s"] > 0
 

@@ -331,6 +331,20 @@ def test_a_command_that_keeps_failing_is_given_up(stand):
     assert len(calls(stand, " create ")) == 2 and "delete" in calls(stand)[-1]
 
 
+def test_a_slice_is_kept_if_asked_for(stand):
+    assert script("tpu", "job", *TPU, "--dry-run", *COMMAND).stdout.count(" delete job") == 1
+    assert " delete job" not in script("tpu", "job", *TPU, "--keep", "--dry-run", *COMMAND).stdout
+
+
+def test_the_number_of_restarts_of_a_job(stand):
+    words = ["run", *TPU, "--cluster", "c", "--image", "i", "--dry-run"]
+    for restarts, expected in (([], "10"), (["--restarts", "3"], "3")):
+        said = script("gke", *words, *restarts, *COMMAND).stdout
+        assert f"--max-restarts {expected} " in said
+    wrong = script("gke", *words, "--restarts", "many", *COMMAND)
+    assert wrong.returncode == 2 and "--restarts must be a number, not 'many'" in wrong.stderr
+
+
 def test_a_cluster_that_cannot_be_made_is_deleted(stand):
     (stand / "xpk.does").write_text('case "$*" in *"cluster create"*) exit 3 ;; esac\n')
     done = script("gke", "cluster", "--cluster", "c", "--zone", "z", "--type", "v5litepod-16")

@@ -19,6 +19,7 @@ from ipt_jax.distributed import devices
 from ipt_jax.restore.ensemble import EIGHT, transformed, undone
 from ipt_jax.restore.images import count_tiles, restore_pictures, to_uint8
 from ipt_jax.restore.network import CompiledNetwork
+from ipt_jax.restore.restorer import Restorer
 from ipt_jax.restore.tiling import PROTOCOLS, blend_weights, make_stitcher, offsets
 
 CHOP = places.GOLDEN / "golden_chop.npz"
@@ -329,3 +330,27 @@ def test_a_pillow_animation_is_restored_at_its_present_frame_and_said(weights, t
     expected = model.restore(np.asarray(frames[2]), "sr2")
     np.testing.assert_array_equal(np.asarray(restored), expected)
     assert "has 3 frames, and only the present one is restored" in caplog.text
+
+
+class Doubles(Restorer):
+    """A network whose outputs leave 0..255: twice the input less 100."""
+
+    def bind(self, task):
+        return lambda tiles: 2 * np.asarray(tiles, np.float32) - 100
+
+
+@pytest.mark.parametrize("in_strips", [False, True])
+def test_values_are_clipped_between_two_tasks_and_only_there(weights, in_strips):
+    loaded = ipt_jax.load(weights)
+    model = Doubles(loaded.model, loaded.params, loaded.tasks, {})
+    image = np.repeat(np.float32([20, 90, 130, 240])[:, None, None], 5, axis=0)
+    image = np.broadcast_to(image, (20, 24, 3)).copy()
+    tasks = "denoise50,denoise50"
+    if in_strips:
+        read = lambda first, last: image[first:last]  # noqa: E731
+        out = np.concatenate(list(model.restore_strips(read, 20, 24, tasks, overlap=4)))
+    else:
+        out = model.restore(image, tasks, overlap=4)
+    # After the first task: -60, 80, 160 and 380, of which 0, 80, 160 and 255 go on.
+    expected = np.repeat(np.float32([-100, 60, 220, 410]), 5)[:, None, None]
+    np.testing.assert_allclose(out, np.broadcast_to(expected, out.shape), atol=1e-3)

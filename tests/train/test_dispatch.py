@@ -59,6 +59,7 @@ def test_a_step_is_under_way_before_the_one_before_is_read(monkeypatch, tmp_path
         assert events.index(("dispatched", number + 1)) < events.index(("read", number))
     # The metrics of the last step are read after the loop.
     assert ("read", 6) in events
+    assert not (tmp_path / "run" / "tensorboard").exists()
 
 
 def in_process(code: str, **environment: str) -> None:

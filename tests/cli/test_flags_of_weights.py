@@ -1,0 +1,184 @@
+"""Flags that name weights, in each command that has them, and the flags of import and export."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+
+import jax
+import numpy as np
+import pytest
+import runs
+from PIL import Image
+
+import ipt_jax
+from ipt_jax import serve
+from ipt_jax.bench import restore as bench_restore
+from ipt_jax.cli.app import main
+from ipt_jax.restore.network import CompiledNetwork
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> str:
+    """A run with random parameters, whose EMA is half of them."""
+    folder = tmp_path_factory.mktemp("weights") / "run"
+    runs.make_run(folder, tasks=("sr2", "denoise50"))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def authors(run, tmp_path_factory) -> str:
+    """A file in the authors' format with one task, whose name the shapes do not tell."""
+    file = tmp_path_factory.mktemp("authors") / "weights.safetensors"
+    words = ["--weights", run, "--task", "denoise50", "--format", "safetensors", "-o", str(file)]
+    assert main(["export", *words]) == 0
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("set") / "images"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
+    Image.fromarray(noise).save(folder / "a.png")
+    return str(folder)
+
+
+def loaded_by_bench(monkeypatch, *words):
+    """Returns what `ipt bench restore` measures: the model, and the other arguments."""
+    seen = []
+
+    def measure(*arguments):
+        seen.append(arguments)
+        return {}
+
+    monkeypatch.setattr(bench_restore, "measure_restore", measure)
+    assert main(["bench", "restore", *words]) == 0
+    (arguments,) = seen
+    return arguments
+
+
+def served(monkeypatch, *words):
+    """Returns what `ipt serve` serves: the model, and the other arguments."""
+    seen = []
+    monkeypatch.setitem(sys.modules, "gradio", types.ModuleType("gradio"))
+    monkeypatch.setattr(
+        serve, "serve_until_interrupted", lambda model, **others: seen.append((model, others))
+    )
+    assert main(["serve", *words]) == 0
+    ((model, others),) = seen
+    return model, others
+
+
+def exported(tmp_path, *words):
+    out = tmp_path / "folder"
+    assert main(["export", *words, "--format", "folder", "-o", str(out), "--overwrite"]) == 0
+    return ipt_jax.load(str(out))
+
+
+def same_params(a, b) -> bool:
+    return jax.tree.all(jax.tree.map(np.array_equal, dict(a.params), dict(b.params)))
+
+
+@pytest.mark.parametrize("heads", [2, 4])
+def test_heads_and_tasks_of_an_authors_file_are_those_of_the_flags(
+    authors, heads, tmp_path, monkeypatch
+):
+    words = ["--weights", authors, f"--heads={heads}", "--weights-tasks=denoise30"]
+    imported = [authors, f"--heads={heads}", "--task=denoise30", "-o", str(tmp_path / "in")]
+    assert main(["import", *imported]) == 0
+    for model in (
+        exported(tmp_path, *words),
+        loaded_by_bench(monkeypatch, *words)[0],
+        served(monkeypatch, *words)[0],
+        ipt_jax.load(str(tmp_path / "in")),
+    ):
+        assert (model.model.heads, list(model.tasks)) == (heads, ["denoise30"])
+
+
+def test_raw_weights_are_not_their_average(run, tmp_path, monkeypatch):
+    for flags, raw in (([], False), (["--raw"], True)):
+        words = ["--weights", run, *flags]
+        expected = ipt_jax.load(run, raw=raw)
+        for model in (
+            exported(tmp_path, *words),
+            loaded_by_bench(monkeypatch, *words)[0],
+            served(monkeypatch, *words)[0],
+        ):
+            assert same_params(model, expected), flags
+
+
+def test_scores_are_those_of_the_flags_heads_and_tasks(authors, images, tmp_path):
+    found = {}
+    for heads in (2, 4):
+        file = tmp_path / f"{heads}.json"
+        words = ["--weights", authors, f"--heads={heads}", "--weights-tasks=denoise30"]
+        assert main(["evaluate", *words, "--data", images, "--json", str(file)]) == 0
+        (row,) = json.loads(file.read_text())["rows"]
+        assert row["task"] == "denoise30"
+        found[heads] = row["result"]
+    assert found[2] != found[4]
+
+
+def test_tasks_and_dtype_of_an_export(run, tmp_path):
+    assert list(exported(tmp_path, "--weights", run, "--task", "denoise50").tasks) == ["denoise50"]
+    exact = exported(tmp_path, "--weights", run)
+    half = exported(tmp_path, "--weights", run, "--dtype", "float16")
+    assert list(exact.tasks) == ["sr2", "denoise50"]
+    rounded = jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), dict(exact.params))
+    assert jax.tree.all(jax.tree.map(np.array_equal, dict(half.params), rounded))
+
+
+def test_an_export_replaces_a_result_only_if_asked_to(run, tmp_path, capsys):
+    words = ["export", "--weights", run, "--format", "npz", "-o", str(tmp_path / "a.npz")]
+    assert main(words) == 0
+    before = (tmp_path / "a.npz").read_bytes()
+    assert main([*words, "--task", "sr2"]) == 2
+    assert "--overwrite replaces it" in capsys.readouterr().err
+    assert (tmp_path / "a.npz").read_bytes() == before
+    assert main([*words, "--task", "sr2", "--overwrite"]) == 0
+    assert list(ipt_jax.load(str(tmp_path / "a.npz")).tasks) == ["sr2"]
+
+
+def test_where_the_page_listens_and_what_it_refuses(run, monkeypatch):
+    words = ["--weights", run]
+    _, usual = served(monkeypatch, *words)
+    assert usual == {"host": "127.0.0.1", "port": 7860, "max_pixels": 16_000_000}
+    flags = ["--host", "0.0.0.0", "--port", "81", "--max-megapixels", "0.5"]
+    _, changed = served(monkeypatch, *words, *flags)
+    assert changed == {"host": "0.0.0.0", "port": 81, "max_pixels": 500_000}
+
+
+def test_bench_restore_measures_what_is_asked_for(run, monkeypatch):
+    words = ["--weights", run, "--task", "denoise50,sr2", "--size", "70x40", "--calls", "5"]
+    words += ["--batch", "3", "--dtype", "bfloat16", "--protocol", "official"]
+    words += ["--overlap", "9", "--ensemble"]
+    model, task, height, width, calls, batch, tiling = loaded_by_bench(monkeypatch, *words)
+    assert (task, height, width, calls, batch) == ("denoise50,sr2", 40, 70, 5, 3)
+    assert model.model.dtype == "bfloat16"
+    assert dict(tiling) == {"protocol": "official", "overlap": 9, "ensemble": True}
+
+
+@pytest.mark.parametrize("batch", [2, 3])
+@pytest.mark.parametrize("command", ["restore", "evaluate"])
+def test_batch_is_the_number_of_tiles_in_a_call_and_device(
+    command, batch, run, images, tmp_path, monkeypatch
+):
+    sizes = set()
+    bind = CompiledNetwork.bind
+
+    def noted(self, *arguments):
+        apply = bind(self, *arguments)
+
+        def call(tiles):
+            sizes.add(len(tiles))
+            return apply(tiles)
+
+        return call
+
+    monkeypatch.setattr(CompiledNetwork, "bind", noted)
+    place = {"restore": [images, "-o", str(tmp_path)], "evaluate": ["--data", images]}[command]
+    words = ["--task", "sr2", "--overlap", "4", f"--batch={batch}"]
+    assert main([command, *place, "--weights", run, *words]) == 0
+    assert sizes == {batch * jax.device_count()}
