@@ -45,12 +45,12 @@ def test_without_gradio_the_message_says_what_to_install(monkeypatch, capsys):
 
 
 def test_before_and_after_are_of_one_size_and_errors_name_no_file(model, tmp_path):
-    from ipt_jax import serve
+    from ipt_jax.serve import uploads
 
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
     Image.fromarray(image).save(tmp_path / "in.png")
     seen = []
-    (before, shown), after, summary = serve.restore_upload(
+    (before, shown), after, summary = uploads.restore_upload(
         model, tmp_path / "in.png", "sr2", tmp_path, 10_000, seen.append
     )
     # A small result is shown as it is. The progress ends with all tiles.
@@ -63,18 +63,18 @@ def test_before_and_after_are_of_one_size_and_errors_name_no_file(model, tmp_pat
     (tmp_path / "bad.png").write_bytes(b"no picture")
     for name, limit in (("in.png", 500), ("bad.png", 10_000)):
         with pytest.raises(DecodeError) as caught:
-            serve.restore_upload(model, tmp_path / name, "sr2", tmp_path, limit)
+            uploads.restore_upload(model, tmp_path / name, "sr2", tmp_path, limit)
         assert str(tmp_path) not in str(caught.value)
 
 
 def test_a_large_result_is_shown_reduced_and_downloaded_whole(model, tmp_path, monkeypatch):
-    from ipt_jax import serve
+    from ipt_jax.serve import uploads
 
-    monkeypatch.setattr(serve, "SHOWN", 1000)
+    monkeypatch.setattr(uploads, "SHOWN", 1000)
     y, x = np.mgrid[:40, :50]
     image = np.stack([4 * x, 5 * y, x + y], axis=2).astype(np.uint8)
     Image.fromarray(image).save(tmp_path / "in.png")
-    (before, shown), after, _ = serve.restore_upload(
+    (before, shown), after, _ = uploads.restore_upload(
         model, tmp_path / "in.png", "sr2", tmp_path, 10_000
     )
     # 100x80 pixels are reduced by 3 on each side.
@@ -88,9 +88,10 @@ def test_a_large_result_is_shown_reduced_and_downloaded_whole(model, tmp_path, m
 @pytest.fixture(scope="module")
 def address(model, tmp_path_factory):
     pytest.importorskip("gradio", reason="needs the extra serve")
-    from ipt_jax import serve
 
-    close, address = serve.start(model, tmp_path_factory.mktemp("serve"), "127.0.0.1", 0, 100_000)
+    from ipt_jax.serve.page import start
+
+    close, address = start(model, tmp_path_factory.mktemp("serve"), "127.0.0.1", 0, 100_000)
     yield address.rstrip("/")
     close()
 
@@ -180,17 +181,18 @@ def test_requests_of_other_sites_are_refused(address):
 @pytest.mark.slow
 def test_uploads_have_a_total_limit(model, tmp_path, monkeypatch):
     pytest.importorskip("gradio", reason="needs the extra serve")
-    from ipt_jax import serve
+    from ipt_jax.serve import uploads
+    from ipt_jax.serve.page import start
 
     # Each upload has 1 MB, and all together may have 32 times 1.04 MB.
     # A page sets its folder for the process, and the page of the other tests needs its own again.
     monkeypatch.setenv("GRADIO_TEMP_DIR", os.environ.get("GRADIO_TEMP_DIR", ""))
-    close, address = serve.start(model, tmp_path, "127.0.0.1", 0, 10)
+    close, address = start(model, tmp_path, "127.0.0.1", 0, 10)
     address = address.rstrip("/")
     try:
         codes = [upload(address, 1_000_000 + i) for i in range(36)]
         assert codes.count(200) >= 30 and codes[-1] == 413 and set(codes) == {200, 413}, codes
-        assert serve._bytes_in(tmp_path) <= 33 * (40 + (1 << 20))
+        assert uploads.bytes_in(tmp_path) <= 33 * (40 + (1 << 20))
         for entry in (tmp_path / "uploads").iterdir():
             os.utime(entry, (1, 1))
         assert upload(address, 999_999) == 200
@@ -288,9 +290,9 @@ def test_an_image_is_restored_through_the_page(address, model, tmp_path):
 
 
 def test_the_page_says_that_an_animation_is_shown_by_its_first_frame(model, tmp_path):
-    from ipt_jax import serve
+    from ipt_jax.serve import uploads
 
     frames = [Image.new("RGB", (24, 20), colour) for colour in ("red", "green", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    _, after, summary = serve.restore_upload(model, tmp_path / "a.gif", "sr2", tmp_path, 10_000)
+    _, after, summary = uploads.restore_upload(model, tmp_path / "a.gif", "sr2", tmp_path, 10_000)
     assert "the first of 3 frames" in summary and Image.open(after).size == (48, 40)

@@ -15,10 +15,10 @@ from ipt_jax.bench.step import time_calls
 from ipt_jax.distributed import devices
 from ipt_jax.errors import ConfigError
 from ipt_jax.model import IPT, build
+from ipt_jax.model.attention import Attention
 from ipt_jax.model.fused_attention import FusedAttention
 from ipt_jax.model.init import STARTS
 from ipt_jax.model.ipt import choose_kernel
-from ipt_jax.model.layers import Attention
 from ipt_jax.tasks import make_tasks
 
 Array = jax.Array

@@ -17,8 +17,8 @@ from ipt_jax.data.crops import empty_pair
 from ipt_jax.distributed import devices, sharding
 from ipt_jax.errors import ConfigError
 from ipt_jax.model import build, flops
+from ipt_jax.model.dense import precision
 from ipt_jax.model.ipt import kernel_name
-from ipt_jax.model.layers import precision
 from ipt_jax.step.state import init_state, state_shardings
 from ipt_jax.step.train_step import compile_step
 from ipt_jax.tasks import make_tasks

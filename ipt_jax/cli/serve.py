@@ -57,7 +57,7 @@ def serve(options: argparse.Namespace) -> int:
         import gradio  # noqa: F401
     except ImportError:
         raise UserError(f"ipt serve needs gradio: {install('serve')}") from None
-    from ipt_jax.serve import serve_until_interrupted
+    from ipt_jax.serve.page import serve_until_interrupted
 
     if not options.max_megapixels > 0:
         raise UserError(f"--max-megapixels {options.max_megapixels:g}: it must be above 0")

@@ -6,8 +6,6 @@ are float32; everything else is computed in `dtype`.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -15,20 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from ipt_jax.model import fused_attention as kernels
-from ipt_jax.model.fused_attention import FusedAttention, row_norm
+from ipt_jax.model.attention import Attention
+from ipt_jax.model.dense import Array, Dtype, dense, precision
+from ipt_jax.model.fused_attention import FusedAttention
 from ipt_jax.model.init import TorchStart
-
-Array = jax.Array
-Dtype = Any
-
-
-def precision(dtype: Dtype) -> str | None:
-    """Returns the precision of matrix products.
-
-    float32 products are exact on TPUs and GPUs too, where the default is a lower precision.
-    """
-    return "highest" if jnp.dtype(dtype) == jnp.float32 else None
+from ipt_jax.model.norms import LayerNorm
 
 
 def tokens_of(features: Array, patch: int) -> Array:
@@ -80,226 +69,6 @@ def conv(
     )
 
 
-def by_rows(layer: Callable[[Array], Array], x: Array) -> Array:
-    """Applies a layer of the last axis to `x`, with all other axes reshaped into one.
-
-    On a CPU, XLA computes the gradients of products of more than two axes by transposing the
-    arrays, which costs as much as the product.
-    """
-    y = layer(x.reshape(-1, x.shape[-1]))
-    return y.reshape(*x.shape[:-1], y.shape[-1])
-
-
-def dense(
-    out: int, kernel_init: Any, bias_init: Any, dtype: Dtype, name: str, use_bias: bool = True
-) -> Callable[[Array], Array]:
-    """Returns a linear layer of the last axis."""
-    layer = nn.Dense(
-        out,
-        use_bias=use_bias,
-        dtype=dtype,
-        precision=precision(dtype),
-        kernel_init=kernel_init,
-        bias_init=bias_init,
-        name=name,
-    )
-    return functools.partial(by_rows, layer)
-
-
-class RowNorm(nn.Module):
-    """LayerNorm over the last axis with a backward pass of its own; parameters of nn.LayerNorm."""
-
-    eps: float
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        width = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (width,), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (width,), jnp.float32)
-        return by_rows(lambda rows: row_norm(rows, scale, bias, self.eps), x)
-
-
-class LayerNorm(nn.Module):
-    """LayerNorm over the last axis, computed in float32 and returned in `dtype`.
-
-    With `by_hand`, the backward pass is that of `RowNorm`, for TPUs.
-    """
-
-    dtype: Dtype
-    eps: float = 1e-5
-    by_hand: bool = False
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        if self.by_hand:
-            return RowNorm(self.eps, name="norm")(x)
-        norm = nn.LayerNorm(
-            epsilon=self.eps, dtype=jnp.float32, use_fast_variance=False, name="norm"
-        )
-        # Without the barrier, XLA on a CPU recomputes the norm inside each product that reads it,
-        # and its gradients too.
-        return jax.lax.optimization_barrier(by_rows(norm, x).astype(self.dtype))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def attention_weights(logits: Array, dtype: Dtype) -> Array:
-    """Returns the softmax over the last axis, computed in float32 and returned in `dtype`.
-
-    Only the result is kept for the backward pass. Automatic differentiation would also keep a
-    float32 array, which with bfloat16 triples the memory that attention keeps.
-    """
-    return jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(dtype)
-
-
-def _weights_forward(logits: Array, dtype: Dtype) -> tuple[Array, Array]:
-    weights = checkpoint_name(attention_weights(logits, dtype), "attention")
-    return weights, weights
-
-
-def _weights_backward(dtype: Dtype, weights: Array, gradient: Array) -> tuple[Array]:
-    w, g = weights.astype(jnp.float32), gradient.astype(jnp.float32)
-    return (w * (g - jnp.sum(w * g, axis=-1, keepdims=True)),)
-
-
-attention_weights.defvjp(_weights_forward, _weights_backward)
-
-
-class RowsOut(nn.Module):
-    """A linear layer of features on rows: `[D, R]` -> `[R, D]`; parameters of nn.Dense."""
-
-    kernel_init: Any
-    use_bias: bool
-    dtype: Dtype
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        width = x.shape[0]
-        kernel = self.param("kernel", self.kernel_init, (width, width), jnp.float32)
-        y = jax.lax.dot_general(
-            x,
-            kernel.astype(self.dtype),
-            (((0,), (0,)), ((), ())),
-            precision=precision(self.dtype),
-        )
-        if self.use_bias:
-            y += self.param("bias", nn.initializers.zeros, (width,), jnp.float32).astype(self.dtype)
-        return y
-
-
-def kept(x: Array, name: str, lead: tuple[int, ...]) -> Array:
-    """Names an array that the backward pass may keep, with axes of 1 in front of its shape.
-
-    The stacks of what a scan keeps start as zeros. XLA merges zeros of one shape, those of the
-    encoder and of the decoder, and then really writes them; with different shapes it leaves them
-    uninitialised.
-    """
-    return checkpoint_name(x.reshape(*lead, *x.shape), name).reshape(x.shape)
-
-
-class Attention(nn.Module):
-    """Multi-head attention without biases of the projections.
-
-    The projections of query, key and value are one matrix `[D, 3 D]`. Inputs that are the same
-    array share a product. `out_bias` adds a bias to the output projection, which some published
-    files have because PyTorch 1.5 to 1.8 always created it.
-    """
-
-    heads: int
-    start: TorchStart
-    dtype: Dtype
-    depth: int
-    decoder: bool = False
-    out_bias: bool = False
-    kernel: FusedAttention | str | None = None
-
-    @nn.compact
-    def __call__(self, query: Array, key: Array, value: Array) -> Array:
-        """Returns `[..., N, D]` from query, key and value, `[..., N, D]` each.
-
-        With a fused kernel all tokens of all images are on one axis, `[..., B N, D]`.
-        """
-        width = query.shape[-1]
-        kernel = self.param(
-            "qkv", self.start.attention_in(width, self.decoder), (width, 3 * width), jnp.float32
-        )
-        kernel = kernel.astype(self.dtype)
-        if isinstance(self.kernel, FusedAttention):
-            return self._fused(self.kernel, kernel, query, key, value)
-
-        def dot(x: Array, matrix: Array) -> Array:
-            return by_rows(
-                lambda rows: jnp.matmul(rows, matrix, precision=precision(self.dtype)), x
-            )
-
-        if query is key and key is value:
-            q, k, v = jnp.split(dot(query, kernel), 3, axis=-1)
-        elif query is key:
-            q, k = jnp.split(dot(query, kernel[:, : 2 * width]), 2, axis=-1)
-            v = dot(value, kernel[:, 2 * width :])
-        else:
-            q = dot(query, kernel[:, :width])
-            k, v = (
-                jnp.split(dot(key, kernel[:, width:]), 2, axis=-1)
-                if key is value
-                else (dot(key, kernel[:, width : 2 * width]), dot(value, kernel[:, 2 * width :]))
-            )
-        lead, tokens, size = query.shape[:-2], query.shape[-2], width // self.heads
-
-        def split(x: Array) -> Array:
-            # [B, heads, N, size], with each head's matrix contiguous: 12 % faster on a CPU.
-            return x.reshape(-1, tokens, self.heads, size).transpose(0, 2, 1, 3)
-
-        start = self.start.residual(width, self.depth)
-        out = dense(width, start, nn.initializers.zeros, self.dtype, "out", self.out_bias)
-        if self.kernel == "cudnn":
-            by_tokens = [x.reshape(-1, tokens, self.heads, size) for x in (q, k, v)]
-            mixed = jax.nn.dot_product_attention(*by_tokens, implementation="cudnn")
-            return out(checkpoint_name(mixed.reshape(*lead, tokens, width), "attention"))
-        q, k, v = split(q * size**-0.5), split(k), split(v)
-        logits = jnp.einsum(
-            "bhqd,bhkd->bhqk",
-            q,
-            k,
-            precision=precision(self.dtype),
-            preferred_element_type=jnp.float32,
-        )
-        weights = attention_weights(logits, self.dtype)
-        mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, v, precision=precision(self.dtype))
-        mixed = checkpoint_name(mixed, "attention")
-        return out(mixed.transpose(0, 2, 1, 3).reshape(*lead, tokens, width))
-
-    def _fused(
-        self, fused: FusedAttention, kernel: Array, query: Array, key: Array, value: Array
-    ) -> Array:
-        """Returns the same with projections `[.., R]`, features on rows, for the fused kernel."""
-        width, lead = query.shape[-1], query.shape[:-2]
-
-        def project(x: Array, matrix: Array) -> Array:
-            rows = x.reshape(-1, width)
-            found = jax.lax.dot_general(
-                matrix, rows, (((0,), (1,)), ((), ())), precision=precision(self.dtype)
-            )
-            return kept(found, "qkv", lead)
-
-        arrays: tuple[Array, ...]
-        first, second = kernel[:, :width], kernel[:, width:]
-        if query is key and key is value:
-            arrays, parts = (project(query, kernel),), kernels.SELF
-        elif query is key:
-            both, last = kernel[:, : 2 * width], kernel[:, 2 * width :]
-            arrays, parts = (project(query, both), project(value, last)), kernels.SHARED_KEY
-        elif key is value:
-            arrays, parts = (project(query, first), project(key, second)), kernels.SHARED_VALUE
-        else:
-            matrices = jnp.split(kernel, 3, axis=1)
-            arrays = tuple(map(project, (query, key, value), matrices))
-            parts = kernels.SEPARATE
-        mixed = kept(fused(arrays, parts, self.heads), "attention", lead)
-        start = self.start.residual(width, self.depth)
-        out = RowsOut(start, self.out_bias, self.dtype, name="out")(mixed)
-        return out.reshape(query.shape)
-
-
 class FeedForward(nn.Module):
     """Two linear layers, `D -> hidden -> D`, with ReLU between them."""
 
@@ -312,7 +81,7 @@ class FeedForward(nn.Module):
     def __call__(self, x: Array) -> Array:
         width, start = x.shape[-1], self.start
         x = dense(self.hidden, start.kernel(width), start.bias(width), self.dtype, "in")(x)
-        # The axes in front of [B N, D] with a fused kernel; it has no effect elsewhere.
+        # With a fused kernel, `elementwise` keeps the array of this name.
         x = checkpoint_name(x, "hidden")
         out = dense(
             width,

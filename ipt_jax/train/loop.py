@@ -21,7 +21,6 @@ from ipt_jax.step.state import TrainState
 from ipt_jax.train import init_from
 from ipt_jax.train.best_checkpoint import BestCheckpoint
 from ipt_jax.train.goodput import Goodput
-from ipt_jax.train.profiler import Profiler
 from ipt_jax.train.reporter import StepReporter
 from ipt_jax.train.saved_state import StateSaver, first_state
 from ipt_jax.train.setup import Setup, prepare
@@ -77,7 +76,7 @@ def pretrain(config: ConfigDict, workdir: str, force: bool = False) -> Outcome:
         with (
             Watchdog(setup.config["log"]["stacks_after"]) as watchdog,
             contextlib.closing(setup.items(start, given_up=stop.impatient)) as items,
-            contextlib.closing(Profiler(setup.config["log"]["profile"], setup.folder)) as profiler,
+            contextlib.closing(setup.profiler(start)) as profiler,
         ):
             while step < steps and not best.exhausted and not stop.requested(step):
                 lock.check(quick=True)

@@ -26,6 +26,7 @@ from ipt_jax.storage import check_workdir, expanded, reachable
 from ipt_jax.tasks import make_tasks
 from ipt_jax.train.data import open_data
 from ipt_jax.train.identity import Run, check_same
+from ipt_jax.train.profiler import Profiler
 from ipt_jax.train.validation import Validator
 from ipt_jax.versions import versions
 
@@ -70,6 +71,10 @@ class Setup:
         """Yields the batches from step `start` on, as `pipeline.stream`."""
         stop, data = self.config["steps"], self.config["data"]
         return pipeline.stream(self.batches, start, stop, data, given_up)
+
+    def profiler(self, start: int) -> Profiler:
+        """Returns what traces the steps of `log.profile`."""
+        return Profiler(self.config["log"]["profile"], self.folder, start)
 
     def open_checkpoints(self) -> Checkpoints:
         """Returns the run's checkpoints."""

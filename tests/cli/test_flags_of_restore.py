@@ -6,30 +6,12 @@ import json
 
 import numpy as np
 import pytest
-import runs
 from PIL import Image
 
 import ipt_jax
 from ipt_jax.cli.app import main
 
 SIZE = (40, 28)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> str:
-    """A run with random parameters, whose EMA is half of them."""
-    folder = tmp_path_factory.mktemp("flags") / "run"
-    runs.make_run(folder, tasks=("sr2", "denoise50"))
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def authors(run, tmp_path_factory) -> str:
-    """The same as a file in the authors' format: one task, whose name the shapes do not tell."""
-    file = tmp_path_factory.mktemp("authors") / "weights.safetensors"
-    words = ["--weights", run, "--task", "denoise50", "--format", "safetensors", "-o", str(file)]
-    assert main(["export", *words]) == 0
-    return str(file)
 
 
 @pytest.fixture(scope="module")

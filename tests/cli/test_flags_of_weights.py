@@ -9,31 +9,13 @@ import types
 import jax
 import numpy as np
 import pytest
-import runs
 from PIL import Image
 
 import ipt_jax
-from ipt_jax import serve
 from ipt_jax.bench import restore as bench_restore
 from ipt_jax.cli.app import main
 from ipt_jax.restore.network import CompiledNetwork
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> str:
-    """A run with random parameters, whose EMA is half of them."""
-    folder = tmp_path_factory.mktemp("weights") / "run"
-    runs.make_run(folder, tasks=("sr2", "denoise50"))
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def authors(run, tmp_path_factory) -> str:
-    """A file in the authors' format with one task, whose name the shapes do not tell."""
-    file = tmp_path_factory.mktemp("authors") / "weights.safetensors"
-    words = ["--weights", run, "--task", "denoise50", "--format", "safetensors", "-o", str(file)]
-    assert main(["export", *words]) == 0
-    return str(file)
+from ipt_jax.serve import page
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +46,7 @@ def served(monkeypatch, *words):
     seen = []
     monkeypatch.setitem(sys.modules, "gradio", types.ModuleType("gradio"))
     monkeypatch.setattr(
-        serve, "serve_until_interrupted", lambda model, **others: seen.append((model, others))
+        page, "serve_until_interrupted", lambda model, **others: seen.append((model, others))
     )
     assert main(["serve", *words]) == 0
     ((model, others),) = seen

@@ -13,7 +13,9 @@ import pytest
 
 from ipt_jax.data.sources.embedded import embedded
 from ipt_jax.model import IPT, build, preset
-from ipt_jax.model.layers import LayerNorm, attention_weights, features_of, pixel_shuffle, tokens_of
+from ipt_jax.model.attention import attention_weights
+from ipt_jax.model.layers import features_of, pixel_shuffle, tokens_of
+from ipt_jax.model.norms import LayerNorm
 from ipt_jax.tasks import PAPER_TASKS, TASKS, make_tasks
 from ipt_jax.weights.state_dict import params_from_torch, params_to_torch
 

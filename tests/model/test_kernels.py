@@ -10,8 +10,9 @@ import pytest
 from ipt_jax.distributed import devices
 from ipt_jax.errors import ConfigError
 from ipt_jax.model import build, preset
-from ipt_jax.model.fused_attention import FusedAttention, row_norm
+from ipt_jax.model.fused_attention import FusedAttention
 from ipt_jax.model.ipt import choose_kernel
+from ipt_jax.model.norms import row_norm
 from ipt_jax.tasks import make_tasks
 
 TASKS = make_tasks(["sr2", "denoise50"])

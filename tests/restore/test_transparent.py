@@ -11,10 +11,10 @@ from PIL import Image
 from restoring import restore
 
 import ipt_jax
-from ipt_jax import serve
 from ipt_jax.cli.app import main
 from ipt_jax.images import channels
 from ipt_jax.images.read import read_image
+from ipt_jax.serve import uploads
 from ipt_jax.weights import default as defaults
 
 SHIPPED = defaults.SHIPPED / "ipt_small"
@@ -63,7 +63,9 @@ def test_a_cut_out_has_no_fringe_in_memory_in_a_file_and_on_the_page(
     assert visible_pixels_off(read_image(tmp_path / "out.png").pixels, wanted) == 0
     as_image = model.restore(Image.fromarray(image), task, **settings)
     np.testing.assert_array_equal(np.asarray(as_image), out)
-    (before, _), after, _ = serve.restore_upload(model, tmp_path / "in.png", task, tmp_path, 10**6)
+    (before, _), after, _ = uploads.restore_upload(
+        model, tmp_path / "in.png", task, tmp_path, 10**6
+    )
     on_page = read_image(after).pixels
     assert visible_pixels_off(on_page, model.restore(opaque(image), task)) == 0
     assert (np.asarray(Image.open(before)) == 240).all()

@@ -59,7 +59,7 @@ def test_schedules_end():
 def test_adam_by_its_formula(name, changes):
     """A vector, which is Adam's under Muon, too, where its momentum is Nesterov's."""
     settings = complete({"optim": {"name": name, **changes}}).optim
-    b1, b2, eps = settings.b1, settings.b2, settings.eps
+    b1, b2, eps = ({"b1": 0.9, "b2": 0.999, "eps": 1e-8} | changes).values()
     transform = optim.direction(settings)
     params = {"bias": np.zeros(3, np.float32)}
     state, m, v = transform.init(params), np.zeros(3), np.zeros(3)

@@ -1,0 +1,1 @@
+"""The local page on which a model can be tried: `ipt serve`."""
