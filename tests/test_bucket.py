@@ -271,8 +271,11 @@ def test_sigterm_saves_and_the_run_is_resumed(proxy, data, straight, tmp_path):
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 75 and "saved" in errors, errors
     assert "stopped/lock" not in bucket.keys(proxy.target, "stopped/")
-    run(proxy, *words)
+    # The profiler cannot write to a bucket itself.
+    run(proxy, *words, "--config.log.profile=1:100000")
     assert_equals(proxy, "stopped", straight, tmp_path)
+    traces = bucket.keys(proxy.target, "stopped/tensorboard/plugins/profile/")
+    assert len(traces) == 1 and traces[0].endswith(".xplane.pb"), traces
 
 
 @pytest.mark.slow

@@ -141,7 +141,7 @@ def test_accumulation_is_the_mean_over_micro_batches(config, batches):
     halves = [jax.tree.map(lambda x, h=h: x[8 * h : 8 * h + 8], batches[0]) for h in (0, 1)]
     gradient = jax.jit(lambda p, b: gradients(network, p, b, config))
     expected = jax.tree.map(lambda a, b: (a + b) / 2, *(gradient(params, half) for half in halves))
-    accumulated = small.config("optim.accumulate=2")
+    accumulated = {**config, "optim": {**config["optim"], "accumulate": 2}}
     got = jax.jit(lambda p, b: gradients(network, p, b, accumulated))(params, batches[0])
     at_once = gradient(params, batches[0])
     for (path, a), b, c in zip(
