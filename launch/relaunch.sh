@@ -43,10 +43,12 @@ if [ -n "$DRY_RUN" ]; then
   exec "$here/tpu.sh" job "${WHERE[@]}" "${FLAGS[@]}" --dry-run -- "${COMMAND[@]}"
 fi
 
-# Without a project, every start would look like a preemption.
-if tpu state "${WHERE[@]}" 2>&1 | grep -qF '[project]'; then
-  die "$NO_PROJECT"
-fi
+# Without a project, every start would look like a preemption. The output is read to its end: under
+# `pipefail`, a reader that stops early makes the writer fail, and the pipe with it.
+answer=$(tpu state "${WHERE[@]}" 2>&1) || true
+case $answer in
+  *'[project]'*) die "$NO_PROJECT" ;;
+esac
 
 child=''
 # shellcheck disable=SC2329  # the trap calls it

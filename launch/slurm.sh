@@ -108,6 +108,7 @@ while state=$(squeue --noheader --format %T --job "$ID" 2>/dev/null) && [ -n "$s
   sleep "${POLL:-10}" &
   wait $!
 done
-code=$(sacct --noheader --parsable2 --allocations --format ExitCode --job "$ID" | head -n 1)
+codes=$(sacct --noheader --parsable2 --allocations --format ExitCode --job "$ID")
 ID=''
-exit "${code%%:*}"
+# The first line's number before the colon.
+exit "${codes%%:*}"
