@@ -1,10 +1,16 @@
 """Shardings of batches and of the training state.
 
 The step is a `jax.jit` with `NamedSharding`, which replaces `pmap` and `pjit`. The batch is split
-over one axis, "data". With `sharding="data"` each device holds the complete state, and the compiler
+over all devices. With `sharding="data"` each device holds the complete state, and the compiler
 inserts the one reduction of gradients. With `sharding="fsdp"` (Zhao et al., 2023; ZeRO-3) each
-large leaf of parameters, moments and EMA is split over the same axis: the parameters of a layer
+large leaf of parameters, moments and EMA is split over the devices, too: the parameters of a layer
 are gathered when it runs, and their gradients are reduced to the piece that a device keeps.
+
+A mesh has one axis, or two where the chips of a TPU slice are wired as a torus
+(`devices.mesh_of`). All axes are axes of data. They matter for the order of collectives: the TPU
+compiler scatters a sum along one axis only. If a gradient is to be split over both at once, the
+compiler reduces it everywhere and cuts it up afterwards, which moves twice the bytes.
+Therefore gradients are split along one axis after the other, and pieces gathered in reverse order.
 """
 
 from __future__ import annotations
@@ -16,7 +22,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+# The name of the axis of a mesh with one axis, and the names of the axes of a torus.
 DATA = "data"
+AXES = ("x", "y")
 
 SHARDINGS = ("data", "fsdp")
 
@@ -35,19 +43,28 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def split(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of an array whose first axis is split over the devices."""
-    return NamedSharding(mesh, PartitionSpec(DATA))
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
-def _piece(shape: tuple[int, ...], devices: int) -> PartitionSpec:
+def _piece(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     """Returns a spec that splits the first axis that the number of devices divides.
 
     The largest axis would be worse: the query, key and value parts of one matrix lie along its
     last axis, and pieces that cut across these parts would be moved between devices again.
     """
-    axes = [i for i, side in enumerate(shape) if side % devices == 0]
-    if devices == 1 or not axes or np.prod(shape) <= SMALL:
+    axes = [i for i, side in enumerate(shape) if side % mesh.size == 0]
+    if mesh.size == 1 or not axes or np.prod(shape) <= SMALL:
         return PartitionSpec()
-    return PartitionSpec(*[None] * axes[0], DATA)
+    return PartitionSpec(*[None] * axes[0], mesh.axis_names)
+
+
+def _steps(mesh: Mesh, piece: PartitionSpec) -> list[NamedSharding]:
+    """Returns the shardings on the way from a whole array to a piece, one more mesh axis each."""
+    *unsplit, _ = piece
+    return [
+        NamedSharding(mesh, PartitionSpec(*unsplit, mesh.axis_names[: i + 1]))
+        for i in range(len(mesh.axis_names))
+    ]
 
 
 def state_shardings(tree: Any, mesh: Mesh, sharding: str) -> Any:
@@ -64,8 +81,8 @@ def state_shardings(tree: Any, mesh: Mesh, sharding: str) -> Any:
             return replicated(mesh)
         names = {jax.tree_util.keystr((key,), simple=True) for key in path}
         if names.isdisjoint(STACKS):
-            return NamedSharding(mesh, _piece(leaf.shape, mesh.size))
-        return NamedSharding(mesh, PartitionSpec(None, *_piece(leaf.shape[1:], mesh.size)))
+            return NamedSharding(mesh, _piece(leaf.shape, mesh))
+        return NamedSharding(mesh, PartitionSpec(None, *_piece(leaf.shape[1:], mesh)))
 
     return jax.tree_util.tree_map_with_path(of, tree)
 
@@ -73,8 +90,10 @@ def state_shardings(tree: Any, mesh: Mesh, sharding: str) -> Any:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _gathered(leaf: jax.Array, mesh: Mesh, spec: PartitionSpec, dtype: Any) -> jax.Array:
     # The first constraint keeps the compiler from moving the cast behind the gather.
-    piece = jax.lax.with_sharding_constraint(leaf.astype(dtype), NamedSharding(mesh, spec))
-    return jax.lax.with_sharding_constraint(piece, replicated(mesh))
+    whole = leaf.astype(dtype)
+    for sharding in (*reversed(_steps(mesh, spec)), replicated(mesh)):
+        whole = jax.lax.with_sharding_constraint(whole, sharding)
+    return whole
 
 
 def _gathered_forward(
@@ -86,9 +105,9 @@ def _gathered_forward(
 def _gathered_backward(
     mesh: Mesh, spec: PartitionSpec, dtype: Any, _: None, gradient: jax.Array
 ) -> tuple[jax.Array]:
-    return (
-        jax.lax.with_sharding_constraint(gradient, NamedSharding(mesh, spec)).astype(np.float32),
-    )
+    for sharding in _steps(mesh, spec):
+        gradient = jax.lax.with_sharding_constraint(gradient, sharding)
+    return (gradient.astype(np.float32),)
 
 
 _gathered.defvjp(_gathered_forward, _gathered_backward)
@@ -108,7 +127,7 @@ def gather(mesh: Mesh, dtype: Any, tree: Any) -> Any:
 
     def of(path: Any, leaf: jax.Array) -> jax.Array:
         names = {jax.tree_util.keystr((key,), simple=True) for key in path}
-        spec = _piece(leaf.shape, mesh.size)
+        spec = _piece(leaf.shape, mesh)
         return (
             leaf
             if spec == PartitionSpec() or not names.isdisjoint(STACKS)
