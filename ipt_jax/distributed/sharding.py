@@ -4,7 +4,9 @@ The step is a `jax.jit` with `NamedSharding`, which replaces `pmap` and `pjit`. 
 over all devices. With `sharding="data"` each device holds the complete state, and the compiler
 inserts the one reduction of gradients. With `sharding="fsdp"` (Zhao et al., 2023; ZeRO-3) each
 large leaf of parameters, moments and EMA is split over the devices, too: the parameters of a layer
-are gathered when it runs, and their gradients are reduced to the piece that a device keeps.
+are gathered when it runs, and their gradients are reduced to the piece that a device keeps. With
+`sharding="zero1"` (Rajbhandari et al., 2020) each device holds all parameters, but a piece of the
+moments and of the EMA only: it updates its piece, and the new parameters are gathered.
 
 A mesh has one axis, or two where the chips of a TPU slice are wired as a torus
 (`devices.mesh_of`). All axes are axes of data. They matter for the order of collectives: the TPU
@@ -26,7 +28,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 DATA = "data"
 AXES = ("x", "y")
 
-SHARDINGS = ("data", "fsdp")
+SHARDINGS = ("data", "zero1", "fsdp")
 
 # The first axis of each leaf in these modules counts layers; it is never split.
 STACKS = ("encoder", "decoder")
@@ -73,7 +75,7 @@ def state_shardings(tree: Any, mesh: Mesh, sharding: str) -> Any:
     Args:
       tree: parameters, or a tree with their paths and shapes, such as moments.
       mesh: the devices.
-      sharding: one of `SHARDINGS`: "data" replicates each leaf, "fsdp" splits the large ones.
+      sharding: one of `SHARDINGS`: "data" replicates each leaf, the others split the large ones.
     """
 
     def of(path: Any, leaf: Any) -> NamedSharding:
@@ -87,23 +89,27 @@ def state_shardings(tree: Any, mesh: Mesh, sharding: str) -> Any:
     return jax.tree_util.tree_map_with_path(of, tree)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _gathered(leaf: jax.Array, mesh: Mesh, spec: PartitionSpec, dtype: Any) -> jax.Array:
-    # The first constraint keeps the compiler from moving the cast behind the gather.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _gathered(
+    leaf: jax.Array, mesh: Mesh, spec: PartitionSpec, dtype: Any, in_pieces: bool
+) -> jax.Array:
     whole = leaf.astype(dtype)
+    if not in_pieces:
+        return whole
+    # The first constraint keeps the compiler from moving the cast behind the gather.
     for sharding in (*reversed(_steps(mesh, spec)), replicated(mesh)):
         whole = jax.lax.with_sharding_constraint(whole, sharding)
     return whole
 
 
 def _gathered_forward(
-    leaf: jax.Array, mesh: Mesh, spec: PartitionSpec, dtype: Any
+    leaf: jax.Array, mesh: Mesh, spec: PartitionSpec, dtype: Any, in_pieces: bool
 ) -> tuple[jax.Array, None]:
-    return _gathered(leaf, mesh, spec, dtype), None
+    return _gathered(leaf, mesh, spec, dtype, in_pieces), None
 
 
 def _gathered_backward(
-    mesh: Mesh, spec: PartitionSpec, dtype: Any, _: None, gradient: jax.Array
+    mesh: Mesh, spec: PartitionSpec, dtype: Any, in_pieces: bool, _: None, gradient: jax.Array
 ) -> tuple[jax.Array]:
     for sharding in _steps(mesh, spec):
         gradient = jax.lax.with_sharding_constraint(gradient, sharding)
@@ -113,8 +119,10 @@ def _gathered_backward(
 _gathered.defvjp(_gathered_forward, _gathered_backward)
 
 
-def gather(mesh: Mesh, dtype: Any, tree: Any) -> Any:
+def gather(mesh: Mesh, dtype: Any, in_pieces: bool, tree: Any) -> Any:
     """Returns parameters with every split leaf gathered; their gradients are split again.
+
+    With `sharding="zero1"` the parameters are whole, and only their gradients are split.
 
     The stacks of layers are not gathered here: the loop that runs them gathers one layer at a
     time.
@@ -122,6 +130,7 @@ def gather(mesh: Mesh, dtype: Any, tree: Any) -> Any:
     Args:
       mesh: the devices.
       dtype: what the model computes in; split leaves are cast to it before they are moved.
+      in_pieces: whether the parameters are split.
       tree: parameters, sharded by `state_shardings`.
     """
 
@@ -131,7 +140,7 @@ def gather(mesh: Mesh, dtype: Any, tree: Any) -> Any:
         return (
             leaf
             if spec == PartitionSpec() or not names.isdisjoint(STACKS)
-            else _gathered(leaf, mesh, spec, dtype)
+            else _gathered(leaf, mesh, spec, dtype, in_pieces)
         )
 
     return jax.tree_util.tree_map_with_path(of, tree)

@@ -54,6 +54,7 @@ def torus() -> jax.sharding.Mesh:
 # How a state can lie on the devices: the value of `sharding`, and the mesh.
 LAYOUTS = {
     "data": ("data", lambda: devices.make_mesh(DEVICES)),
+    "zero1": ("zero1", lambda: devices.make_mesh(DEVICES)),
     "fsdp": ("fsdp", lambda: devices.make_mesh(DEVICES)),
     "fsdp on a torus": ("fsdp", torus),
 }
@@ -88,7 +89,7 @@ def runs(batches, tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("layout", ["fsdp", "fsdp on a torus"])
+@pytest.mark.parametrize("layout", ["zero1", "fsdp", "fsdp on a torus"])
 def test_the_numbers_are_those_of_whole_parameters(runs, layout):
     (whole, one, *_), (pieces, other, *_) = runs["data"], runs[layout]
     for a, b in zip(one, other):
@@ -123,6 +124,14 @@ def test_large_leaves_are_in_pieces_and_stay_so(runs, layout):
     assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(runs["data"][0]))
 
 
+def test_zero1_splits_moments_and_ema_alone(runs):
+    state = runs["zero1"][0]
+    assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(state.params))
+    for tree in (state.ema["body"], state.moments["body"].mu, state.moments["body"].nu):
+        kernel = tree["encoder"]["self_attention"]["qkv"]
+        assert kernel.addressable_shards[0].data.shape == (2, 8, 192)
+
+
 def test_only_parameters_and_gradients_move(runs):
     """Every array that moves is a parameter, one layer's slice of it, or has a few numbers."""
     params = jax.tree.leaves(runs["data"][0].params)
@@ -132,6 +141,7 @@ def test_only_parameters_and_gradients_move(runs):
     fsdp = {"all-reduce", "reduce-scatter", "all-gather"}
     for layout, kinds in (
         ("data", {"all-reduce"}),
+        ("zero1", fsdp),
         ("fsdp", fsdp),
         # The order of pieces may have to be turned between two gathers of biases.
         ("fsdp on a torus", fsdp | {"collective-permute", "all-to-all"}),
@@ -162,7 +172,8 @@ def test_parameters_travel_in_the_dtype_of_the_computation():
 
 
 @pytest.mark.parametrize(
-    "saved, wanted", [("data", "fsdp"), ("fsdp", "data"), ("fsdp", "fsdp on a torus")]
+    "saved, wanted",
+    [("data", "fsdp"), ("fsdp", "data"), ("fsdp", "fsdp on a torus"), ("data", "zero1")],
 )
 def test_a_checkpoint_of_one_goes_on_as_the_other(runs, batches, saved, wanted):
     before, _, folder, _ = runs[saved]
@@ -174,7 +185,7 @@ def test_a_checkpoint_of_one_goes_on_as_the_other(runs, batches, saved, wanted):
     ):
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
     assert state.params["body"]["mlp"]["in"]["kernel"].sharding.is_fully_replicated == (
-        wanted == "data"
+        wanted in ("data", "zero1")
     )
     _, one = train_step(state, shardings.put_batch(batches[0], mesh))
     assert np.isfinite(float(one["loss"]))

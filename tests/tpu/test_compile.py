@@ -363,7 +363,7 @@ mesh = topology_mesh("{topology}")
 rows = 64 * mesh.size
 
 def loss(kernel, x):
-    whole = sharding.gather(mesh, jnp.bfloat16, {{"kernel": kernel}})["kernel"]
+    whole = sharding.gather(mesh, jnp.bfloat16, True, {{"kernel": kernel}})["kernel"]
     return jnp.sum((x @ whole).astype(jnp.float32) ** 2)
 
 kernel = jax.ShapeDtypeStruct((2048, 2048), jnp.float32)
