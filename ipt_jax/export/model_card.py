@@ -20,6 +20,7 @@ from ipt_jax.model.ipt import GEOMETRY
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.run_folder import metrics_log
 from ipt_jax.run_folder.folder import CONFIG
+from ipt_jax.storage import scheme_of
 from ipt_jax.versions import versions
 from ipt_jax.weights.tensor_files import sha256_of
 
@@ -69,7 +70,9 @@ def collect_details(
     config, measured = provenance.get("training", {}), {}
     step = provenance.get("step")
     name, _, _ = weights.rpartition("@")
-    for folder in (epath.Path(weights), epath.Path(name or weights)):
+    # A run's folder is local or in a bucket.
+    folders = (weights, name or weights) if scheme_of(weights) in ("", "gs") else ()
+    for folder in map(epath.Path, folders):
         if (folder / CONFIG).exists():
             config = read_recorded(folder)["config"]
             lines = metrics_log.read_run_lines(folder)
