@@ -26,6 +26,7 @@ MODULES = (
     "ipt_jax.cli.restore",
     "ipt_jax.cli.serve",
     "ipt_jax.cli.weights",
+    "ipt_jax.cli.push",
     "ipt_jax.cli.doctor",
     "ipt_jax.cli.compile",
 )
@@ -94,7 +95,7 @@ def make_parser() -> Parser:
 
 # Options whose values may be addresses, such as gs://bucket/run. Other paths are local: a local
 # folder named "gs:" would be made for the results of `--json gs://bucket/scores.json`.
-ADDRESSES = ("weights", "workdir", "data_dir", "set", "overrides", "run")
+ADDRESSES = ("weights", "workdir", "data_dir", "set", "overrides", "run", "repository")
 
 
 def check_local(options: argparse.Namespace) -> None:

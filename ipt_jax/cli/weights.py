@@ -19,6 +19,7 @@ from ipt_jax.export.formats import FORMATS
 from ipt_jax.messages import printable, say
 
 if TYPE_CHECKING:
+    from ipt_jax.export.model_card import Details
     from ipt_jax.restore.restorer import Restorer
 
 LIST = (
@@ -145,6 +146,13 @@ def _add_export(commands: Any) -> None:
         help="dtype in which an ONNX file computes, or of the tensors in a folder (default: "
         "float32)",
     )
+    add_card_flags(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    parser.set_defaults(run=export_weights)
+
+
+def add_card_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds --licence and --scores, which the model card states."""
     parser.add_argument(
         "--licence",
         metavar="TEXT",
@@ -153,8 +161,6 @@ def _add_export(commands: Any) -> None:
     parser.add_argument(
         "--scores", metavar="FILE", help="scores for the card, from ipt evaluate --json"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    parser.set_defaults(run=export_weights)
 
 
 def import_weights(options: argparse.Namespace) -> int:
@@ -182,9 +188,7 @@ def export_weights(options: argparse.Namespace) -> int:
       WeightsError: wrong usage, or the weights are not valid; nothing was written.
       ExportError: the result does not compute what the model computes; nothing was written.
     """
-    import dataclasses
-
-    from ipt_jax.export import export, model_card
+    from ipt_jax.export import export
 
     out = Path(options.out).expanduser()
     if not out.parent.is_dir():
@@ -193,22 +197,8 @@ def export_weights(options: argparse.Namespace) -> int:
         raise WeightsError(f"--out {out} is a folder; name a file")
     if out.exists() and not options.overwrite:
         raise WeightsError(f"--out {out} exists; --overwrite replaces it")
-    restorer = load_weights(options)
-    if options.task:
-        try:
-            restorer = restorer.only(words_of(options.task))
-        except ValueError as error:
-            raise WeightsError(f"--task {options.task}: {error}") from None
-    try:
-        details = model_card.collect_details(
-            options.weights, restorer, options.licence, options.scores
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(
-            f"--scores {options.scores}: it is not a file of ipt evaluate --json ({error!r})"
-        ) from None
-    provenance = model_card.exported_provenance(restorer, details)
-    restorer = dataclasses.replace(restorer, provenance=provenance)
+    restorer = only_tasks(load_weights(options), options.task)
+    restorer, details = described(options, restorer)
     difference = export.export_weights(
         restorer, out, options.format, dtype=options.dtype, details=details
     )
@@ -218,6 +208,43 @@ def export_weights(options: argparse.Namespace) -> int:
         "value"
     )
     return 0
+
+
+def only_tasks(restorer: Restorer, words: str) -> Restorer:
+    """Returns weights with the tasks of --task; with all of them where it is not given.
+
+    Raises:
+      WeightsError: the weights do not have a task.
+    """
+    if not words:
+        return restorer
+    try:
+        return restorer.only(words_of(words))
+    except ValueError as error:
+        raise WeightsError(f"--task {words}: {error}") from None
+
+
+def described(options: argparse.Namespace, restorer: Restorer) -> tuple[Restorer, Details]:
+    """Returns weights with the provenance of an export, and the details for their card.
+
+    Raises:
+      WeightsError: the file of --scores is missing or not valid.
+    """
+    import dataclasses
+
+    from ipt_jax.export import model_card
+    from ipt_jax.weights.default import default_weights
+
+    try:
+        details = model_card.collect_details(
+            options.weights or default_weights(), restorer, options.licence, options.scores
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"--scores {options.scores}: it is not a file of ipt evaluate --json ({error!r})"
+        ) from None
+    provenance = model_card.exported_provenance(restorer, details)
+    return dataclasses.replace(restorer, provenance=provenance), details
 
 
 def _summary(restorer: Restorer) -> str:

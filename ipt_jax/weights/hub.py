@@ -113,6 +113,8 @@ def fetch(text: str) -> Path:
     commit, known = _listing(api, address)
     files = _choose(address, list(known))
     paths = {file: _download(api, address, commit, file, known[file]) for file in files}
+    if known[files[0]].local is None:
+        _remember_revision(api, address, commit, files[0])
     tensors = paths[files[-1]]
     if address.sha256:
         check_sha256(sha256_of(tensors), address.sha256, str(address))
@@ -148,11 +150,12 @@ def _listing(api: Any, address: HubAddress) -> tuple[str, dict[str, _HubFile]]:
         found = _cached_listing(address)
         if found is None:
             raise
-        logger.warning("%s; the copy of commit %s in the cache is used", error, found[0][:12])
+        reason = str(error).split(";")[0]
+        logger.warning("%s; the copy of commit %s in the cache is used", reason, found[0][:12])
         return found
     files = {
         sibling.rfilename: _HubFile(
-            sha256=_lfs_sha256(sibling.lfs),
+            sha256=lfs_sha256(sibling.lfs),
             blob="" if sibling.lfs else str(sibling.blob_id or ""),
         )
         for sibling in info.siblings or []
@@ -160,7 +163,7 @@ def _listing(api: Any, address: HubAddress) -> tuple[str, dict[str, _HubFile]]:
     return str(info.sha), files
 
 
-def _lfs_sha256(lfs: Any) -> str:
+def lfs_sha256(lfs: Any) -> str:
     """Returns the SHA-256 in what the hub says about LFS; a dict or an object by the version."""
     if not lfs:
         return ""
@@ -195,11 +198,13 @@ def _sha256_in_name(file: Path) -> str:
 
 def _cached_revisions() -> Iterator[tuple[str, Any]]:
     """Yields the name of each repository of a model in the cache, and each of its revisions."""
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     with contextlib.suppress(CacheNotFound, OSError):
-        for repo in sorted(scan_cache_dir().repos, key=lambda repo: repo.repo_id):
+        for repo in sorted(
+            scan_cache_dir(constants.HF_HUB_CACHE).repos, key=lambda repo: repo.repo_id
+        ):
             if repo.repo_type == "model":
                 for revision in sorted(repo.revisions, key=lambda one: one.commit_hash):
                     yield repo.repo_id, revision
@@ -268,6 +273,16 @@ def _download(api: Any, address: HubAddress, commit: str, name: str, known: _Hub
         f"weights {address}: {name} is not the file that the hub describes ({wrong}); it is not "
         f"used. Delete {path} and repeat the command"
     )
+
+
+def _remember_revision(api: Any, address: HubAddress, commit: str, name: str) -> None:
+    """Makes the cache know which commit a branch or tag is, for a later call without a network."""
+    revision = address.revision or "main"
+    if commit.startswith(revision):
+        return
+    # The client writes this down when it is asked for a file by the name of the branch.
+    with contextlib.suppress(DownloadError), explained(address):
+        api.hf_hub_download(address.repo, name, revision=revision)
 
 
 def _difference(path: Path, known: _HubFile) -> str:
@@ -345,7 +360,14 @@ def explained(address: HubAddress, *, writes: bool = False) -> Iterator[None]:
         ) from None
     except errors.HfHubHTTPError as error:
         raise _status_error(error, address, token, place) from None
-    # The client raises the errors of the HTTP library of its version, OSError, ValueError and
+    except json.JSONDecodeError:
+        raise DownloadError(
+            f"{address}: what {place} answers is not the hub's; check HF_ENDPOINT and the proxy"
+        ) from None
+    # The hub does not accept the front matter of a README, or a file.
+    except ValueError as error:
+        raise WeightsError(f"{address}: {printable(' '.join(str(error).split()))}") from None
+    # The client raises the errors of the HTTP library of its version, OSError and
     # RuntimeError.
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None and error.filename:
