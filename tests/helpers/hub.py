@@ -93,6 +93,8 @@ class Hub:
             monkeypatch.setattr(constants, name, value)
         monkeypatch.setenv("HF_ENDPOINT", self.address)
         monkeypatch.setattr(constants, "ENDPOINT", self.address)
+        template = self.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.delenv("HF_TOKEN", raising=False)
 
 
