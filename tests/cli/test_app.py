@@ -58,6 +58,7 @@ def test_module_and_help():
         ["serve"],
         ["import"],
         ["export"],
+        ["push"],
         ["doctor"],
         ["compile"],
         ["data"],

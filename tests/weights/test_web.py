@@ -117,6 +117,15 @@ def test_what_is_no_weights_file_leaves_nothing(get, error, message, cache):
     assert not [file for file in cache.rglob("*") if file.is_file()]
 
 
+@pytest.mark.parametrize("size", [len(FILE) - 1, len(FILE) + 1])
+def test_another_number_of_bytes_than_announced_is_refused(size, tmp_path):
+    """requests compares the number itself; a bucket's client does not."""
+    address = web.Address("gs://bucket/w.npz")
+    with pytest.raises(DownloadError, match=f"after {len(FILE)} of {size} bytes"):
+        web.save([FILE], tmp_path / "w.npz", address, size=size)
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_checksum_is_refused(cache):
     with (
         web_server.answering(whole) as (address, _),
