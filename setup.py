@@ -85,6 +85,8 @@ setup(
     entry_points={"console_scripts": ["ipt = ipt_jax.cli:main"]},
     install_requires=[
         "absl-py>=2.1",
+        # It completes the command line in shells.
+        "argcomplete>=3.3",
         # The first version that reads gs:// itself.
         "array-record>=0.8.6",
         "etils[epath]>=1.9",

@@ -59,6 +59,7 @@ def test_module_and_help():
         ["import"],
         ["export"],
         ["push"],
+        ["completion"],
         ["doctor"],
         ["compile"],
         ["data"],
