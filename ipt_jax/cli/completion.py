@@ -2,8 +2,8 @@
 
 The shell starts `ipt` with the unfinished line in the environment, and argcomplete answers with
 what may follow. Nothing here imports jax, so that the answer comes at once. shtab, which writes
-static code instead, was tried as well: its code does not complete the VALUE of `--config.KEY=VALUE`,
-a second task after a comma, or weights that were downloaded since.
+static code instead, was tried as well: its code does not complete the VALUE of
+`--config.KEY=VALUE`, a second task after a comma, or weights that were downloaded since.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from ipt_jax.run_folder import metrics_log
 from ipt_jax.run_folder.folder import CONFIG
 from ipt_jax.storage import scheme_of
 from ipt_jax.versions import versions
+from ipt_jax.weights.load import is_fetched, shown_address
 from ipt_jax.weights.tensor_files import sha256_of
 
 UNKNOWN = "not stated"
@@ -137,7 +138,9 @@ def _without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
         k: _without_paths(v) if isinstance(v, Mapping) else v for k, v in config.items()
     }
     for key in ("dir", "init_from"):
-        if plain.get(key):
+        if plain.get(key) and is_fetched(str(plain[key])):
+            plain[key] = shown_address(str(plain[key]))
+        elif plain.get(key):
             plain[key] = str(plain[key]).rstrip("/").rsplit("/", 1)[-1]
     return plain
 

@@ -367,9 +367,9 @@ def explained(address: HubAddress, *, writes: bool = False) -> Iterator[None]:
     # The hub does not accept the front matter of a README, or a file.
     except ValueError as error:
         raise WeightsError(f"{address}: {printable(' '.join(str(error).split()))}") from None
-    # The client raises the errors of the HTTP library of its version, OSError and
-    # RuntimeError.
-    except Exception as error:
+    # The bases of HfHubHTTPError are the error of the HTTP library, which depends on the client's
+    # version, and OSError. A transfer that breaks may raise RuntimeError.
+    except (*errors.HfHubHTTPError.__bases__, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno is not None and error.filename:
             raise
         cut = "size" in str(error) and "onsistency" in str(error)

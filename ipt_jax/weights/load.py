@@ -23,6 +23,11 @@ from ipt_jax.weights.run import read_run
 FETCHED = ("hf", "https", "http")
 
 
+def is_fetched(path: str) -> bool:
+    """Returns whether weights have an address of `FETCHED`, on a hub or on the web."""
+    return scheme_of(path) in FETCHED
+
+
 def fetch(address: str) -> Path:
     """Returns the local copy of the weights at an address of `FETCHED`, a file or a folder.
 
@@ -92,7 +97,7 @@ def load(
         installed.
     """
     path = default_weights() if path is None else os.fspath(path)
-    if scheme_of(path) in FETCHED:
+    if is_fetched(path):
         restorer = _load_local(fetch(path), task, heads, dtype)
         return _with_address(restorer, shown_address(path))
     if is_remote(path):

@@ -179,7 +179,9 @@ def _fetch_file(address: Address, folder: Path | None = None) -> Path:
                     headers[header] = record[kept]
         try:
             reply = session.get(address.url, stream=True, timeout=TIMEOUTS, headers=headers)
-        except OSError as error:
+            if reply.status_code == 429 or reply.status_code >= 500:
+                check_status(reply.status_code, address.shown)
+        except (OSError, DownloadError) as error:
             if not record or address.sha256 or isinstance(error, _Refused):
                 raise
             logger.warning(
@@ -195,7 +197,8 @@ def _fetch_file(address: Address, folder: Path | None = None) -> Path:
             check_status(reply.status_code, address.shown)
             kind = reply.headers.get("Content-Type", "")
             length = reply.headers.get("Content-Length", "")
-            size = int(length) if length.isdigit() else None
+            packed = "Content-Encoding" in reply.headers
+            size = int(length) if length.isdigit() and not packed else None
             blocks = reply.iter_content(BLOCK)
             digest = save(blocks, file, address, size=size, kind=kind)
             _record(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 
@@ -10,7 +11,7 @@ import pytest
 import web_server
 
 import ipt_jax
-from ipt_jax.cli.app import main
+from ipt_jax.cli.app import main, make_parser
 from ipt_jax.errors import DownloadError, WeightsError
 from ipt_jax.weights import web
 from ipt_jax.weights.default import SHIPPED
@@ -62,6 +63,24 @@ def test_the_copy_is_used_without_a_network(caplog):
     assert "cannot be reached" in caplog.text and "the copy of 2" in caplog.text
     with pytest.raises(DownloadError, match="cannot be reached"):
         web.fetch(f"{address}/w.safetensors#sha256={'0' * 64}")
+
+
+def test_the_copy_is_used_while_the_server_fails():
+    fails = []
+    with web_server.answering(lambda r: r.answer(503) if fails else whole(r)) as (address, _):
+        file = web.fetch(f"{address}/w.safetensors")
+        fails.append(True)
+        assert web.fetch(f"{address}/w.safetensors") == file
+
+
+def test_a_packed_answer_is_unpacked():
+    """The announced length is that of the packed bytes."""
+    packed = gzip.compress(FILE)
+    with web_server.answering(lambda reply: reply.answer(200, packed, Content_Encoding="gzip")) as (
+        address,
+        _,
+    ):
+        assert web.fetch(f"{address}/w.safetensors").read_bytes() == FILE
 
 
 def test_a_new_file_replaces_the_copy():
@@ -177,7 +196,7 @@ def test_passwords_and_signatures_are_kept_secret(cache):
 
 def shipped(reply):
     """Answers with a file of the shipped weights folder."""
-    file = FOLDER / reply.path.rsplit("/", 1)[-1]
+    file = FOLDER / reply.path.partition("?")[0].rsplit("/", 1)[-1]
     reply.answer(200 if file.exists() else 404, file.read_bytes() if file.exists() else b"")
 
 
@@ -210,3 +229,16 @@ def test_no_network_is_one_line_and_exit_code_1(capsys, tmp_path, monkeypatch):
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith(f"ipt: weights {address}: the server cannot be reached (Connection ref")
     assert "copy the file to this machine" in line
+
+
+def test_reports_and_cards_have_addresses_without_secrets():
+    from ipt_jax.cli import evaluate
+    from ipt_jax.export.model_card import _without_paths
+
+    config = {"init_from": "https://me:word@host/a/w.npz?signature=1234", "data": {"dir": "/a/b"}}
+    assert _without_paths(config) == {"init_from": "https://host/a/w.npz", "data": {"dir": "b"}}
+    assert _without_paths({"init_from": "hf://org/name@v1"}) == {"init_from": "hf://org/name@v1"}
+    with web_server.answering(shipped) as (address, _):
+        words = ["evaluate", "--data", ".", "--weights", f"{address}/model.json?signature=1234"]
+        options = make_parser().parse_args(words)
+        assert evaluate._open_candidate(options).name == f"{address}/model.json"
