@@ -54,6 +54,8 @@ EXTRAS = {
     "torch": ["torch>=2.6"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
     "serve": ["gradio>=5.30"],
+    # Weights by hf:// addresses, and `ipt push`. From 1.0 on, it has one HTTP client.
+    "hub": ["huggingface_hub>=1.0"],
     "notebook": NOTEBOOK,
     "dev": [
         *TEST,
@@ -83,6 +85,8 @@ setup(
     entry_points={"console_scripts": ["ipt = ipt_jax.cli:main"]},
     install_requires=[
         "absl-py>=2.1",
+        # It completes the command line in shells.
+        "argcomplete>=3.3",
         # The first version that reads gs:// itself.
         "array-record>=0.8.6",
         "etils[epath]>=1.9",
@@ -100,6 +104,8 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "pillow>=11",
+        # It downloads weights from the web; tensorflow-datasets needs it as well.
+        "requests>=2.32",
         "safetensors>=0.5",
         # It reports what libjpeg warns of; OpenCV and Pillow do not.
         "simplejpeg>=1.9",

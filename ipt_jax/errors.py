@@ -49,6 +49,10 @@ class WeightsError(UserError):
     """Weights that are missing or do not fit. The message lists every tensor that is wrong."""
 
 
+class DownloadError(RunError):
+    """A download or upload failed by the network or the server. Repeating it may help."""
+
+
 class Locked(UserError):
     """The folder is in use by another run that is alive. The message names that run."""
 

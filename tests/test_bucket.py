@@ -28,6 +28,7 @@ from PIL import Image
 
 from ipt_jax.data.prepare import pack
 from ipt_jax.train import pretrain
+from ipt_jax.weights import default
 
 pytestmark = [
     pytest.mark.skipif(bucket.binary() is None, reason="needs the extra 'bucket'"),
@@ -324,6 +325,32 @@ def test_every_command_takes_weights_on_the_bucket(proxy, finished, tmp_path):
     settings["args"] = [sys.executable, "-c", code]
     loaded = subprocess.run(**settings, capture_output=True, timeout=300)
     assert loaded.stdout.strip() == f"['denoise50', 'sr2'] {STEPS}", loaded.stderr
+
+
+@pytest.mark.slow
+def test_a_weights_folder_and_a_file_on_the_bucket(proxy, tmp_path, monkeypatch):
+    """They are copied once, and again when the object has changed."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    bucket.upload(proxy.target, default.SHIPPED / "ipt_small", "weights")
+    address = f"gs://{bucket.NAME}/weights"
+    out = tmp_path / "sr2.safetensors"
+    words = ("export", "--format", "safetensors", "--overwrite", "--out", str(out), "--weights")
+    assert "tasks sr2" in run(proxy, *words, address, "--task", "sr2")
+    (copy,) = (tmp_path / "cache").rglob("weights.safetensors")
+    written = copy.stat().st_mtime_ns
+    run(proxy, *words, address, "--task", "sr2,jpeg")
+    assert copy.stat().st_mtime_ns == written
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "w.safetensors").write_bytes(out.read_bytes())
+    bucket.upload(proxy.target, tmp_path / "files", "files")
+    file = f"gs://{bucket.NAME}/files/w.safetensors"
+    assert "tasks sr2, jpeg" in run(proxy, *words, file, "--weights-tasks", "sr2,jpeg")
+    run(proxy, *words, address, "--task", "sr2")
+    (tmp_path / "files" / "w.safetensors").write_bytes(out.read_bytes())
+    bucket.upload(proxy.target, tmp_path / "files", "files")
+    printed = run(proxy, *words, file)
+    assert "tasks sr2\n" in printed, printed
+    assert f"{file} (downloaded" in run(proxy, "weights")
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ipt_jax import log, messages
+from ipt_jax.cli import completion
 from ipt_jax.errors import RunError, UsageError, UserError, threads_hang
 from ipt_jax.messages import nearest, say_error, without_controls
 from ipt_jax.versions import __version__
@@ -26,8 +27,10 @@ MODULES = (
     "ipt_jax.cli.restore",
     "ipt_jax.cli.serve",
     "ipt_jax.cli.weights",
+    "ipt_jax.cli.push",
     "ipt_jax.cli.doctor",
     "ipt_jax.cli.compile",
+    "ipt_jax.cli.completion",
 )
 # Groups of commands: `ipt data prepare` and so on.
 GROUPS = {
@@ -41,11 +44,19 @@ class Parser(argparse.ArgumentParser):
 
     Attributes:
       commands: the parser of each sub-command, by name.
+      arguments: what `add_argument` added.
     """
 
     def __init__(self, **options: Any):
+        self.arguments: list[argparse.Action] = []
         super().__init__(**options)
         self.commands: dict[str, Parser] = {}
+
+    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
+        """Adds an argument as `argparse` does, and remembers it."""
+        action = super().add_argument(*names, **settings)
+        self.arguments.append(action)
+        return action
 
     def add_commands(self, dest: str) -> Any:
         """Adds sub-commands; returns the object whose `add_parser` adds one."""
@@ -94,7 +105,7 @@ def make_parser() -> Parser:
 
 # Options whose values may be addresses, such as gs://bucket/run. Other paths are local: a local
 # folder named "gs:" would be made for the results of `--json gs://bucket/scores.json`.
-ADDRESSES = ("weights", "workdir", "data_dir", "set", "overrides", "run")
+ADDRESSES = ("weights", "workdir", "data_dir", "set", "overrides", "run", "repository")
 
 
 def check_local(options: argparse.Namespace) -> None:
@@ -173,6 +184,8 @@ def _main(arguments: Sequence[str], *, program: bool) -> int:
     """
     rest, overrides = split_overrides(arguments)
     parser = make_parser()
+    if program:
+        completion.answer(parser)
     options = parser.parse_args(rest)
     if overrides and not hasattr(options, "config"):
         parser.error(f"{options.command} has no config, so it takes no --config.KEY")

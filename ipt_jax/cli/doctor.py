@@ -34,6 +34,7 @@ OPTIONAL = {
     "jax_cuda12_plugin": ("jax-cuda12-plugin", "NVIDIA GPUs, CUDA 12", "cuda12"),
     "jax_cuda13_plugin": ("jax-cuda13-plugin", "NVIDIA GPUs, CUDA 13", "cuda13"),
     "onnx": ("onnx", "ipt export --format onnx", "onnx"),
+    "huggingface_hub": ("huggingface_hub", "hf:// addresses, ipt push", "hub"),
     "gradio": ("gradio", "ipt serve", "serve"),
     "skimage": ("scikit-image", "configs/demo.py", "demo"),
 }

@@ -110,6 +110,7 @@ def _open_candidate(options: argparse.Namespace) -> Candidate:
     """Returns the candidate that --weights names."""
     from ipt_jax.evaluate import candidates
     from ipt_jax.weights.default import default_weights
+    from ipt_jax.weights.load import is_fetched, shown_address
 
     if not options.weights:
         heads = [word.split("@")[0] for word in words_of(options.task)]
@@ -120,4 +121,6 @@ def _open_candidate(options: argparse.Namespace) -> Candidate:
         return candidates.Outputs(options.weights)
     tiling = tiling_of(options)
     model = load_weights(options, dtype=options.dtype)
-    return candidates.Weights(options.weights, model, tiling, options.batch)
+    # The query of an address, which may give access to the file, is not for the report.
+    name = shown_address(options.weights) if is_fetched(options.weights) else options.weights
+    return candidates.Weights(name, model, tiling, options.batch)

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from ipt_jax.restore.restorer import Restorer
 
 WEIGHTS_HELP = (
-    "a name that `ipt weights` lists, a run's folder (DIR@STEP), a weights folder, or a file of "
-    "the authors' weights (default: $IPT_WEIGHTS, else the shipped weights)"
+    "a name that `ipt weights` lists, a run's folder (DIR@STEP), a weights folder, a file of the "
+    "authors' weights, or an address: hf://ORG/NAME[@REVISION][/FILE], https://..., gs://... "
+    "(default: $IPT_WEIGHTS, else the shipped weights)"
 )
 TILES_PER_CALL = 16
 DTYPES = ("float32", "bfloat16")

@@ -16,14 +16,16 @@ from ipt_jax.cli.flags import (
 )
 from ipt_jax.errors import WeightsError
 from ipt_jax.export.formats import FORMATS
-from ipt_jax.messages import say
+from ipt_jax.messages import printable, say
 
 if TYPE_CHECKING:
+    from ipt_jax.export.model_card import Details
     from ipt_jax.restore.restorer import Restorer
 
 LIST = (
-    "Lists the weights that the package contains and those in the user's cache, with their tasks, "
-    "the licence of their training data, and their scores. --weights takes their names."
+    "Lists the weights that the package contains, those in the user's cache, and those that were "
+    "downloaded from a hub or the web, with their tasks, the licence of their training data, and "
+    "their scores. --weights takes their names and addresses."
 )
 IMPORT = (
     "Turns a file of the authors' weights into a weights folder. The geometry and the tasks are "
@@ -58,33 +60,51 @@ def _add_list(commands: Any) -> None:
 
 def list_weights(options: argparse.Namespace) -> int:
     """Runs `ipt weights`; returns 0."""
+    from ipt_jax.weights import hub, web
     from ipt_jax.weights.default import SHIPPED, cache, shipped
 
     found = shipped()
     for name, folder in found.items():
-        kind = "shipped" if folder.is_relative_to(SHIPPED) else "cached"
-        size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-        say(f"{name} ({kind}, {size / 1e6:.1f} MB, {folder})")
-        try:
-            described = json.loads((folder / "model.json").read_text())
-            tasks = [str(entry["name"]) for entry in described["tasks"]]
-            known = dict(described.get("provenance") or {})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            say(f"  its model.json cannot be read: {error}")
-            continue
-        say(f"  tasks: {', '.join(tasks)}")
-        say(f"  licence of the training data: {known.get('licence', 'not stated')}")
+        _tell_weights(name, "shipped" if folder.is_relative_to(SHIPPED) else "cached", folder)
+    if not found:
+        say("no weights have a name")
+    for address, path in hub.cached():
+        _tell_weights(address, "from a hub", path)
+    for address, path in web.cached():
+        _tell_weights(address, "downloaded", path)
+    say(f"weights folders in {cache()} get a name, too: that of the folder")
+    return 0
+
+
+def _tell_weights(name: str, kind: str, path: Path) -> None:
+    """Prints size, place, tasks, licence and scores of a weights folder, or of a file."""
+    files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
+    size = sum(file.stat().st_size for file in files)
+    say(f"{printable(name)} ({kind}, {size / 1e6:.1f} MB, {path})")
+    if not path.is_dir():
+        from ipt_jax.weights.tensor_files import stated_tasks
+
+        say(f"  tasks: {printable(stated_tasks(path) or 'the file does not state them')}")
+        say("  licence of the training data: the file does not state it")
+        return
+    try:
+        described = json.loads((path / "model.json").read_text())
+        tasks = [str(entry["name"]) for entry in described["tasks"]]
+        known = dict(described.get("provenance") or {})
+        licence = str(known.get("licence", "not stated"))
         scores = {
-            key.removesuffix("/psnr_y"): value
+            str(key).removesuffix("/psnr_y"): float(value)
             for key, value in dict(known.get("scores") or {}).items()
             if key.endswith("/psnr_y") and "/input" not in key
         }
-        if scores:
-            say("  PSNR-Y: " + ", ".join(f"{key} {value:.2f}" for key, value in scores.items()))
-    if not found:
-        say("no weights have a name")
-    say(f"weights folders in {cache()} get a name, too: that of the folder")
-    return 0
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        say(f"  its model.json cannot be read: {error}")
+        return
+    say(f"  tasks: {printable(', '.join(tasks))}")
+    say(f"  licence of the training data: {printable(licence)}")
+    if scores:
+        texts = [f"{printable(key)} {value:.2f}" for key, value in scores.items()]
+        say("  PSNR-Y: " + ", ".join(texts))
 
 
 def _add_import(commands: Any) -> None:
@@ -126,6 +146,13 @@ def _add_export(commands: Any) -> None:
         help="dtype in which an ONNX file computes, or of the tensors in a folder (default: "
         "float32)",
     )
+    add_card_flags(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    parser.set_defaults(run=export_weights)
+
+
+def add_card_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds --licence and --scores, which the model card states."""
     parser.add_argument(
         "--licence",
         metavar="TEXT",
@@ -134,8 +161,6 @@ def _add_export(commands: Any) -> None:
     parser.add_argument(
         "--scores", metavar="FILE", help="scores for the card, from ipt evaluate --json"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    parser.set_defaults(run=export_weights)
 
 
 def import_weights(options: argparse.Namespace) -> int:
@@ -163,9 +188,7 @@ def export_weights(options: argparse.Namespace) -> int:
       WeightsError: wrong usage, or the weights are not valid; nothing was written.
       ExportError: the result does not compute what the model computes; nothing was written.
     """
-    import dataclasses
-
-    from ipt_jax.export import export, model_card
+    from ipt_jax.export import export
 
     out = Path(options.out).expanduser()
     if not out.parent.is_dir():
@@ -174,22 +197,8 @@ def export_weights(options: argparse.Namespace) -> int:
         raise WeightsError(f"--out {out} is a folder; name a file")
     if out.exists() and not options.overwrite:
         raise WeightsError(f"--out {out} exists; --overwrite replaces it")
-    restorer = load_weights(options)
-    if options.task:
-        try:
-            restorer = restorer.only(words_of(options.task))
-        except ValueError as error:
-            raise WeightsError(f"--task {options.task}: {error}") from None
-    try:
-        details = model_card.collect_details(
-            options.weights, restorer, options.licence, options.scores
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(
-            f"--scores {options.scores}: it is not a file of ipt evaluate --json ({error!r})"
-        ) from None
-    provenance = model_card.exported_provenance(restorer, details)
-    restorer = dataclasses.replace(restorer, provenance=provenance)
+    restorer = only_tasks(load_weights(options), options.task)
+    restorer, details = described(options, restorer)
     difference = export.export_weights(
         restorer, out, options.format, dtype=options.dtype, details=details
     )
@@ -199,6 +208,43 @@ def export_weights(options: argparse.Namespace) -> int:
         "value"
     )
     return 0
+
+
+def only_tasks(restorer: Restorer, words: str) -> Restorer:
+    """Returns weights with the tasks of --task; with all of them where it is not given.
+
+    Raises:
+      WeightsError: the weights do not have a task.
+    """
+    if not words:
+        return restorer
+    try:
+        return restorer.only(words_of(words))
+    except ValueError as error:
+        raise WeightsError(f"--task {words}: {error}") from None
+
+
+def described(options: argparse.Namespace, restorer: Restorer) -> tuple[Restorer, Details]:
+    """Returns weights with the provenance of an export, and the details for their card.
+
+    Raises:
+      WeightsError: the file of --scores is missing or not valid.
+    """
+    import dataclasses
+
+    from ipt_jax.export import model_card
+    from ipt_jax.weights.default import default_weights
+
+    try:
+        details = model_card.collect_details(
+            options.weights or default_weights(), restorer, options.licence, options.scores
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"--scores {options.scores}: it is not a file of ipt evaluate --json ({error!r})"
+        ) from None
+    provenance = model_card.exported_provenance(restorer, details)
+    return dataclasses.replace(restorer, provenance=provenance), details
 
 
 def _summary(restorer: Restorer) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ipt_jax.errors import ExportError, WeightsError
 from ipt_jax.export import model_card
@@ -42,6 +43,23 @@ def export_weights(
       WeightsError: wrong usage, or a package that the format needs is missing.
       ExportError: the difference is above `parity.BOUNDS`.
     """
+    difference, card = write_weights(restorer, out, form, dtype, details)
+    if form == "stablehlo":
+        from ipt_jax.export import stablehlo
+
+        write_json(_beside(out, ".json"), stablehlo.describe_program(restorer))
+    write_json(_beside(out, ".card.json"), card)
+    _beside(out, ".card.md").write_text(model_card.card_as_markdown(card))
+    return difference
+
+
+def write_weights(
+    restorer: Restorer, out: Path, form: str, dtype: str, details: model_card.Details | None
+) -> tuple[float, dict[str, Any]]:
+    """Writes and checks weights; returns the largest difference from the model, and the card.
+
+    Arguments and errors are those of `export_weights`.
+    """
     if form in SINGLE_TASK and len(restorer.tasks) > 1:
         raise WeightsError(
             f"--format {form} contains one task; name it: --task {next(iter(restorer.tasks))} (the "
@@ -63,17 +81,15 @@ def export_weights(
     finally:
         if part != out:
             part.unlink(missing_ok=True)
-    if form == "stablehlo":
-        from ipt_jax.export import stablehlo
-
-        description = json.dumps(stablehlo.describe_program(restorer), indent=1)
-        _beside(out, ".json").write_text(description + "\n")
     card = model_card.make_card(
         restorer, out, form, dtype, difference, details or model_card.Details()
     )
-    _beside(out, ".card.json").write_text(json.dumps(card, indent=1) + "\n")
-    _beside(out, ".card.md").write_text(model_card.card_as_markdown(card))
-    return difference
+    return difference, card
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Writes a value as indented JSON."""
+    file.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _beside(out: Path, suffix: str) -> Path:

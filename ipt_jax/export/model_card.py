@@ -20,7 +20,9 @@ from ipt_jax.model.ipt import GEOMETRY
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.run_folder import metrics_log
 from ipt_jax.run_folder.folder import CONFIG
+from ipt_jax.storage import scheme_of
 from ipt_jax.versions import versions
+from ipt_jax.weights.load import is_fetched, shown_address
 from ipt_jax.weights.tensor_files import sha256_of
 
 UNKNOWN = "not stated"
@@ -69,7 +71,9 @@ def collect_details(
     config, measured = provenance.get("training", {}), {}
     step = provenance.get("step")
     name, _, _ = weights.rpartition("@")
-    for folder in (epath.Path(weights), epath.Path(name or weights)):
+    # A run's folder is local or in a bucket.
+    folders = (weights, name or weights) if scheme_of(weights) in ("", "gs") else ()
+    for folder in map(epath.Path, folders):
         if (folder / CONFIG).exists():
             config = read_recorded(folder)["config"]
             lines = metrics_log.read_run_lines(folder)
@@ -134,7 +138,9 @@ def _without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
         k: _without_paths(v) if isinstance(v, Mapping) else v for k, v in config.items()
     }
     for key in ("dir", "init_from"):
-        if plain.get(key):
+        if plain.get(key) and is_fetched(str(plain[key])):
+            plain[key] = shown_address(str(plain[key]))
+        elif plain.get(key):
             plain[key] = str(plain[key]).rstrip("/").rsplit("/", 1)[-1]
     return plain
 

@@ -173,6 +173,17 @@ def _read_safetensors(path: Path) -> TensorFile:
         raise WeightsError(f"not an intact safetensors file ({first_line(error)})") from None
 
 
+def stated_tasks(path: Path) -> str:
+    """Returns the tasks that a safetensors file states in its header; "" if it states none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return _texts(file.metadata()).get("tasks", "")
+    except (OSError, SafetensorError, ValueError):
+        return ""
+
+
 def _check_total(elements: int) -> None:
     """Raises WeightsError if so many elements, as float32, have more than `LARGEST` bytes."""
     if 4 * elements > LARGEST:

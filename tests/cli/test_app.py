@@ -58,6 +58,8 @@ def test_module_and_help():
         ["serve"],
         ["import"],
         ["export"],
+        ["push"],
+        ["completion"],
         ["doctor"],
         ["compile"],
         ["data"],
