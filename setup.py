@@ -55,6 +55,8 @@ EXTRAS = {
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
     "serve": ["gradio>=5.30"],
     "notebook": NOTEBOOK,
+    # Changes the code by small faults, to see whether the tests notice: `make mutate`.
+    "mutate": [*TEST, "cosmic-ray>=8.4"],
     "dev": [
         *TEST,
         *NOTEBOOK,
