@@ -34,6 +34,8 @@ from typing import Any
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
+STEP = "tests/step/test_train_step.py"
+
 # Files to change, and the tests that concern them, the most telling first.
 MODULES: dict[str, tuple[list[str], list[str]]] = {
     "losses": (["ipt_jax/step/losses.py"], ["tests/step/test_losses.py"]),
@@ -44,7 +46,11 @@ MODULES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "optim": (
         ["ipt_jax/step/optim.py"],
-        ["tests/step/test_optim.py", "tests/step/test_train_step.py"],
+        [
+            "tests/step/test_optim.py",
+            f"{STEP}::test_muon_moves_matrices_by_orthogonal_steps_and_the_rest_as_adam",
+            f"{STEP}::test_the_update_is_adams",
+        ],
     ),
     "crops": (
         ["ipt_jax/data/crops.py"],
@@ -59,7 +65,22 @@ MODULES: dict[str, tuple[list[str], list[str]]] = {
         + ["ipt_jax/degradations/base.py", "ipt_jax/images/resize.py"],
         ["tests/degradations"],
     ),
-    "step": (["ipt_jax/step/train_step.py"], ["tests/step/test_train_step.py"]),
+    "step": (
+        ["ipt_jax/step/train_step.py"],
+        [
+            f"{STEP}::{test}"
+            for test in (
+                "test_accumulation_on_devices_keeps_rows_in_place",
+                "test_groups_never_cross_devices",
+                "test_the_update_is_adams",
+                "test_the_loss_is_the_mean_over_tasks_plus_lambda_times_the_contrast",
+                "test_a_step_that_is_not_finite_changes_only_the_counters",
+                "test_accumulation_is_the_mean_over_micro_batches",
+                "test_what_was_not_drawn_stays_bit_for_bit",
+                "test_parameters_after_five_steps_do_not_depend_on_the_devices",
+            )
+        ],
+    ),
     "checkpoints": (
         [f"ipt_jax/checkpoints/{name}.py" for name in ("checkpoints", "fingerprints", "record")],
         ["tests/checkpoints"],
