@@ -16,6 +16,7 @@ The results are in runs/mutate: a session of cosmic-ray for each module (`cr-rep
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import math
@@ -197,7 +198,6 @@ def run_module(
 ) -> None:
     """Tests a sample of a module's changes until `end`, a time of `time.monotonic`."""
     from cosmic_ray.commands import init
-    from cosmic_ray.config import load_config
     from cosmic_ray.tools.filters.operators_filter import OperatorsFilter
     from cosmic_ray.tools.filters.pragma_no_mutate import PragmaNoMutateFilter
     from cosmic_ray.work_db import WorkDB, use_db
@@ -297,10 +297,8 @@ def run_tests(tests: list[str], limit: float) -> tuple[int, str]:
             status = os.waitstatus_to_exitcode(raw) if found else None
             time.sleep(0.02)
         # Processes that the tests started are in the group of the fork.
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         if status is None:
             os.waitpid(process, 0)
             return 124, "timeout"

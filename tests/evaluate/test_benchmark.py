@@ -311,12 +311,12 @@ def test_another_sigma_and_no_clipping(data, tmp_path):
         results[clip] = rows
     for rows in results.values():
         for row, sigma in zip(rows, (10, 50), strict=True):
-            for score in row["scores"]:
-                hq = cv2.imread(str(data / "CBSD68" / f"{score['picture']}.png"))
-                # The stored image is scored, so both conventions give the same numbers.
-                expected, error = psnr_of_stored_noise(hq, sigma)
-                found = score["result"]["psnr_rgb"]
-                assert found == pytest.approx(expected, abs=4 * error), (sigma, score["picture"])
+            files = [data / "CBSD68" / f"{score['picture']}.png" for score in row["scores"]]
+            # The stored image is scored, so both conventions give the same numbers.
+            found = [psnr_of_stored_noise(cv2.imread(str(file)), sigma) for file in files]
+            expected, error = np.mean([f[0] for f in found]), np.hypot(*(f[1] for f in found)) / 2
+            # The seed is fixed, so that this cannot fail by chance.
+            assert row["result"]["psnr_rgb"] == pytest.approx(expected, abs=3 * error), sigma
 
 
 def psnr_of_stored_noise(hq: np.ndarray, sigma: float) -> tuple[float, float]:

@@ -14,8 +14,8 @@ from runs import random_params
 
 from ipt_jax.data.sources.embedded import embedded
 from ipt_jax.model import IPT, build, preset
-from ipt_jax.model.init import STARTS, IdentityStart
 from ipt_jax.model.attention import attention_weights
+from ipt_jax.model.init import STARTS, IdentityStart
 from ipt_jax.model.layers import features_of, pixel_shuffle, tokens_of
 from ipt_jax.model.norms import LayerNorm
 from ipt_jax.tasks import PAPER_TASKS, TASKS, make_tasks
