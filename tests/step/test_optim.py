@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
+from optax import contrib
 
 from ipt_jax.config.loading import complete
 from ipt_jax.step import optim
+from ipt_jax.trees import nested
 
 
 def test_schedules():
@@ -102,3 +104,34 @@ def test_gradients_are_scaled_down_to_the_limit_and_never_up():
         assert (float(found["a"][0]), float(found["b"][0])) == pytest.approx(expected)
     zeros = jax.tree.map(jnp.zeros_like, grads)
     assert float(optim.clip_by_global_norm(zeros, jnp.asarray(0.0), 1.0)["a"][0]) == 0
+
+
+def test_muon_takes_matrices_by_their_axes_and_leaves_the_rest_to_adam():
+    shapes = {
+        "encoder/qkv": (2, 8, 24),
+        "mlp/kernel": (8, 32),
+        "head/inner/kernel": (3, 3, 4, 5),
+        "lora/a": (8, 2),
+        "lora/b": (2, 8),
+        # The first and the last convolution have 3 colours.
+        "head/conv/kernel": (3, 3, 3, 4),
+        "tail/conv/kernel": (3, 3, 4, 3),
+        "norm/scale": (8,),
+        "mlp/bias": (32,),
+        "position": (16, 8),
+    }
+    params = nested({name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
+    found = optim._matrices(params)
+    axes = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): dims
+        for path, dims in jax.tree_util.tree_leaves_with_path(
+            found, is_leaf=lambda x: isinstance(x, contrib.MuonDimensionNumbers)
+        )
+    }
+    assert axes == {
+        "encoder/qkv": contrib.MuonDimensionNumbers(1, 2),
+        "mlp/kernel": contrib.MuonDimensionNumbers(0, 1),
+        "head/inner/kernel": contrib.MuonDimensionNumbers((0, 1, 2), 3),
+        "lora/a": contrib.MuonDimensionNumbers(0, 1),
+        "lora/b": contrib.MuonDimensionNumbers(0, 1),
+    }
