@@ -3,6 +3,7 @@
 # make lint   runs the linters, the type checker and the check of the package's layers
 # make slow   runs the tests that need an extra or minutes
 # make soak   runs the long tests
+# make mutate puts single faults into a copy of the code and counts those that tests notice; hours
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -11,7 +12,7 @@ WORKERS ?= 2
 # Benchmark sets and suites for tests that need them, where they lie beside the clone.
 export IPT_TEST_DATA ?= $(wildcard $(abspath ..)/shared/data)
 
-.PHONY: demo test lint soak slow clean
+.PHONY: demo test lint soak slow mutate clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +40,10 @@ slow: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -m soak
+
+mutate: $(VENV)/.dev
+	$(BIN)/python -m pip install -qq -e '.[mutate]'
+	$(BIN)/python benchmarks/mutate.py $(MODULES)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -57,6 +57,8 @@ EXTRAS = {
     # Weights by hf:// addresses, and `ipt push`. From 1.0 on, it has one HTTP client.
     "hub": ["huggingface_hub>=1.0"],
     "notebook": NOTEBOOK,
+    # Changes the code by small faults, to see whether the tests notice: `make mutate`.
+    "mutate": [*TEST, "cosmic-ray>=8.4"],
     "dev": [
         *TEST,
         *NOTEBOOK,

@@ -264,3 +264,9 @@ def test_rain100l_input_scores() -> None:
     assert len(pairs) == 46
     assert np.mean([psnr(a, b) for a, b in pairs]) == pytest.approx(26.539, abs=0.001)
     assert np.mean([ssim(a, b) for a, b in pairs]) == pytest.approx(0.82810, abs=0.0001)
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 2, 4)])
+def test_luma_of_what_is_not_rgb_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="the last axis must be R, G, B"):
+        rgb_to_y(np.zeros(shape))

@@ -95,7 +95,7 @@ def _completer_of(action: argparse.Action) -> Completer | None:
     """Returns the completer of an argument; None where argcomplete's, for files, is right."""
     from argcomplete.completers import DirectoriesCompleter, FilesCompleter
 
-    by_name: dict[str, Completer] = {
+    by_name: dict[str, Any] = {
         "task": complete_tasks,
         "weights_tasks": complete_tasks,
         "weights": complete_weights,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ipt_jax.checkpoints.fingerprints import fingerprints
+from ipt_jax.checkpoints.record import Damaged, check_arrays, make_record
 
 many_devices = pytest.mark.skipif(len(jax.devices()) < 8, reason="needs 8 devices")
 
@@ -93,3 +94,15 @@ def test_fingerprints_do_not_depend_on_the_sharding() -> None:
 def test_fingerprints_refuse_what_they_cannot_read() -> None:
     with pytest.raises(TypeError, match="no fingerprint for arrays of dtype key"):
         fingerprints([jax.random.key(0)])
+
+
+@pytest.mark.parametrize("changed", ["params/body/kernel", "moments/body/mu", "ema/body/kernel"])
+def test_the_fingerprint_of_every_part_of_a_state_is_compared(changed):
+    names = ("params/body/kernel", "moments/body/mu", "ema/body/kernel", "step")
+    arrays = {name: jnp.arange(4, dtype=jnp.float32) + i for i, name in enumerate(names)}
+    marks = fingerprints(list(arrays.values()))
+    saved = make_record(3, {}, arrays, marks)["leaves"]
+    check_arrays(arrays, marks, saved)
+    arrays[changed] = arrays[changed].at[2].add(1e-6)
+    with pytest.raises(Damaged, match=f"1 of 4 arrays are not what was saved: {changed}"):
+        check_arrays(arrays, fingerprints(list(arrays.values())), saved)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ import threading
 import pytest
 
 from ipt_jax import errors
+from ipt_jax.cli import app
 from ipt_jax.cli.app import main, split_overrides
 
 # Packages that take long to import.
@@ -173,3 +175,23 @@ def test_threads_that_wait_for_data_count_everywhere(monkeypatch):
         assert errors.threads_hang(program=False)
     finally:
         end.set()
+
+
+@pytest.mark.parametrize(
+    "error, code",
+    [
+        *((kind("what happened"), 2) for kind in (errors.UserError, errors.DataError)),
+        *((kind("what happened"), 2) for kind in (errors.Locked, errors.WeightsError)),
+        *((kind("what happened"), 1) for kind in (errors.RunError, errors.CheckpointError)),
+        (OSError("what happened"), 1),
+        (KeyboardInterrupt(), 1),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_is_one_line_and_its_kind_decides_on_the_exit_code(error, code, capsys):
+    def fail(options: argparse.Namespace) -> int:
+        raise error
+
+    assert app._run(argparse.Namespace(run=fail)) == code
+    expected = "interrupted" if isinstance(error, KeyboardInterrupt) else "what happened"
+    assert capsys.readouterr().err == f"ipt: {expected}\n"

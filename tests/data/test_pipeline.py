@@ -326,8 +326,10 @@ def test_the_demos_batches_are_the_golden_ones():
     )
     assert found["version"] == golden["version"], advice
     assert found["exact"] == golden["exact"], advice
+    assert found["means"].keys() == golden["means"].keys()
     for key, values in golden["means"].items():
-        np.testing.assert_allclose(found["means"][key], values, atol=0.02, err_msg=advice)
+        # Both are rounded to thousandths; an error in the last bit of each float32 is far below.
+        np.testing.assert_allclose(found["means"][key], values, atol=1.1e-3, err_msg=advice)
 
 
 if __name__ == "__main__":

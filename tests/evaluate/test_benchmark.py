@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -154,10 +155,18 @@ def test_words_for_baselines(data, tmp_path, capsys):
 
 @pytest.mark.parametrize("place", ["", "x2", "Set5/x2", "sr2", "Set5"])
 def test_outputs_of_other_software(data, tmp_path, place):
+    expected = []
     for i in range(2):
         hq = photograph(41 + i, 37, i)[: (41 + i) // 2 * 2, :36]
-        worse = np.clip(hq.astype(int) + 3, 0, 255).astype(np.uint8)
+        # An error of its own at every pixel, and a large one at the border, which does not count.
+        error = np.random.default_rng(i).integers(-4 - 4 * i, 5 + 4 * i, hq.shape)
+        worse = np.clip(hq + error, 0, 255).astype(np.uint8)
+        for edge in (slice(0, 2), slice(-2, None)):
+            worse[edge] = worse[:, edge] = 255 * i
         put(tmp_path / "o" / place / f"p{i}_OTHER_x2.png", image=worse)
+        inside = (slice(2, -2), slice(2, -2))
+        square = np.square(worse[inside].astype(float) - hq[inside]).mean()
+        expected.append(10 * np.log10(255**2 / square))
     assert (
         evaluate(
             "--weights",
@@ -174,7 +183,9 @@ def test_outputs_of_other_software(data, tmp_path, place):
         == 0
     )
     (row,) = json.loads((tmp_path / "a.json").read_text())["rows"]
-    assert row["result"]["psnr_rgb"] == pytest.approx(20 * np.log10(255 / 3), abs=0.3)
+    assert [score["picture"] for score in row["scores"]] == ["p0", "p1"]
+    assert [score["result"]["psnr_rgb"] for score in row["scores"]] == pytest.approx(expected)
+    assert row["result"]["psnr_rgb"] == pytest.approx(np.mean(expected))
 
 
 def test_equal_pictures_score_inf_and_json_stays_json(data, tmp_path):
@@ -298,8 +309,29 @@ def test_another_sigma_and_no_clipping(data, tmp_path):
         rows = json.loads((tmp_path / "a.json").read_text())["rows"]
         assert [row["task"] for row in rows] == ["denoise50@10", "denoise50"]
         results[clip] = rows
-    assert results["on"][0]["result"]["psnr_rgb"] == pytest.approx(20 * np.log10(255 / 10), abs=0.5)
-    assert results["on"][1]["result"]["psnr_rgb"] > 14.2
+    for rows in results.values():
+        for row, sigma in zip(rows, (10, 50), strict=True):
+            files = [data / "CBSD68" / f"{score['picture']}.png" for score in row["scores"]]
+            # The stored image is scored, so both conventions give the same numbers.
+            found = [psnr_of_stored_noise(cv2.imread(str(file)), sigma) for file in files]
+            expected, error = np.mean([f[0] for f in found]), np.hypot(*(f[1] for f in found)) / 2
+            # The seed is fixed, so that this cannot fail by chance.
+            assert row["result"]["psnr_rgb"] == pytest.approx(expected, abs=3 * error), sigma
+
+
+def psnr_of_stored_noise(hq: np.ndarray, sigma: float) -> tuple[float, float]:
+    """Returns the PSNR of an image with noise, rounded and clipped, and its standard error in dB.
+
+    Each value becomes k with the probability that the noise ends in k - 1/2 to k + 1/2.
+    """
+    levels = np.arange(256)
+    edges = (np.arange(255) + 0.5 - levels[:, None]) / (sigma * 2**0.5)
+    below = np.pad(0.5 + 0.5 * np.vectorize(math.erf)(edges), [(0, 0), (1, 1)])
+    below[:, -1] = 1
+    square = (levels - levels[:, None]) ** 2.0
+    mean, fourth = ((np.diff(below) * square**power).sum(1)[hq] for power in (1, 2))
+    mse, error = mean.mean(), np.sqrt((fourth - mean**2).sum()) / hq.size
+    return 10 * np.log10(255**2 / mse), 10 / np.log(10) * error / mse
 
 
 def test_trials():

@@ -10,13 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import random_params
 
 from ipt_jax.data.sources.embedded import embedded
 from ipt_jax.model import IPT, build, preset
 from ipt_jax.model.attention import attention_weights
+from ipt_jax.model.init import STARTS, IdentityStart
 from ipt_jax.model.layers import features_of, pixel_shuffle, tokens_of
 from ipt_jax.model.norms import LayerNorm
 from ipt_jax.tasks import PAPER_TASKS, TASKS, make_tasks
+from ipt_jax.weights.authors import geometry
 from ipt_jax.weights.state_dict import params_from_torch, params_to_torch
 
 # Relative to the largest magnitude. On the CPU, float32 is within 5e-7 of the float64 originals.
@@ -210,7 +213,32 @@ def test_identity_start_returns_its_input(photograph_tiles, size):
             )
         inner = slice(4 * s, -4 * s) if s > 1 else slice(None)
         error = np.abs(np.asarray(outputs[name]) - expected)[:, inner, inner]
-        assert error.mean() < 2, name
+        # The small initial values of the residual branches disturb it by 0.4 to 0.9 levels.
+        assert error.mean() < 1, name
+
+
+def test_identity_start_is_exact_but_for_the_small_values(photograph_tiles, monkeypatch):
+    monkeypatch.setitem(STARTS, "exact", IdentityStart(small=0.0))
+    model = build(preset("tiny"), make_tasks(PAPER_TASKS)).clone(start="exact")
+    tiles = photograph_tiles[:4]
+    apply = jax.jit(lambda p, x: model.apply({"params": p}, {name: x for name in PAPER_TASKS})[0])
+    outputs = apply(model.init_params(1), tiles)
+    for name, output in outputs.items():
+        s = TASKS[name].scale
+        expected = tiles.astype(np.float32)
+        # A x4 tail enlarges twice by 2.
+        for factor in {1: (), 4: (2, 2)}.get(s, (s,)):
+            expected = np.stack(
+                [
+                    cv2.resize(t, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
+                    for t in expected
+                ]
+            )
+        inner = slice(4 * s, -4 * s) if s > 1 else slice(None)
+        # Some hundred float32 operations on values up to 255.
+        np.testing.assert_allclose(
+            np.asarray(output)[:, inner, inner], expected[:, inner, inner], atol=2e-3, err_msg=name
+        )
 
 
 @pytest.mark.parametrize("start", ["identity", "torch"])
@@ -363,3 +391,11 @@ def test_attention_weights_are_softmax_and_so_is_their_gradient(dtype, tolerance
     expected = of(lambda x: jax.nn.softmax(x, axis=-1).astype(dtype))
     for a, b in zip(got, expected):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * float(jnp.abs(b).max()))
+
+
+def test_layer_norms_of_the_authors_and_of_new_networks_have_pytorchs_eps():
+    """1e-6, flax's default, changes the outputs by less than any comparison would show."""
+    network = build(preset("tiny"), make_tasks(PAPER_TASKS))
+    state = params_to_torch(random_params(network, 0), network)
+    read = geometry(state, ",".join(PAPER_TASKS), network.heads)
+    assert (read.norm_eps, network.norm_eps, IPT((("sr2", 2),)).norm_eps) == (1e-5, 1e-5, 1e-5)

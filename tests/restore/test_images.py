@@ -354,3 +354,14 @@ def test_values_are_clipped_between_two_tasks_and_only_there(weights, in_strips)
     # After the first task: -60, 80, 160 and 380, of which 0, 80, 160 and 255 go on.
     expected = np.repeat(np.float32([-100, 60, 220, 410]), 5)[:, None, None]
     np.testing.assert_allclose(out, np.broadcast_to(expected, out.shape), atol=1e-3)
+
+
+def test_a_chain_of_tasks_runs_in_the_order_of_its_names(weights):
+    model = ipt_jax.load(weights)
+    image = np.random.default_rng(3).integers(0, 256, (18, 20, 3)).astype(np.float32)
+    first = np.clip(model.restore(image, "denoise50", overlap=4), 0, 255)
+    expected = model.restore(first, "sr2", overlap=4)
+    for chain in ("denoise50,sr2", ["denoise50", "sr2"]):
+        np.testing.assert_array_equal(model.restore(image, chain, overlap=4), expected)
+    other = model.restore(image, "sr2,denoise50", overlap=4)
+    assert not np.allclose(other, expected, rtol=0, atol=1)

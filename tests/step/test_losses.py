@@ -79,6 +79,8 @@ def test_memory_grows_with_the_batch_not_with_its_square():
 
 def test_l1_and_the_choice_of_the_contrastive_term():
     assert float(l1(jnp.full((1, 2, 2, 3), 10.0), jnp.zeros((1, 2, 2, 3), jnp.uint8))) == 10
+    # The mean of absolute values, not the root of a mean of squares.
+    assert float(l1(jnp.asarray([1.0, -3.0, 8.0]), jnp.zeros(3))) == 4
     settings = {"contrastive": "eq5", "weight": 0.1, "temperature": 0.07}
     assert contrastive(settings) is eq5
     assert contrastive({**settings, "contrastive": "none"}) is None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
+from optax import contrib
 
 from ipt_jax.config.loading import complete
 from ipt_jax.step import optim
+from ipt_jax.trees import nested
 
 
 def test_schedules():
@@ -73,3 +77,61 @@ def test_adam_by_its_formula(name, changes):
             momentum = b1 * m / (1 - b1 ** (step + 1)) + (1 - b1) * g / (1 - b1**step)
         expected = momentum / (np.sqrt(v / (1 - b2**step)) + eps)
         np.testing.assert_allclose(found["bias"], expected, rtol=2e-5)
+
+
+def test_a_spike_does_not_count_and_leaves_the_average():
+    def of(loss: float, good: bool, usual: float) -> tuple[bool, float]:
+        counts, after = optim.spike_guard(*map(jnp.asarray, (loss, good, usual)), limit=2.5)
+        return bool(counts), float(after)
+
+    assert of(5.0, True, 2.0) == (True, pytest.approx(0.99 * 2 + 0.01 * 5))
+    assert of(5.1, True, 2.0) == (False, 2.0)
+    assert of(1.0, False, 2.0) == (False, 2.0)
+    # Before the first step that counts, no loss is a spike.
+    assert of(7.0, True, np.inf) == (True, 7.0)
+    assert of(np.nan, False, np.inf) == (False, np.inf)
+
+
+def test_the_decay_of_the_ema_rises_to_its_value():
+    decays = [float(optim.ema_decay(0.99, jnp.asarray(step))) for step in (0, 90, 10_000)]
+    assert decays == pytest.approx([0.1, 0.91, 0.99])
+
+
+def test_gradients_are_scaled_down_to_the_limit_and_never_up():
+    grads = {"a": jnp.asarray([3.0]), "b": jnp.asarray([4.0])}
+    for limit, expected in ((2.5, (1.5, 2.0)), (10.0, (3.0, 4.0)), (0.0, (3.0, 4.0))):
+        found = optim.clip_by_global_norm(grads, jnp.asarray(5.0), limit)
+        assert (float(found["a"][0]), float(found["b"][0])) == pytest.approx(expected)
+    zeros = jax.tree.map(jnp.zeros_like, grads)
+    assert float(optim.clip_by_global_norm(zeros, jnp.asarray(0.0), 1.0)["a"][0]) == 0
+
+
+def test_muon_takes_matrices_by_their_axes_and_leaves_the_rest_to_adam():
+    shapes = {
+        "encoder/qkv": (2, 8, 24),
+        "mlp/kernel": (8, 32),
+        "head/inner/kernel": (3, 3, 4, 5),
+        "lora/a": (8, 2),
+        "lora/b": (2, 8),
+        # The first and the last convolution have 3 colours.
+        "head/conv/kernel": (3, 3, 3, 4),
+        "tail/conv/kernel": (3, 3, 4, 3),
+        "norm/scale": (8,),
+        "mlp/bias": (32,),
+        "position": (16, 8),
+    }
+    params = nested({name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
+    found = optim._matrices(params)
+    axes = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): dims
+        for path, dims in jax.tree_util.tree_leaves_with_path(
+            found, is_leaf=lambda x: isinstance(x, contrib.MuonDimensionNumbers)
+        )
+    }
+    assert axes == {
+        "encoder/qkv": contrib.MuonDimensionNumbers(1, 2),
+        "mlp/kernel": contrib.MuonDimensionNumbers(0, 1),
+        "head/inner/kernel": contrib.MuonDimensionNumbers((0, 1, 2), 3),
+        "lora/a": contrib.MuonDimensionNumbers(0, 1),
+        "lora/b": contrib.MuonDimensionNumbers(0, 1),
+    }

@@ -15,7 +15,7 @@ import small
 from ipt_jax.config import loading as configs
 from ipt_jax.config import resolve
 from ipt_jax.data import crops, pipeline
-from ipt_jax.data.sources.pairs import Pairs, decode_pair
+from ipt_jax.data.sources.pairs import Pairs, _names_of_split, decode_pair
 from ipt_jax.data.sources.source import open_source
 from ipt_jax.degradations.paired import Paired
 from ipt_jax.errors import ConfigError, DataError
@@ -222,3 +222,15 @@ def test_held_out_crops_of_both_images_show_the_same_place(tmp_path, scale):
             assert image.lq is not None and image.hq.shape == (size, size, 3)
             enlarged = image.lq.repeat(scale, 0).repeat(scale, 1)
             assert np.array_equal(image.hq, enlarged + np.uint8(int(image.name[1:]) + 1))
+
+
+@pytest.mark.parametrize("held_out", [1, 2, 3, 4])
+def test_no_clean_image_is_both_held_out_and_trained_on(held_out):
+    """A clean image may belong to several pairs, one for each degraded image."""
+    hq = {f"{i}_{k}": pathlib.Path(f"/clean/{i}.png") for i in range(4) for k in range(2)}
+    names = {split: _names_of_split(hq, split, held_out) for split in ("train", "eval", "all")}
+    assert names["all"] == list(hq) and len(names["eval"]) == held_out
+    clean = {split: {hq[name] for name in chosen} for split, chosen in names.items()}
+    assert clean["train"] and clean["train"].isdisjoint(clean["eval"])
+    # With an odd number, the other pair of a held-out image is left out of both.
+    assert len(names["train"]) == 8 - 2 * len(clean["eval"])
