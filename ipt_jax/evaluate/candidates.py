@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ipt_jax.restore.images import count_tiles
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.restore.tiling import Tiling
 from ipt_jax.tasks import PAPER_TASKS, TASKS, Task
+from ipt_jax.trees import flatten
 
 RestorePairs = Callable[[Iterator[Degraded]], Iterable[np.ndarray]]
 
@@ -68,6 +70,10 @@ class Candidate(abc.ABC):
     def settings(self) -> dict[str, Any]:
         """Returns the settings on which the scores depend."""
         return {}
+
+    def fingerprint(self) -> str:
+        """Returns a text that differs between candidates of the same name and settings."""
+        return ""
 
 
 class Baseline(Candidate):
@@ -197,3 +203,11 @@ class Weights(Candidate):
             "programs": self._model.programs(),
             "provenance": dict(self._model.provenance),
         }
+
+    def fingerprint(self) -> str:
+        """Returns the SHA-256 of all parameters, with their names, dtypes and shapes."""
+        digest = hashlib.sha256()
+        for name, value in sorted(flatten(self._model.params).items()):
+            array = np.ascontiguousarray(value)
+            digest.update(f"{name} {array.dtype} {array.shape}\n".encode() + array.tobytes())
+        return digest.hexdigest()

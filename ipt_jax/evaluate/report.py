@@ -39,13 +39,15 @@ class _Shown:
       key: negative PSNR on Y of the result in dB.
       order: negative number of the image, which decides between equal keys.
       score: the image's score.
-      images: the clean, degraded and restored image, uint8 `[H, W, 3]`.
+      images: the clean, degraded and restored image, uint8 `[H, W, 3]`; None if `figure` is there.
+      figure: the image's part of the page, made by another process.
     """
 
     key: float
     order: int
     score: Score = dataclasses.field(compare=False)
-    images: tuple[np.ndarray, np.ndarray, np.ndarray] = dataclasses.field(compare=False)
+    images: tuple[np.ndarray, np.ndarray, np.ndarray] | None = dataclasses.field(compare=False)
+    figure: str = dataclasses.field(compare=False, default="")
 
 
 class Report:
@@ -62,11 +64,37 @@ class Report:
     def add(self, row: Row, result: Result) -> None:
         """Adds an image's score and its clean, degraded and restored image."""
         score, *images = result
-        heap = self._shown.setdefault((row.set.name, row.trial.label), [])
+        self._push(row, score, len(row.scores), (images[0], images[1], images[2]))
+
+    def add_figure(self, row: Row, score: Score, order: int, figure: str) -> None:
+        """Adds what `figures` of another process returned.
+
+        Args:
+          row: the set and task.
+          score: the image's score.
+          order: the number of the image in its set.
+          figure: the image's part of the page.
+        """
+        self._push(row, score, order, None, figure)
+
+    def figures(self, row: Row) -> dict[str, str]:
+        """Returns the images of a row that the page may show: name -> its part of the page."""
+        shown = self._shown.get((row.set.name, row.task), [])
+        return {entry.score.picture: _figure(entry, row.task) for entry in shown}
+
+    def _push(
+        self,
+        row: Row,
+        score: Score,
+        order: int,
+        images: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
+        figure: str = "",
+    ) -> None:
+        heap = self._shown.setdefault((row.set.name, row.task), [])
         psnr = score.after["psnr_y"]
         # An image without a PSNR, which is tiny, comes last.
         key = -np.inf if np.isnan(psnr) else -psnr
-        entry = _Shown(key, -len(row.scores), score, (images[0], images[1], images[2]))
+        entry = _Shown(key, -order, score, images, figure)
         if len(heap) < self._limit:
             heapq.heappush(heap, entry)
         else:
@@ -103,15 +131,15 @@ class Report:
 
     def _section(self, row: Row) -> str:
         """Returns the part of the page for a set at a task."""
-        shown = sorted(self._shown.get((row.set.name, row.trial.label), []), reverse=True)
-        pictures = "".join(_figure(entry, row.trial.label) for entry in shown)
+        shown = sorted(self._shown.get((row.set.name, row.task), []), reverse=True)
+        pictures = "".join(_figure(entry, row.task) for entry in shown)
         which = (
             f", {len(shown)} with the lowest PSNR of {len(row.scores)}"
             if len(shown) < len(row.scores)
             else ""
         )
         return (
-            f"<h2>{_text(row.set.name)}, {_text(row.trial.label)}</h2>"
+            f"<h2>{_text(row.set.name)}, {_text(row.task)}</h2>"
             f"<p>{_text(row.set.describe())}; {_count(row)} scored. Left of the line the input, "
             f"right of it the result{which}; drag the line.</p>"
             f'{_published(row)}<div class="pictures">{pictures}</div>'
@@ -162,7 +190,7 @@ def _head(*first: str) -> str:
 
 def _means(rows: Sequence[Row]) -> str:
     lines = "".join(
-        f"<tr><td>{_text(row.set.name)}</td><td>{_text(row.trial.label)}</td>"
+        f"<tr><td>{_text(row.set.name)}</td><td>{_text(row.task)}</td>"
         f"{_cells(row.mean, row.standard_errors())}"
         f"<td>{_count(row)}</td><td>{row.noise}</td></tr>"
         for row in rows
@@ -177,15 +205,15 @@ def _means(rows: Sequence[Row]) -> str:
 
 def _count(row: Row) -> str:
     """Returns the number of scored images, "3 of 5" where others of the set were left out."""
-    scored, all_of_them = len(row.scores), len(row.set.hq)
+    scored, all_of_them = len(row.scores), row.set.count
     return str(scored) if scored == all_of_them else f"{scored} of {all_of_them}"
 
 
 def _published(row: Row) -> str:
     """Returns a table of published scores beside these weights'; '' where none is comparable."""
-    others = published(row.set.canonical, row.trial.label, row.noise_clipped)
+    others = published(row.set.canonical, row.task, row.noise_clipped)
     # Published means are over all images of a set, and of colour images where noise was added.
-    if not others or len(row.scores) < len(row.set.hq) or row.noise not in ("", "colour"):
+    if not others or len(row.scores) < row.set.count or row.noise not in ("", "colour"):
         return ""
     after = row.mean.after
     mine = f"{_number('psnr_y', after['psnr_y'])}, {_number('psnr_rgb', after['psnr_rgb'])} RGB"
@@ -204,6 +232,8 @@ def _scores(scores: Sequence[Score]) -> str:
 
 
 def _figure(entry: _Shown, task: str) -> str:
+    if entry.images is None:
+        return entry.figure
     clean, before, after = entry.images
     b, a = (side["psnr_y"] for side in (entry.score.before, entry.score.after))
     name = _text(entry.score.picture)

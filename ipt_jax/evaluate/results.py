@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from ipt_jax.evaluate.scoring import Score
-from ipt_jax.evaluate.sets import BenchmarkSet
-from ipt_jax.evaluate.trials import Trial
+from ipt_jax.evaluate.sets import SetSummary
 from ipt_jax.messages import listed, printable
 from ipt_jax.metrics import METRICS
 
@@ -21,15 +20,18 @@ class Row:
 
     Attributes:
       set: the set.
-      trial: the task.
+      task: the task's label.
+      noise_clipped: whether noisy inputs were clipped to 0..255; None where the task makes no
+        noise.
       scores: the score of each image.
       tiles: number of tiles that were restored.
       seconds: time that restoring and scoring took.
       too_small: names of the images that are smaller than the task's scale; they have no scores.
     """
 
-    set: BenchmarkSet
-    trial: Trial
+    set: SetSummary
+    task: str
+    noise_clipped: bool | None
     scores: list[Score]
     tiles: int
     seconds: float
@@ -69,7 +71,7 @@ class Row:
 
     def notes(self) -> list[str]:
         """Returns what does not show in the row's numbers, one sentence each."""
-        name = f"{self.set.name} {self.trial.label}"
+        name = f"{self.set.name} {self.task}"
         notes = []
         if self.too_small:
             notes.append(
@@ -84,25 +86,19 @@ class Row:
                 )
         return notes
 
-    @property
-    def noise_clipped(self) -> bool | None:
-        """Whether noisy inputs were clipped to 0..255; None where the task makes no noise."""
-        share = getattr(self.trial.task.degrade, "clipped", None)
-        return None if share is None else bool(share)
-
     def as_json(self) -> dict[str, Any]:
         """Returns the row as `ipt evaluate --json` writes it."""
         mean = self.mean
         return {
             "set": self.set.name,
-            "task": self.trial.label,
+            "task": self.task,
             "pictures": len(self.scores),
-            "layout": self.set.layout.words,
-            "input": _json_numbers(mean.before),
-            "result": _json_numbers(mean.after),
-            "gain": _json_numbers(_average(self.differences())),
+            "layout": self.set.words,
+            "input": json_numbers(mean.before),
+            "result": json_numbers(mean.after),
+            "gain": json_numbers(_average(self.differences())),
             "standard_error": {
-                side: _json_numbers(values) for side, values in self.standard_errors().items()
+                side: json_numbers(values) for side, values in self.standard_errors().items()
             },
             "noise": self.noise,
             "noise_clipped": self.noise_clipped,
@@ -112,8 +108,8 @@ class Row:
             "scores": [
                 {
                     "picture": score.picture,
-                    "input": _json_numbers(score.before),
-                    "result": _json_numbers(score.after),
+                    "input": json_numbers(score.before),
+                    "result": json_numbers(score.after),
                     "noise": score.noise,
                 }
                 for score in self.scores
@@ -121,13 +117,19 @@ class Row:
         }
 
 
-def _json_numbers(values: dict[str, float]) -> dict[str, Any]:
+def json_numbers(values: dict[str, float]) -> dict[str, Any]:
+    """Returns numbers as JSON has them; `numbers_of` reads them back."""
     # The PSNR of equal images is infinite, and JSON has no infinity. A number that is not defined,
     # such as the SSIM of a tiny image, is null.
     return {
         k: v if np.isfinite(v) else None if np.isnan(v) else "inf" if v > 0 else "-inf"
         for k, v in values.items()
     }
+
+
+def numbers_of(values: dict[str, Any]) -> dict[str, float]:
+    """Returns the numbers that `json_numbers` wrote."""
+    return {k: float("nan") if v is None else float(v) for k, v in values.items()}
 
 
 def standard_error(values: Sequence[float]) -> float:
@@ -192,7 +194,7 @@ def format_rows(rows: Sequence[Row]) -> str:
             cells[-1] += f" {_with_error(f'{gain[m]:+.2f}', errors['gain'][m]):>11}"
         cells += [f"{f'{b[m]:.4f} -> {a[m]:.4f}':>15}" for m in ("ssim_y", "ssim_rgb")]
         lines.append(
-            f"{printable(row.set.name):<10} {row.trial.label:<13} {len(row.scores):>3}  "
+            f"{printable(row.set.name):<10} {row.task:<13} {len(row.scores):>3}  "
             f"{row.noise:<{noise}}"
             + "  ".join(cells)
             + (f"  {row.tiles / row.seconds:8.1f}" if row.tiles else "")
