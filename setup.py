@@ -54,6 +54,12 @@ EXTRAS = {
     "torch": ["torch>=2.6"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
     "serve": ["gradio>=5.30"],
+    # `log.wandb` sends a run's metrics to Weights & Biases.
+    "wandb": ["wandb>=0.19"],
+    # Shows the events that every run writes.
+    "tensorboard": ["tensorboard>=2.18"],
+    # examples/restore_ray.py.
+    "ray": ["ray[data]>=2.40"],
     "notebook": NOTEBOOK,
     "dev": [
         *TEST,
@@ -101,6 +107,8 @@ setup(
         "orbax-checkpoint>=0.12",
         "pillow>=11",
         "safetensors>=0.5",
+        # jax needs it as well; NIQE takes its gamma function.
+        "scipy>=1.13",
         # It reports what libjpeg warns of; OpenCV and Pillow do not.
         "simplejpeg>=1.9",
         "tensorboardX>=2.6.2",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import re
 import unicodedata
 from collections.abc import Hashable, Iterable, Sequence
@@ -64,7 +63,7 @@ class Shard:
         decomposed characters, between which macOS and Linux may differ, count as equal.
         """
         text = unicodedata.normalize("NFC", "/".join(path.parts))
-        digest = hashlib.sha256(os.fsencode(text)).digest()
+        digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
         return int.from_bytes(digest[:8], "big") % self.count == self.number % self.count
 
 

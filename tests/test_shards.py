@@ -14,9 +14,8 @@ from ipt_jax.errors import UsageError
 from ipt_jax.restore.plan import Job, split_jobs
 from ipt_jax.shards import Shard
 
-PARTS = st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=12).filter(
-    lambda text: text not in (".", "..")
-)
+LETTERS = st.characters(codec="utf-8", exclude_characters="/\0") | st.just("\udcff")
+PARTS = st.text(LETTERS, min_size=1, max_size=12).filter(lambda text: text not in (".", ".."))
 PATHS = st.lists(st.lists(PARTS, min_size=1, max_size=3).map("/".join), unique=True, max_size=40)
 
 

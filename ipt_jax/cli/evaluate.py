@@ -82,6 +82,12 @@ def add_parser(commands: Any) -> None:
         help="write the degraded inputs to this new folder, DIR/SET/TASK/IMAGE.png, so that other "
         "programs restore the same noise; noise that is no whole number is in IMAGE.npy as well",
     )
+    parser.add_argument(
+        "--niqe",
+        metavar="PARAMS.npz",
+        help="also score NIQE, with the parameters of this file, such as BasicSR's "
+        "niqe_pris_params.npz",
+    )
     add_shard_flag(
         parser,
         "score every N-th image of each set, beginning with the I-th, and write a part to --json; "
@@ -123,6 +129,7 @@ def evaluate(options: argparse.Namespace) -> int:
         report=options.report,
         save_inputs=options.save_inputs,
         shard=shard_of(options),
+        niqe=options.niqe,
     )
     run_benchmark(_open_candidate(options), sets, settings)
     return 0

@@ -73,8 +73,8 @@ def add_parser(commands: Any) -> None:
     )
     add_shard_flag(
         parser,
-        "restore the I-th of N parts of the files, for arrays of jobs: I counts from 1 to N, or from "
-        "0 to N-1; docs/scale.md has examples",
+        "restore the I-th of N parts of the files, for arrays of jobs: I counts from 1 to N, or "
+        "from 0 to N-1; docs/scale.md has examples",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
     parser.add_argument(

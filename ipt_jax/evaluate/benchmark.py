@@ -13,10 +13,18 @@ from ipt_jax import messages
 from ipt_jax.errors import DataError, UsageError
 from ipt_jax.evaluate.candidates import Candidate
 from ipt_jax.evaluate.inputs import InputFolder
+from ipt_jax.evaluate.niqe import Niqe
 from ipt_jax.evaluate.parts import join_parts, write_part
 from ipt_jax.evaluate.report import Report
 from ipt_jax.evaluate.results import Row, format_rows
-from ipt_jax.evaluate.scoring import BenchmarkImage, is_large_enough, make_lq, unclipped
+from ipt_jax.evaluate.scoring import (
+    NIQE,
+    BenchmarkImage,
+    Blind,
+    is_large_enough,
+    make_lq,
+    unclipped,
+)
 from ipt_jax.evaluate.sets import BenchmarkSet, kind_of
 from ipt_jax.evaluate.trials import Trial, labels_of
 from ipt_jax.messages import printable, say
@@ -38,6 +46,7 @@ class BenchmarkSettings:
       report: the file for the HTML report; None for no file.
       shard: the part of the images that is scored; the JSON file is then a part for `merge_parts`,
         which also writes the report. None for all images.
+      niqe: the file with NIQE's parameters; None where NIQE is not computed.
     """
 
     tasks: Sequence[str] = ()
@@ -48,6 +57,7 @@ class BenchmarkSettings:
     save_inputs: str | None = None
     report: str | None = None
     shard: Shard | None = None
+    niqe: str | None = None
 
 
 def choose_trials(
@@ -100,13 +110,17 @@ def run_benchmark(
             f"{', '.join(labels) or 'skipped, because none of the tasks suits the set'}"
         )
     report = Report() if settings.report else None
+    blind = {NIQE: Niqe(settings.niqe)} if settings.niqe else {}
     inputs = InputFolder(settings.save_inputs) if settings.save_inputs else None
-    rows = [_score_set(candidate, one, trial, settings, report, inputs) for one, trial in pairs]
+    rows = [
+        _score_set(candidate, one, trial, settings, report, inputs, blind) for one, trial in pairs
+    ]
     described = {
         "weights": candidate.name,
         "seed": settings.seed,
         "noise clip": "on" if settings.clip_noise else "off",
         "ipt_jax": __version__,
+        **({"niqe": Path(settings.niqe).name} if settings.niqe else {}),
         **candidate.settings(),
     }
     if settings.shard is not None:
@@ -196,6 +210,7 @@ def _score_set(
     settings: BenchmarkSettings,
     report: Report | None,
     inputs: InputFolder | None,
+    blind: Blind,
 ) -> Row:
     """Returns the scores of a set at a task; adds its images to the report, saves its inputs."""
     row = Row(one.summary, trial.label, trial.noise_clipped, [], 0, 0.0)
@@ -215,7 +230,7 @@ def _score_set(
             else:
                 row.too_small.append(image.name)
 
-    for result in candidate.score(one, trial, large_enough(), settings.seed):
+    for result in candidate.score(one, trial, large_enough(), settings.seed, blind):
         row.scores.append(result[0])
         row.tiles += candidate.tiles(result, trial)
         row.seconds = time.perf_counter() - began

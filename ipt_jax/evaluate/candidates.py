@@ -14,7 +14,7 @@ import numpy as np
 from ipt_jax.data.layouts import picture_files, read_picture
 from ipt_jax.data.partners import explain, match_results
 from ipt_jax.errors import DataError, UsageError
-from ipt_jax.evaluate.scoring import BenchmarkImage, Degraded, Result, baseline, score_images
+from ipt_jax.evaluate.scoring import BenchmarkImage, Blind, Degraded, Result, baseline, score_images
 from ipt_jax.evaluate.sets import BenchmarkSet
 from ipt_jax.evaluate.trials import Trial
 from ipt_jax.log import logger
@@ -57,10 +57,15 @@ class Candidate(abc.ABC):
         return
 
     def score(
-        self, one: BenchmarkSet, trial: Trial, images: Iterable[BenchmarkImage], seed: int
+        self,
+        one: BenchmarkSet,
+        trial: Trial,
+        images: Iterable[BenchmarkImage],
+        seed: int,
+        blind: Blind,
     ) -> Iterator[Result]:
         """Yields the score of each image, with the clean, degraded and restored image."""
-        for result in score_images(self.restore(one, trial), images, trial.task, seed):
+        for result in score_images(self.restore(one, trial), images, trial.task, seed, blind):
             yield dataclasses.replace(result[0], task=trial.label), *result[1:]
 
     def tiles(self, result: Result, trial: Trial) -> int:

@@ -212,7 +212,8 @@ def _join_row(rows: Sequence[dict[str, Any]], report: Report | None) -> Row:
     )
     if report is not None:
         for order, name in enumerate(names):
-            score, figure = scores.get(name, (None, None))
-            if score is not None and figure is not None:
-                report.add_figure(joined, score, order, figure)
+            if name in scores:
+                score, figure = scores[name]
+                if figure is not None:
+                    report.add_figure(joined, score, order, figure)
     return joined

@@ -16,15 +16,20 @@ import cv2
 import numpy as np
 
 from ipt_jax.evaluate.published import published
-from ipt_jax.evaluate.scoring import Result, Score
+from ipt_jax.evaluate.scoring import NIQE, Result, Score
 from ipt_jax.images.sheet import encode_image
 from ipt_jax.messages import printable
-from ipt_jax.metrics import METRICS
 
 if TYPE_CHECKING:
     from ipt_jax.evaluate.results import Row
 
-NAMES = {"psnr_y": "PSNR-Y", "psnr_rgb": "PSNR-RGB", "ssim_y": "SSIM-Y", "ssim_rgb": "SSIM-RGB"}
+NAMES = {
+    "psnr_y": "PSNR-Y",
+    "psnr_rgb": "PSNR-RGB",
+    "ssim_y": "SSIM-Y",
+    "ssim_rgb": "SSIM-RGB",
+    NIQE: "NIQE (lower is better)",
+}
 # Side of the crop with the largest error, in pixels.
 ZOOM = 48
 
@@ -165,26 +170,26 @@ def _number(metric: str, value: float, error: float = np.nan) -> str:
     """Returns a score, with its standard error if there is one, as the table shows it."""
     if np.isnan(value):
         return "-"
-    digits = 2 if metric.startswith("psnr") else 4
+    digits = 4 if metric.startswith("ssim") else 2
     text = f"{value:.{digits}f}" if np.isfinite(value) else "inf"
     return text if np.isnan(error) else f"{text} &plusmn; {error:.{digits}f}"
 
 
 def _cells(score: Score, errors: Mapping[str, Mapping[str, float]] | None = None) -> str:
-    none = dict.fromkeys(METRICS, np.nan)
+    none = dict.fromkeys(score.after, np.nan)
     before, after = (errors[side] if errors else none for side in ("input", "result"))
     return "".join(
         f"<td>{_number(m, score.before[m], before[m])}</td>"
         f"<td><b>{_number(m, score.after[m], after[m])}</b></td>"
-        for m in METRICS
+        for m in score.after
     )
 
 
-def _head(*first: str) -> str:
+def _head(metrics: Sequence[str], *first: str) -> str:
     return (
         "<tr>"
         + "".join(f"<th>{name}</th>" for name in first)
-        + "".join(f"<th>{NAMES[m]}, input</th><th>result</th>" for m in METRICS)
+        + "".join(f"<th>{NAMES[m]}, input</th><th>result</th>" for m in metrics)
     )
 
 
@@ -197,7 +202,7 @@ def _means(rows: Sequence[Row]) -> str:
     )
     notes = "".join(f"<br>{_text(note)}" for row in rows for note in row.notes())
     return (
-        f'<div class="scroll"><table>{_head("set", "task")}'
+        f'<div class="scroll"><table>{_head(rows[0].metrics, "set", "task")}'
         f"<th>pictures</th><th>noise</th></tr>{lines}"
         f"</table></div><p>&plusmn; is the standard error of a mean over the images.{notes}</p>"
     )
@@ -228,7 +233,7 @@ def _published(row: Row) -> str:
 
 def _scores(scores: Sequence[Score]) -> str:
     lines = "".join(f"<tr><td>{_text(score.picture)}</td>{_cells(score)}</tr>" for score in scores)
-    return f'<div class="scroll"><table>{_head("picture")}</tr>{lines}</table></div>'
+    return f'<div class="scroll"><table>{_head(list(scores[0].after), "picture")}</tr>{lines}</table></div>'
 
 
 def _figure(entry: _Shown, task: str) -> str:

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ipt_jax.evaluate.scoring import Score
+from ipt_jax.evaluate.scoring import NIQE, Score
 from ipt_jax.evaluate.sets import SetSummary
 from ipt_jax.messages import listed, printable
-from ipt_jax.metrics import METRICS
 
 
 @dataclasses.dataclass
@@ -38,6 +37,11 @@ class Row:
     too_small: list[str] = dataclasses.field(default_factory=list)
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics: `METRICS` and those that the user asked for."""
+        return tuple(self.scores[0].after)
+
+    @property
     def mean(self) -> Score:
         """The mean over the images."""
         return mean_score(self.scores)
@@ -51,7 +55,7 @@ class Row:
 
     def differences(self) -> list[dict[str, float]]:
         """Returns for each image by how much the scores of the result exceed those of the input."""
-        return [{m: s.after[m] - s.before[m] for m in METRICS} for s in self.scores]
+        return [{m: s.after[m] - s.before[m] for m in s.after} for s in self.scores]
 
     def standard_errors(self) -> dict[str, dict[str, float]]:
         """Returns the standard errors of the means, `{"input" | "result" | "gain": {metric: ...}}`.
@@ -65,7 +69,7 @@ class Row:
             "gain": self.differences(),
         }
         return {
-            name: {m: standard_error([side[m] for side in values]) for m in METRICS}
+            name: {m: standard_error([side[m] for side in values]) for m in self.metrics}
             for name, values in sides.items()
         }
 
@@ -77,7 +81,7 @@ class Row:
             notes.append(
                 f"{name}: not scored, because smaller than the scale: {listed(self.too_small)}"
             )
-        for metric in ("psnr_y", "ssim_y"):
+        for metric in [m for m in self.metrics if not m.endswith("_rgb")]:
             none = [score.picture for score in self.scores if np.isnan(score.after[metric])]
             if none:
                 notes.append(
@@ -145,7 +149,7 @@ def standard_error(values: Sequence[float]) -> float:
 
 def _average(sides: Sequence[dict[str, float]]) -> dict[str, float]:
     """Returns the means over images, without values that are not defined (NaN)."""
-    there = {m: [side[m] for side in sides if not np.isnan(side[m])] for m in METRICS}
+    there = {m: [side[m] for side in sides if not np.isnan(side[m])] for m in sides[0]}
     return {m: float(np.mean(values)) if values else float("nan") for m, values in there.items()}
 
 
@@ -178,10 +182,11 @@ def format_rows(rows: Sequence[Row]) -> str:
     """Returns a table with a line for each set and task: input -> result, and the gain in PSNR."""
     noise = max((len(row.noise) for row in rows), default=0)
     noise = max(noise, len("noise")) + 2 if noise else 0
+    with_niqe = any(NIQE in row.metrics for row in rows)
     lines = [
         f"{'set':<10} {'task':<13} {'n':>3}  {'noise' if noise else '':<{noise}}"
         f"{'PSNR-Y':>25} {'gain':>11}  {'PSNR-RGB':>25} {'gain':>11}  {'SSIM-Y':>15}  "
-        f"{'SSIM-RGB':>15}  {'tiles/s':>8}"
+        f"{'SSIM-RGB':>15}  {f'{NIQE.upper():>14}  ' if with_niqe else ''}{'tiles/s':>8}"
     ]
     for row in rows:
         b, a, errors = row.mean.before, row.mean.after, row.standard_errors()
@@ -193,12 +198,16 @@ def format_rows(rows: Sequence[Row]) -> str:
             cells.append(f"{before + ' -> ' + after:>25}")
             cells[-1] += f" {_with_error(f'{gain[m]:+.2f}', errors['gain'][m]):>11}"
         cells += [f"{f'{b[m]:.4f} -> {a[m]:.4f}':>15}" for m in ("ssim_y", "ssim_rgb")]
+        if with_niqe:
+            cells.append(f"{f'{b[NIQE]:.2f} -> {a[NIQE]:.2f}':>14}")
         lines.append(
             f"{printable(row.set.name):<10} {row.task:<13} {len(row.scores):>3}  "
             f"{row.noise:<{noise}}"
             + "  ".join(cells)
             + (f"  {row.tiles / row.seconds:8.1f}" if row.tiles else "")
         )
+    if with_niqe:
+        lines.append("NIQE needs no clean image; lower is better")
     lines.append("± is the standard error of a mean over the images")
     return "\n".join([*lines, *(note for row in rows for note in row.notes())])
 
