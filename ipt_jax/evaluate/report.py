@@ -233,7 +233,8 @@ def _published(row: Row) -> str:
 
 def _scores(scores: Sequence[Score]) -> str:
     lines = "".join(f"<tr><td>{_text(score.picture)}</td>{_cells(score)}</tr>" for score in scores)
-    return f'<div class="scroll"><table>{_head(list(scores[0].after), "picture")}</tr>{lines}</table></div>'
+    head = _head(list(scores[0].after), "picture")
+    return f'<div class="scroll"><table>{head}</tr>{lines}</table></div>'
 
 
 def _figure(entry: _Shown, task: str) -> str:

@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import json
 import pathlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -79,6 +80,8 @@ def test_tensorboard_itself_reads_config_and_hyperparameters(tmp_path):
         which = events.Events(str(tmp_path / "tensorboard"), start, config)
         which.add(start + 1, {"loss": 1.5})
         which.close()
+        # The files are named by the time in seconds.
+        time.sleep(1.1)
     found = EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
     found.Reload()
     # A restart makes no further run.
