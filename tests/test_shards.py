@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import Path, PurePosixPath
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipt_jax.errors import UsageError
@@ -23,6 +23,7 @@ def jobs_of(paths: list[str]) -> list[Job]:
     return [Job(Path("in", p), Path("out", f"{p}.png"), "png", name_inside=Path(p)) for p in paths]
 
 
+@settings(deadline=None)
 @given(paths=PATHS, count=st.integers(1, 12), seed=st.integers(0, 99))
 def test_shards_are_a_partition_whatever_the_order_of_the_files(paths, count, seed):
     shuffled = random.Random(seed).sample(paths, len(paths))
