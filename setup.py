@@ -56,6 +56,12 @@ EXTRAS = {
     "serve": ["gradio>=5.30"],
     # Weights by hf:// addresses, and `ipt push`. From 1.0 on, it has one HTTP client.
     "hub": ["huggingface_hub>=1.0"],
+    # `log.wandb` sends a run's metrics to Weights & Biases.
+    "wandb": ["wandb>=0.19"],
+    # Shows the events that every run writes.
+    "tensorboard": ["tensorboard>=2.18"],
+    # examples/restore_ray.py.
+    "ray": ["ray[data]>=2.40"],
     "notebook": NOTEBOOK,
     # Changes the code by small faults, to see whether the tests notice: `make mutate`.
     "mutate": [*TEST, "cosmic-ray>=8.4"],
@@ -109,6 +115,8 @@ setup(
         # It downloads weights from the web; tensorflow-datasets needs it as well.
         "requests>=2.32",
         "safetensors>=0.5",
+        # jax needs it as well; NIQE takes its gamma function.
+        "scipy>=1.13",
         # It reports what libjpeg warns of; OpenCV and Pillow do not.
         "simplejpeg>=1.9",
         "tensorboardX>=2.6.2",

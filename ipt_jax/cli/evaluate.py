@@ -6,13 +6,16 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from ipt_jax.cli.flags import (
+    add_shard_flag,
     add_task_flag,
     add_tiling_flags,
     add_weights_flags,
     load_weights,
+    shard_of,
     tiling_of,
     words_of,
 )
+from ipt_jax.errors import UsageError
 
 if TYPE_CHECKING:
     from ipt_jax.evaluate.candidates import Candidate
@@ -41,7 +44,6 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--data",
-        required=True,
         metavar="DIR",
         help="a folder of sets, one set, or a folder of images",
     )
@@ -80,6 +82,24 @@ def add_parser(commands: Any) -> None:
         help="write the degraded inputs to this new folder, DIR/SET/TASK/IMAGE.png, so that other "
         "programs restore the same noise; noise that is no whole number is in IMAGE.npy as well",
     )
+    parser.add_argument(
+        "--niqe",
+        metavar="PARAMS.npz",
+        help="also score NIQE, with the parameters of this file, such as BasicSR's "
+        "niqe_pris_params.npz",
+    )
+    add_shard_flag(
+        parser,
+        "score every N-th image of each set, beginning with the I-th, and write a part to --json; "
+        "with --report, the part has the images of the page",
+    )
+    parser.add_argument(
+        "--merge",
+        nargs="+",
+        metavar="PART.json",
+        help="join the parts of all shards into the results of one run: the table, --json and "
+        "--report",
+    )
     parser.set_defaults(run=evaluate)
 
 
@@ -89,9 +109,16 @@ def evaluate(options: argparse.Namespace) -> int:
     Raises:
       WeightsError, DataError, UsageError: wrong input; nothing was written.
     """
-    from ipt_jax.evaluate.benchmark import BenchmarkSettings, run_benchmark
+    from ipt_jax.evaluate.benchmark import BenchmarkSettings, merge_parts, run_benchmark
     from ipt_jax.evaluate.sets import find_sets
 
+    if options.merge:
+        if options.data or options.shard or options.weights:
+            raise UsageError("--merge takes all from its parts; it goes with --json and --report")
+        merge_parts(options.merge, options.json, options.report)
+        return 0
+    if not options.data:
+        raise UsageError("name the images with --data DIR, or the parts with --merge")
     sets = find_sets(options.data, words_of(options.sets))
     settings = BenchmarkSettings(
         tasks=words_of(options.task),
@@ -101,6 +128,8 @@ def evaluate(options: argparse.Namespace) -> int:
         json=options.json,
         report=options.report,
         save_inputs=options.save_inputs,
+        shard=shard_of(options),
+        niqe=options.niqe,
     )
     run_benchmark(_open_candidate(options), sets, settings)
     return 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ipt_jax.errors import UsageError
 from ipt_jax.restore.tiling import OVERLAP, PROTOCOLS, Tiling
+from ipt_jax.shards import Shard
 
 if TYPE_CHECKING:
     from ipt_jax.restore.restorer import Restorer
@@ -87,6 +88,16 @@ def add_out_flag(
     parser.add_argument(
         "-o", "--out", dest="out", required=required, default=default, metavar=metavar, help=help
     )
+
+
+def add_shard_flag(parser: argparse.ArgumentParser, help: str) -> None:
+    """Adds --shard."""
+    parser.add_argument("--shard", metavar="I/N", help=help)
+
+
+def shard_of(options: argparse.Namespace) -> Shard | None:
+    """Returns --shard, or None without it. Raises UsageError as `Shard.parse` does."""
+    return None if options.shard is None else Shard.parse(options.shard)
 
 
 def words_of(text: str) -> list[str]:

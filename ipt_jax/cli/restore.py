@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from ipt_jax.cli.flags import (
     add_out_flag,
+    add_shard_flag,
     add_task_flag,
     add_tiling_flags,
     add_weights_flags,
     load_weights,
+    shard_of,
     tiling_of,
     words_of,
 )
@@ -68,6 +70,11 @@ def add_parser(commands: Any) -> None:
         metavar="COLOUR",
         help="white, '#ff8800', ...: blends transparency with this colour in formats without "
         "alpha (jpeg, bmp), which otherwise leave alpha out",
+    )
+    add_shard_flag(
+        parser,
+        "restore the I-th of N parts of the files, for arrays of jobs: I counts from 1 to N, or "
+        "from 0 to N-1; docs/scale.md has examples",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
     parser.add_argument(
@@ -131,6 +138,7 @@ def restore(options: argparse.Namespace) -> int:
         tiling=tiling,
         batch=options.batch,
         max_megapixels=options.max_megapixels,
+        shard=shard_of(options),
     )
     outcome = restore_files(options.inputs, load, settings)
     # Standard output may be where the image goes.
@@ -142,6 +150,8 @@ def _report(outcome: Outcome, piped: bool, tell: Callable[[str], None]) -> None:
     """Prints what was done, by `tell`."""
     where = f" into {printable(outcome.place)}" if outcome.results and not piped else ""
     tell(f"{len(outcome.results)} restored{where}")
+    if outcome.elsewhere:
+        tell(f"{outcome.elsewhere} files belong to other shards")
     if outcome.done:
         tell(
             f"{len(outcome.done)} left alone because their results are there, made from the same "
@@ -162,6 +172,8 @@ def _report(outcome: Outcome, piped: bool, tell: Callable[[str], None]) -> None:
         say_error(f"{len(outcome.failed)} could not be restored:")
         for name, reason in outcome.failed:
             say_error(f"  {printable(name)}: {without_controls(reason)}")
+    if outcome.failures is not None:
+        say_error(f"what is not restored is listed in {printable(outcome.failures)}")
 
 
 def _colour(text: str | None) -> tuple[int, int, int] | None:

@@ -558,6 +558,12 @@ TABLE = (
     ),
     Key("log.tensorboard", True, "Whether TensorBoard events are written.", resume=True),
     Key(
+        "log.wandb",
+        "",
+        "Project of Weights & Biases that gets the metrics, too (extra wandb). Empty: none.",
+        resume=True,
+    ),
+    Key(
         "log.stacks_after",
         600.0,
         "Seconds without a finished step after which the stacks of all threads are written. 0: "

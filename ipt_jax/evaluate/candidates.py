@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from ipt_jax.data.layouts import picture_files, read_picture
 from ipt_jax.data.partners import explain, match_results
 from ipt_jax.errors import DataError, UsageError
-from ipt_jax.evaluate.scoring import BenchmarkImage, Degraded, Result, baseline, score_images
+from ipt_jax.evaluate.scoring import BenchmarkImage, Blind, Degraded, Result, baseline, score_images
 from ipt_jax.evaluate.sets import BenchmarkSet
 from ipt_jax.evaluate.trials import Trial
 from ipt_jax.log import logger
@@ -22,6 +23,7 @@ from ipt_jax.restore.images import count_tiles
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.restore.tiling import Tiling
 from ipt_jax.tasks import PAPER_TASKS, TASKS, Task
+from ipt_jax.trees import flatten
 
 RestorePairs = Callable[[Iterator[Degraded]], Iterable[np.ndarray]]
 
@@ -55,10 +57,15 @@ class Candidate(abc.ABC):
         return
 
     def score(
-        self, one: BenchmarkSet, trial: Trial, images: Iterable[BenchmarkImage], seed: int
+        self,
+        one: BenchmarkSet,
+        trial: Trial,
+        images: Iterable[BenchmarkImage],
+        seed: int,
+        blind: Blind,
     ) -> Iterator[Result]:
         """Yields the score of each image, with the clean, degraded and restored image."""
-        for result in score_images(self.restore(one, trial), images, trial.task, seed):
+        for result in score_images(self.restore(one, trial), images, trial.task, seed, blind):
             yield dataclasses.replace(result[0], task=trial.label), *result[1:]
 
     def tiles(self, result: Result, trial: Trial) -> int:
@@ -68,6 +75,10 @@ class Candidate(abc.ABC):
     def settings(self) -> dict[str, Any]:
         """Returns the settings on which the scores depend."""
         return {}
+
+    def fingerprint(self) -> str:
+        """Returns a text that differs between candidates of the same name and settings."""
+        return ""
 
 
 class Baseline(Candidate):
@@ -197,3 +208,11 @@ class Weights(Candidate):
             "programs": self._model.programs(),
             "provenance": dict(self._model.provenance),
         }
+
+    def fingerprint(self) -> str:
+        """Returns the SHA-256 of all parameters, with their names, dtypes and shapes."""
+        digest = hashlib.sha256()
+        for name, value in sorted(flatten(self._model.params).items()):
+            array = np.ascontiguousarray(value)
+            digest.update(f"{name} {array.dtype} {array.shape}\n".encode() + array.tobytes())
+        return digest.hexdigest()

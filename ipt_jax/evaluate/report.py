@@ -16,15 +16,20 @@ import cv2
 import numpy as np
 
 from ipt_jax.evaluate.published import published
-from ipt_jax.evaluate.scoring import Result, Score
+from ipt_jax.evaluate.scoring import NIQE, Result, Score
 from ipt_jax.images.sheet import encode_image
 from ipt_jax.messages import printable
-from ipt_jax.metrics import METRICS
 
 if TYPE_CHECKING:
     from ipt_jax.evaluate.results import Row
 
-NAMES = {"psnr_y": "PSNR-Y", "psnr_rgb": "PSNR-RGB", "ssim_y": "SSIM-Y", "ssim_rgb": "SSIM-RGB"}
+NAMES = {
+    "psnr_y": "PSNR-Y",
+    "psnr_rgb": "PSNR-RGB",
+    "ssim_y": "SSIM-Y",
+    "ssim_rgb": "SSIM-RGB",
+    NIQE: "NIQE (lower is better)",
+}
 # Side of the crop with the largest error, in pixels.
 ZOOM = 48
 
@@ -39,13 +44,15 @@ class _Shown:
       key: negative PSNR on Y of the result in dB.
       order: negative number of the image, which decides between equal keys.
       score: the image's score.
-      images: the clean, degraded and restored image, uint8 `[H, W, 3]`.
+      images: the clean, degraded and restored image, uint8 `[H, W, 3]`; None if `figure` is there.
+      figure: the image's part of the page, made by another process.
     """
 
     key: float
     order: int
     score: Score = dataclasses.field(compare=False)
-    images: tuple[np.ndarray, np.ndarray, np.ndarray] = dataclasses.field(compare=False)
+    images: tuple[np.ndarray, np.ndarray, np.ndarray] | None = dataclasses.field(compare=False)
+    figure: str = dataclasses.field(compare=False, default="")
 
 
 class Report:
@@ -62,11 +69,37 @@ class Report:
     def add(self, row: Row, result: Result) -> None:
         """Adds an image's score and its clean, degraded and restored image."""
         score, *images = result
-        heap = self._shown.setdefault((row.set.name, row.trial.label), [])
+        self._push(row, score, len(row.scores), (images[0], images[1], images[2]))
+
+    def add_figure(self, row: Row, score: Score, order: int, figure: str) -> None:
+        """Adds what `figures` of another process returned.
+
+        Args:
+          row: the set and task.
+          score: the image's score.
+          order: the number of the image in its set.
+          figure: the image's part of the page.
+        """
+        self._push(row, score, order, None, figure)
+
+    def figures(self, row: Row) -> dict[str, str]:
+        """Returns the images of a row that the page may show: name -> its part of the page."""
+        shown = self._shown.get((row.set.name, row.task), [])
+        return {entry.score.picture: _figure(entry, row.task) for entry in shown}
+
+    def _push(
+        self,
+        row: Row,
+        score: Score,
+        order: int,
+        images: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
+        figure: str = "",
+    ) -> None:
+        heap = self._shown.setdefault((row.set.name, row.task), [])
         psnr = score.after["psnr_y"]
         # An image without a PSNR, which is tiny, comes last.
         key = -np.inf if np.isnan(psnr) else -psnr
-        entry = _Shown(key, -len(row.scores), score, (images[0], images[1], images[2]))
+        entry = _Shown(key, -order, score, images, figure)
         if len(heap) < self._limit:
             heapq.heappush(heap, entry)
         else:
@@ -103,15 +136,15 @@ class Report:
 
     def _section(self, row: Row) -> str:
         """Returns the part of the page for a set at a task."""
-        shown = sorted(self._shown.get((row.set.name, row.trial.label), []), reverse=True)
-        pictures = "".join(_figure(entry, row.trial.label) for entry in shown)
+        shown = sorted(self._shown.get((row.set.name, row.task), []), reverse=True)
+        pictures = "".join(_figure(entry, row.task) for entry in shown)
         which = (
             f", {len(shown)} with the lowest PSNR of {len(row.scores)}"
             if len(shown) < len(row.scores)
             else ""
         )
         return (
-            f"<h2>{_text(row.set.name)}, {_text(row.trial.label)}</h2>"
+            f"<h2>{_text(row.set.name)}, {_text(row.task)}</h2>"
             f"<p>{_text(row.set.describe())}; {_count(row)} scored. Left of the line the input, "
             f"right of it the result{which}; drag the line.</p>"
             f'{_published(row)}<div class="pictures">{pictures}</div>'
@@ -137,39 +170,39 @@ def _number(metric: str, value: float, error: float = np.nan) -> str:
     """Returns a score, with its standard error if there is one, as the table shows it."""
     if np.isnan(value):
         return "-"
-    digits = 2 if metric.startswith("psnr") else 4
+    digits = 4 if metric.startswith("ssim") else 2
     text = f"{value:.{digits}f}" if np.isfinite(value) else "inf"
     return text if np.isnan(error) else f"{text} &plusmn; {error:.{digits}f}"
 
 
 def _cells(score: Score, errors: Mapping[str, Mapping[str, float]] | None = None) -> str:
-    none = dict.fromkeys(METRICS, np.nan)
+    none = dict.fromkeys(score.after, np.nan)
     before, after = (errors[side] if errors else none for side in ("input", "result"))
     return "".join(
         f"<td>{_number(m, score.before[m], before[m])}</td>"
         f"<td><b>{_number(m, score.after[m], after[m])}</b></td>"
-        for m in METRICS
+        for m in score.after
     )
 
 
-def _head(*first: str) -> str:
+def _head(metrics: Sequence[str], *first: str) -> str:
     return (
         "<tr>"
         + "".join(f"<th>{name}</th>" for name in first)
-        + "".join(f"<th>{NAMES[m]}, input</th><th>result</th>" for m in METRICS)
+        + "".join(f"<th>{NAMES[m]}, input</th><th>result</th>" for m in metrics)
     )
 
 
 def _means(rows: Sequence[Row]) -> str:
     lines = "".join(
-        f"<tr><td>{_text(row.set.name)}</td><td>{_text(row.trial.label)}</td>"
+        f"<tr><td>{_text(row.set.name)}</td><td>{_text(row.task)}</td>"
         f"{_cells(row.mean, row.standard_errors())}"
         f"<td>{_count(row)}</td><td>{row.noise}</td></tr>"
         for row in rows
     )
     notes = "".join(f"<br>{_text(note)}" for row in rows for note in row.notes())
     return (
-        f'<div class="scroll"><table>{_head("set", "task")}'
+        f'<div class="scroll"><table>{_head(rows[0].metrics, "set", "task")}'
         f"<th>pictures</th><th>noise</th></tr>{lines}"
         f"</table></div><p>&plusmn; is the standard error of a mean over the images.{notes}</p>"
     )
@@ -177,15 +210,15 @@ def _means(rows: Sequence[Row]) -> str:
 
 def _count(row: Row) -> str:
     """Returns the number of scored images, "3 of 5" where others of the set were left out."""
-    scored, all_of_them = len(row.scores), len(row.set.hq)
+    scored, all_of_them = len(row.scores), row.set.count
     return str(scored) if scored == all_of_them else f"{scored} of {all_of_them}"
 
 
 def _published(row: Row) -> str:
     """Returns a table of published scores beside these weights'; '' where none is comparable."""
-    others = published(row.set.canonical, row.trial.label, row.noise_clipped)
+    others = published(row.set.canonical, row.task, row.noise_clipped)
     # Published means are over all images of a set, and of colour images where noise was added.
-    if not others or len(row.scores) < len(row.set.hq) or row.noise not in ("", "colour"):
+    if not others or len(row.scores) < row.set.count or row.noise not in ("", "colour"):
         return ""
     after = row.mean.after
     mine = f"{_number('psnr_y', after['psnr_y'])}, {_number('psnr_rgb', after['psnr_rgb'])} RGB"
@@ -200,10 +233,13 @@ def _published(row: Row) -> str:
 
 def _scores(scores: Sequence[Score]) -> str:
     lines = "".join(f"<tr><td>{_text(score.picture)}</td>{_cells(score)}</tr>" for score in scores)
-    return f'<div class="scroll"><table>{_head("picture")}</tr>{lines}</table></div>'
+    head = _head(list(scores[0].after), "picture")
+    return f'<div class="scroll"><table>{head}</tr>{lines}</table></div>'
 
 
 def _figure(entry: _Shown, task: str) -> str:
+    if entry.images is None:
+        return entry.figure
     clean, before, after = entry.images
     b, a = (side["psnr_y"] for side in (entry.score.before, entry.score.after))
     name = _text(entry.score.picture)

@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ipt_jax.evaluate.scoring import Score
-from ipt_jax.evaluate.sets import BenchmarkSet
-from ipt_jax.evaluate.trials import Trial
+from ipt_jax.evaluate.scoring import NIQE, Score
+from ipt_jax.evaluate.sets import SetSummary
 from ipt_jax.messages import listed, printable
-from ipt_jax.metrics import METRICS
 
 
 @dataclasses.dataclass
@@ -21,19 +19,27 @@ class Row:
 
     Attributes:
       set: the set.
-      trial: the task.
+      task: the task's label.
+      noise_clipped: whether noisy inputs were clipped to 0..255; None where the task makes no
+        noise.
       scores: the score of each image.
       tiles: number of tiles that were restored.
       seconds: time that restoring and scoring took.
       too_small: names of the images that are smaller than the task's scale; they have no scores.
     """
 
-    set: BenchmarkSet
-    trial: Trial
+    set: SetSummary
+    task: str
+    noise_clipped: bool | None
     scores: list[Score]
     tiles: int
     seconds: float
     too_small: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics: `METRICS` and those that the user asked for."""
+        return tuple(self.scores[0].after)
 
     @property
     def mean(self) -> Score:
@@ -49,7 +55,7 @@ class Row:
 
     def differences(self) -> list[dict[str, float]]:
         """Returns for each image by how much the scores of the result exceed those of the input."""
-        return [{m: s.after[m] - s.before[m] for m in METRICS} for s in self.scores]
+        return [{m: s.after[m] - s.before[m] for m in s.after} for s in self.scores]
 
     def standard_errors(self) -> dict[str, dict[str, float]]:
         """Returns the standard errors of the means, `{"input" | "result" | "gain": {metric: ...}}`.
@@ -63,19 +69,19 @@ class Row:
             "gain": self.differences(),
         }
         return {
-            name: {m: standard_error([side[m] for side in values]) for m in METRICS}
+            name: {m: standard_error([side[m] for side in values]) for m in self.metrics}
             for name, values in sides.items()
         }
 
     def notes(self) -> list[str]:
         """Returns what does not show in the row's numbers, one sentence each."""
-        name = f"{self.set.name} {self.trial.label}"
+        name = f"{self.set.name} {self.task}"
         notes = []
         if self.too_small:
             notes.append(
                 f"{name}: not scored, because smaller than the scale: {listed(self.too_small)}"
             )
-        for metric in ("psnr_y", "ssim_y"):
+        for metric in [m for m in self.metrics if not m.endswith("_rgb")]:
             none = [score.picture for score in self.scores if np.isnan(score.after[metric])]
             if none:
                 notes.append(
@@ -84,25 +90,19 @@ class Row:
                 )
         return notes
 
-    @property
-    def noise_clipped(self) -> bool | None:
-        """Whether noisy inputs were clipped to 0..255; None where the task makes no noise."""
-        share = getattr(self.trial.task.degrade, "clipped", None)
-        return None if share is None else bool(share)
-
     def as_json(self) -> dict[str, Any]:
         """Returns the row as `ipt evaluate --json` writes it."""
         mean = self.mean
         return {
             "set": self.set.name,
-            "task": self.trial.label,
+            "task": self.task,
             "pictures": len(self.scores),
-            "layout": self.set.layout.words,
-            "input": _json_numbers(mean.before),
-            "result": _json_numbers(mean.after),
-            "gain": _json_numbers(_average(self.differences())),
+            "layout": self.set.words,
+            "input": json_numbers(mean.before),
+            "result": json_numbers(mean.after),
+            "gain": json_numbers(_average(self.differences())),
             "standard_error": {
-                side: _json_numbers(values) for side, values in self.standard_errors().items()
+                side: json_numbers(values) for side, values in self.standard_errors().items()
             },
             "noise": self.noise,
             "noise_clipped": self.noise_clipped,
@@ -112,8 +112,8 @@ class Row:
             "scores": [
                 {
                     "picture": score.picture,
-                    "input": _json_numbers(score.before),
-                    "result": _json_numbers(score.after),
+                    "input": json_numbers(score.before),
+                    "result": json_numbers(score.after),
                     "noise": score.noise,
                 }
                 for score in self.scores
@@ -121,13 +121,19 @@ class Row:
         }
 
 
-def _json_numbers(values: dict[str, float]) -> dict[str, Any]:
+def json_numbers(values: dict[str, float]) -> dict[str, Any]:
+    """Returns numbers as JSON has them; `numbers_of` reads them back."""
     # The PSNR of equal images is infinite, and JSON has no infinity. A number that is not defined,
     # such as the SSIM of a tiny image, is null.
     return {
         k: v if np.isfinite(v) else None if np.isnan(v) else "inf" if v > 0 else "-inf"
         for k, v in values.items()
     }
+
+
+def numbers_of(values: dict[str, Any]) -> dict[str, float]:
+    """Returns the numbers that `json_numbers` wrote."""
+    return {k: float("nan") if v is None else float(v) for k, v in values.items()}
 
 
 def standard_error(values: Sequence[float]) -> float:
@@ -143,7 +149,7 @@ def standard_error(values: Sequence[float]) -> float:
 
 def _average(sides: Sequence[dict[str, float]]) -> dict[str, float]:
     """Returns the means over images, without values that are not defined (NaN)."""
-    there = {m: [side[m] for side in sides if not np.isnan(side[m])] for m in METRICS}
+    there = {m: [side[m] for side in sides if not np.isnan(side[m])] for m in sides[0]}
     return {m: float(np.mean(values)) if values else float("nan") for m, values in there.items()}
 
 
@@ -176,10 +182,11 @@ def format_rows(rows: Sequence[Row]) -> str:
     """Returns a table with a line for each set and task: input -> result, and the gain in PSNR."""
     noise = max((len(row.noise) for row in rows), default=0)
     noise = max(noise, len("noise")) + 2 if noise else 0
+    with_niqe = any(NIQE in row.metrics for row in rows)
     lines = [
         f"{'set':<10} {'task':<13} {'n':>3}  {'noise' if noise else '':<{noise}}"
         f"{'PSNR-Y':>25} {'gain':>11}  {'PSNR-RGB':>25} {'gain':>11}  {'SSIM-Y':>15}  "
-        f"{'SSIM-RGB':>15}  {'tiles/s':>8}"
+        f"{'SSIM-RGB':>15}  {f'{NIQE.upper():>14}  ' if with_niqe else ''}{'tiles/s':>8}"
     ]
     for row in rows:
         b, a, errors = row.mean.before, row.mean.after, row.standard_errors()
@@ -191,12 +198,16 @@ def format_rows(rows: Sequence[Row]) -> str:
             cells.append(f"{before + ' -> ' + after:>25}")
             cells[-1] += f" {_with_error(f'{gain[m]:+.2f}', errors['gain'][m]):>11}"
         cells += [f"{f'{b[m]:.4f} -> {a[m]:.4f}':>15}" for m in ("ssim_y", "ssim_rgb")]
+        if with_niqe:
+            cells.append(f"{f'{b[NIQE]:.2f} -> {a[NIQE]:.2f}':>14}")
         lines.append(
-            f"{printable(row.set.name):<10} {row.trial.label:<13} {len(row.scores):>3}  "
+            f"{printable(row.set.name):<10} {row.task:<13} {len(row.scores):>3}  "
             f"{row.noise:<{noise}}"
             + "  ".join(cells)
             + (f"  {row.tiles / row.seconds:8.1f}" if row.tiles else "")
         )
+    if with_niqe:
+        lines.append("NIQE needs no clean image; lower is better")
     lines.append("± is the standard error of a mean over the images")
     return "\n".join([*lines, *(note for row in rows for note in row.notes())])
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import collections
 import dataclasses
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
+from types import MappingProxyType
 
 import numpy as np
 
@@ -169,6 +170,14 @@ class Degraded:
     noise: str = ""
 
 
+# The name of the optional metric that needs no clean image (evaluate/niqe.py).
+NIQE = "niqe"
+
+# Metrics of one image uint8 `[H, W, 3]`, by name.
+Blind = Mapping[str, Callable[[np.ndarray], float]]
+
+_NONE: Blind = MappingProxyType({})
+
 # The score, and the clean, degraded and restored image, uint8 `[H, W, 3]`.
 Result = tuple[Score, np.ndarray, np.ndarray, np.ndarray]
 
@@ -178,6 +187,7 @@ def score_images(
     images: Iterable[BenchmarkImage],
     task: Task,
     seed: int = 0,
+    blind: Blind = _NONE,
 ) -> Iterator[Result]:
     """Scores the results of `restore` for a task, in the order of the images.
 
@@ -186,6 +196,7 @@ def score_images(
       images: the images, which are read when they are needed.
       task: the task.
       seed: seed of the degradation.
+      blind: further metrics, which need no clean image.
 
     Yields:
       The score, and the clean, degraded and restored image (uint8).
@@ -206,18 +217,28 @@ def score_images(
     with futures.ThreadPoolExecutor(2) as pool:
         running: collections.deque[futures.Future[Result]] = collections.deque()
         for output in restore(inputs()):
-            running.append(pool.submit(_measure, pending.popleft(), output, task))
+            running.append(pool.submit(_measure, pending.popleft(), output, task, blind))
             while running and (len(running) > 4 or running[0].done()):
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
 
 
-def _measure(pair: Degraded, output: np.ndarray, task: Task) -> Result:
+def _measure(pair: Degraded, output: np.ndarray, task: Task, blind: Blind) -> Result:
     before, after = baseline(pair.lq, task), to_uint8(output)
-    of_input, of_result = (score_image(image, pair.hq, task.border) for image in (before, after))
+    of_input, of_result = (
+        score_image(image, pair.hq, task.border) | _blind_scores(image, task.border, blind)
+        for image in (before, after)
+    )
     score = Score(pair.name, task.name, of_input, of_result, pair.noise)
     return score, pair.hq, before, after
+
+
+def _blind_scores(image: np.ndarray, border: int, blind: Blind) -> dict[str, float]:
+    """Returns the further metrics of an image, inside the border."""
+    height, width = image.shape[:2]
+    inside = image[border : height - border, border : width - border]
+    return {name: metric(inside) for name, metric in blind.items()}
 
 
 def score_network(

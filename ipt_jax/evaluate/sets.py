@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ipt_jax.data.layouts import (
@@ -43,6 +43,33 @@ USUAL = {
 
 
 @dataclasses.dataclass(frozen=True)
+class SetSummary:
+    """What tables and reports say of a benchmark set.
+
+    Attributes:
+      name: the name of its folder.
+      count: the number of its images.
+      words: its layout.
+    """
+
+    name: str
+    count: int
+    words: str
+
+    @property
+    def canonical(self) -> str:
+        """The set's usual name in lower case, which tables of published scores use."""
+        return canonical_name(self.name)
+
+    def describe(self) -> str:
+        """Returns one line with the set's name, number of images and layout."""
+        return (
+            f"{printable(self.name)}: {self.count} image{'s' if self.count > 1 else ''}, "
+            f"{self.words}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class BenchmarkSet:
     """A benchmark set: a folder in a known layout. Its images are read when they are needed."""
 
@@ -63,6 +90,15 @@ class BenchmarkSet:
         """The set's usual name in lower case, which tables of published scores use."""
         return canonical_name(self.name)
 
+    @property
+    def summary(self) -> SetSummary:
+        """The set's name, number of images and layout."""
+        return SetSummary(self.name, len(self.hq), self.layout.words)
+
+    def names(self, task: Task) -> list[str]:
+        """Returns the names of the images for a task, in order."""
+        return list(self.layout.clean(task.scale))
+
     def kinds(self) -> set[str]:
         """Returns the kinds of task at which the set is scored by convention."""
         own = "sr noise rain"
@@ -76,8 +112,12 @@ class BenchmarkSet:
             return task.scale in self.layout.lq and not isinstance(task.degrade, Noise)
         return kind_of(task) != "pairs"
 
-    def pictures(self, task: Task) -> Iterator[BenchmarkImage]:
+    def pictures(self, task: Task, only: Container[int] | None = None) -> Iterator[BenchmarkImage]:
         """Yields the images for a task in the order of their names.
+
+        Args:
+          task: the task.
+          only: the numbers of the images, from 0, that are read; None for all.
 
         Raises:
           DataError: a file is not an intact image; the message names it.
@@ -86,15 +126,14 @@ class BenchmarkSet:
         # degradations.
         own = self.layout.paired or isinstance(task.degrade, (Bicubic, Paired))
         lq = self.layout.lq.get(task.scale, {}) if own else {}
-        for name, path in self.layout.clean(task.scale).items():
+        for number, (name, path) in enumerate(self.layout.clean(task.scale).items()):
+            if only is not None and number not in only:
+                continue
             yield BenchmarkImage(name, read_picture(path), read_picture(lq[name]) if lq else None)
 
     def describe(self) -> str:
         """Returns one line with the set's name, number of images and layout."""
-        return (
-            f"{printable(self.name)}: {len(self.hq)} image{'s' if len(self.hq) > 1 else ''}, "
-            f"{self.layout.words}"
-        )
+        return self.summary.describe()
 
 
 def kind_of(task: Task) -> str:

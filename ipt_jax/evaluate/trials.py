@@ -32,6 +32,12 @@ class Trial:
     head: str
     task: Task
 
+    @property
+    def noise_clipped(self) -> bool | None:
+        """Whether noisy inputs are clipped to 0..255; None where the task makes no noise."""
+        share = getattr(self.task.degrade, "clipped", None)
+        return None if share is None else bool(share)
+
     @classmethod
     def parse(cls, text: str, known: dict[str, Task]) -> Trial:
         """Returns the trial of `TASK`, `TASK@SIGMA` for noise or `TASK@QUALITY` for JPEG.

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -224,18 +226,59 @@ def writing(path: Path, form: Form) -> Iterator[Writer]:
     Raises:
       OSError: the file cannot be written.
     """
-    part = part_path(path)
-    try:
-        with part.open("wb") as file:
-            writer = _writer(file, form.resized())
-            yield writer
-            writer.close()
+    with replacing(path) as file:
+        writer = _writer(file, form.resized())
+        yield writer
+        writer.close()
         if form.origin and form.format == "bmp":
-            write_sidecar(path, part.stat().st_size, form.origin)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+            file.flush()
+            write_sidecar(path, os.fstat(file.fileno()).st_size, form.origin)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Opens a temporary file that takes the name `path` when the context ends without an exception.
+
+    The file is on the disk before it gets its name, also on network file systems. What a killed
+    process left of such a file is overwritten. Two processes never write the same result at a time,
+    as a job and its replacement may try: the second one is refused.
+
+    Raises:
+      OSError: the file cannot be written, or another process is writing it.
+    """
+    part = part_path(path)
+    with _open_alone(part) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            # The name changes before the lock ends with the file.
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+def _open_alone(part: Path) -> BinaryIO:
+    """Opens a file for writing, empty and locked against other processes that open it so."""
+    while True:
+        # It is not cut before it is locked.
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        file = os.fdopen(descriptor, "r+b")
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise OSError(errno.EBUSY, "another process is writing this result") from None
+        except OSError:
+            # Some network file systems have no locks.
+            pass
+        # The process that held the lock may have renamed or deleted the file in between.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), part.stat()):
+                file.truncate()
+                return file
+        file.close()
 
 
 def fitted_name(stem: str, rest: str) -> str:

@@ -26,7 +26,7 @@ from ipt_jax.images import decode, metadata
 from ipt_jax.images.files import open_image_file
 from ipt_jax.images.formats import PNG_SIGNATURE
 from ipt_jax.images.read import PLUGINS, ImageFile, kind_of
-from ipt_jax.images.write import QUALITY, Form, part_path, writing
+from ipt_jax.images.write import QUALITY, Form, replacing, writing
 from ipt_jax.messages import first_line
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.restore.tiling import Tiling
@@ -191,16 +191,11 @@ def write_animation(
       ValueError: a WebP would need too much memory.
       OSError: the file cannot be written.
     """
-    part = part_path(path)
-    try:
-        with part.open("wb") as file:
-            if form.format == "png":
-                _write_png(file, form, animation, frames)
-            else:
-                _write_webp(file, form, animation, frames)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as file:
+        if form.format == "png":
+            _write_png(file, form, animation, frames)
+        else:
+            _write_webp(file, form, animation, frames)
 
 
 def _write_png(

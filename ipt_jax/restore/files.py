@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import json
 import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from etils import epath
 from tqdm import tqdm
 
 from ipt_jax import messages
@@ -22,12 +24,14 @@ from ipt_jax.images.write import Form, fitted_name, write_sidecar, writing
 from ipt_jax.messages import first_line, printable
 from ipt_jax.restore import animation, before_after
 from ipt_jax.restore.pipes import Pipes
-from ipt_jax.restore.plan import Job, plan_jobs
+from ipt_jax.restore.plan import DEFAULT_OUT, Job, plan_jobs, split_jobs
 from ipt_jax.restore.restorer import BATCH, Restorer
 from ipt_jax.restore.results import place_results
 from ipt_jax.restore.tiling import OVERLAP, Tiling
 from ipt_jax.restore.video import restore_video
 from ipt_jax.restore.video_info import measure_video
+from ipt_jax.shards import Shard
+from ipt_jax.storage import replace_text
 from ipt_jax.tasks import Task
 
 # Protocols other than "blend" hold the complete image as float32. Images that would need more bytes
@@ -51,6 +55,7 @@ class FileSettings:
       tiling: how images are cut into tiles.
       batch: tiles per call and device.
       max_megapixels: larger inputs are refused.
+      shard: the part of the files that is restored; None for all.
     """
 
     tasks: Sequence[str] = ()
@@ -65,6 +70,7 @@ class FileSettings:
     )
     batch: int = BATCH
     max_megapixels: float = 500
+    shard: Shard | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +83,8 @@ class Outcome:
       blocked: files that were left alone, and what they are.
       failed: sources that could not be restored, with the reasons.
       left_out: files in folders and globs that are results of earlier runs.
+      elsewhere: the number of files that belong to other shards.
+      failures: the file that lists what is not restored; None without a shard or such files.
     """
 
     results: list[Path]
@@ -84,6 +92,8 @@ class Outcome:
     blocked: list[tuple[Path, str]]
     failed: list[tuple[str, str]]
     left_out: list[Path]
+    elsewhere: int = 0
+    failures: Path | None = None
 
     @property
     def place(self) -> Path:
@@ -107,12 +117,22 @@ def restore_files(
     Raises:
       UserError: wrong usage or input; nothing was written.
     """
+    _check_shard(inputs, settings)
     with Pipes(inputs, settings.out, settings.format) as pipes:
         plan = plan_jobs(pipes.inputs, pipes.out, settings.format)
+        jobs, elsewhere = plan.jobs, list[Job]()
+        if settings.shard is not None:
+            if plan.fixed:
+                raise UserError(f"--shard needs a folder for the results; -o {settings.out} is not")
+            jobs, elsewhere = split_jobs(jobs, settings.shard)
         load = functools.cache(load)
         tasks = list(settings.tasks) or [task.name for task in _chain(load(), settings)]
         placed = place_results(
-            pipes.named(plan.jobs), tasks, overwrite=settings.overwrite, fixed=plan.fixed
+            pipes.named(jobs),
+            tasks,
+            overwrite=settings.overwrite,
+            fixed=plan.fixed,
+            elsewhere=elsewhere,
         )
         everything = [*placed.todo, *placed.done, *(job for job, _ in placed.blocked)]
         sheet = _sheet_path([job.out for job in everything]) if settings.compare else None
@@ -127,13 +147,47 @@ def restore_files(
         failures = {job for job, _ in failed}
         results = [job.out for job in placed.todo if job not in failures]
         pipes.deliver(results)
+        listing = None
+        if settings.shard is not None:
+            reasons = [(str(job.source), reason) for job, reason in failed]
+            reasons += [(str(job.source), f"{job.out}: {why}") for job, why in placed.blocked]
+            listing = _list_failures(settings.out, settings.shard, reasons)
         return Outcome(
             results,
             [job.out for job in placed.done],
             [(job.out, why) for job, why in placed.blocked],
             [(job.name, reason) for job, reason in failed],
             plan.left_out,
+            len(elsewhere),
+            listing,
         )
+
+
+def _check_shard(inputs: Sequence[str], settings: FileSettings) -> None:
+    """Raises UserError for what cannot be divided into shards."""
+    if settings.shard is None:
+        return
+    if "-" in (*inputs, settings.out):
+        raise UserError("--shard divides files in folders; - is one image")
+    if settings.compare:
+        raise UserError("--shard and --compare do not go together: there is one sheet for all")
+
+
+def _list_failures(out: str | None, shard: Shard, reasons: list[tuple[str, str]]) -> Path | None:
+    """Writes what a shard could not restore into the output folder, or removes an older list.
+
+    Returns:
+      The file, `failed-I-of-N.jsonl` with an object `{"source", "reason"}` per line; None if
+      nothing failed.
+    """
+    path = Path(out or DEFAULT_OUT).expanduser() / f"failed-{shard.label}.jsonl"
+    if not reasons:
+        path.unlink(missing_ok=True)
+        return None
+    _make_folder(path.parent)
+    lines = (json.dumps({"source": source, "reason": reason}) for source, reason in reasons)
+    replace_text(epath.Path(path), "".join(f"{line}\n" for line in lines))
+    return path
 
 
 def _chain(model: Restorer, settings: FileSettings) -> list[Task]:

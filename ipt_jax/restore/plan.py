@@ -21,6 +21,7 @@ from ipt_jax.images.read import read_origin
 from ipt_jax.images.write import FORMATS, fitted_name
 from ipt_jax.log import logger
 from ipt_jax.messages import listed, nearest
+from ipt_jax.shards import Shard, mask
 
 PICTURES = (*SUFFIXES, ".gif")
 # Containers of results.
@@ -47,6 +48,8 @@ class Job:
       format: the format of the result, one of `FORMATS` or "video".
       origin: what the result records about its source and tasks.
       title: what the user calls the source, where that is not its path.
+      name_inside: path of the source relative to the folder that the user gave; it decides on the
+        job's shard.
     """
 
     source: Path
@@ -54,6 +57,7 @@ class Job:
     format: str
     origin: Origin | None = None
     title: str = ""
+    name_inside: Path = Path()
 
     @property
     def video(self) -> bool:
@@ -254,7 +258,8 @@ def _jobs_into(target: Path, found: list[tuple[Path, Path]], form: str) -> list[
     jobs = []
     for source, name in found:
         path = out(name, count[str(out(name, False)).lower()] > 1)
-        jobs.append(Job(source, path, "video" if is_video(source) else form))
+        kind = "video" if is_video(source) else form
+        jobs.append(Job(source, path, kind, name_inside=name))
     # Names that differ only in case, such as a.png and A.PNG, get different names later.
     repeated = [path for path, number in Counter(job.out for job in jobs).items() if number > 1]
     if repeated:
@@ -264,3 +269,15 @@ def _jobs_into(target: Path, found: list[tuple[Path, Path]], form: str) -> list[
             "different folders"
         )
     return jobs
+
+
+def split_jobs(jobs: Sequence[Job], shard: Shard) -> tuple[list[Job], list[Job]]:
+    """Returns the jobs of a shard, and those of all other shards.
+
+    The shards are disjoint and complete, and depend neither on the machine nor on the order of the
+    jobs. Jobs whose results have names that differ only in case go to the same shard, because on
+    some file systems these names are one file.
+    """
+    own = mask(shard, [job.name_inside for job in jobs], (str(job.out).lower() for job in jobs))
+    mine = [job for job, its in zip(jobs, own, strict=True) if its]
+    return mine, [job for job, its in zip(jobs, own, strict=True) if not its]

@@ -39,7 +39,12 @@ class Placed:
 
 
 def place_results(
-    jobs: Sequence[Job], tasks: Sequence[str], *, overwrite: bool, fixed: bool
+    jobs: Sequence[Job],
+    tasks: Sequence[str],
+    *,
+    overwrite: bool,
+    fixed: bool,
+    elsewhere: Sequence[Job] = (),
 ) -> Placed:
     """Chooses the name of each result.
 
@@ -48,10 +53,12 @@ def place_results(
       tasks: names of the tasks, in the order in which they are applied.
       overwrite: whether an existing result is replaced.
       fixed: whether the user has named the result, so that no other name may be chosen.
+      elsewhere: jobs that other processes do, perhaps at the same time; their first choices of
+        names and their sources are not taken.
     """
     placed = Placed([], [], [], [])
-    inputs = {job.source.resolve() for job in jobs}
-    taken: set[str] = set()
+    inputs = {job.source.resolve() for job in (*jobs, *elsewhere)}
+    taken = {str(job.out).lower() for job in elsewhere}
     for job in jobs:
         job = dataclasses.replace(job, origin=origin_of(job, tasks))
         if fixed:

@@ -29,6 +29,9 @@ EVALUATION = "evaluation"
 # TensorBoard's event files.
 TENSORBOARD = "tensorboard"
 
+# The id under which Weights & Biases knows the run.
+WANDB = "wandb.json"
+
 # Traces of steps, where TensorBoard's profile plug-in looks for them: one folder per trace.
 PROFILES = "tensorboard/plugins/profile"
 

@@ -1,4 +1,4 @@
-"""The log of a run's metrics: `metrics.jsonl` and TensorBoard events."""
+"""The log of a run's metrics: `metrics.jsonl`, TensorBoard events, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ipt_jax.log import logger, waiting_for
 from ipt_jax.messages import listed
 from ipt_jax.run_folder import folder as names
 from ipt_jax.run_folder.tensorboard import Events
+from ipt_jax.run_folder.weights_and_biases import WandbRun
 from ipt_jax.storage import is_remote, replace_text
 
 # The first part of the keys of an evaluation's line: "held_out/TASK/METRIC".
@@ -34,20 +35,30 @@ class MetricsLog:
       finished: whether the run is complete, so that its last evaluation is repeated.
       tensorboard: whether to write TensorBoard events as well.
       active: whether this process writes; only process 0 of a run does.
+      config: the run's config for TensorBoard and Weights & Biases; None for neither.
     """
 
     def __init__(
-        self, workdir: epath.Path, start: int, finished: bool, tensorboard: bool, active: bool
+        self,
+        workdir: epath.Path,
+        start: int,
+        finished: bool,
+        tensorboard: bool,
+        active: bool,
+        config: Mapping[str, Any] | None = None,
     ):
         self._active, self._workdir = active, workdir
         self._remote = is_remote(workdir)
         self._path = workdir / (names.METRICS_PARTS if self._remote else names.METRICS)
         self._events: Events | None = None
+        self._wandb: WandbRun | None = None
         if not active:
             return
         self._cut(start, finished)
         if tensorboard:
-            self._events = Events(str(workdir / names.TENSORBOARD), start)
+            self._events = Events(str(workdir / names.TENSORBOARD), start, config)
+        if config is not None and config["log"]["wandb"]:
+            self._wandb = WandbRun(workdir, config["log"]["wandb"], config)
 
     def _cut(self, start: int, finished: bool) -> None:
         """Drops what will be logged again: later steps, and a finished run's last evaluation."""
@@ -90,6 +101,8 @@ class MetricsLog:
             logger.error("the metrics of step %d are not in %s: %s", step, self._path, error)
         if self._events is not None:
             self._events.add(step, values)
+        if self._wandb is not None:
+            self._wandb.add(step, values)
 
     def _append(self, line: bytes) -> None:
         with open(self._path, "ab", buffering=0) as file:
@@ -100,18 +113,22 @@ class MetricsLog:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def picture(self, step: int, name: str, image: Any) -> None:
-        """Adds an image, uint8 `[H, W, 3]`, to TensorBoard."""
+        """Adds an image, uint8 `[H, W, 3]`, to TensorBoard and Weights & Biases."""
         if self._events is not None:
             self._events.add(step, {name: 0}, image)
+        if self._wandb is not None:
+            self._wandb.add(step, {name: 0}, image)
 
     def lines(self) -> list[dict[str, Any]]:
         """Returns all lines so far, in order."""
         return read_run_lines(self._workdir)
 
     def close(self) -> None:
-        """Closes TensorBoard's file."""
+        """Closes TensorBoard's file, and the run at Weights & Biases."""
         if self._events is not None:
             self._events.close()
+        if self._wandb is not None:
+            self._wandb.close()
 
 
 def read_run_lines(folder: epath.Path) -> list[dict[str, Any]]:

@@ -8,11 +8,13 @@ file; TensorBoard reads all files of a folder.
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from ipt_jax.log import logger
+from ipt_jax.trees import flatten
 
 
 class Events:
@@ -22,10 +24,12 @@ class Events:
       folder: a local folder, or one on a store that tensorboardX can write to.
       start: the first step of the run; TensorBoard then hides events of later steps that were
         written before.
+      config: the run's config, which each file begins with: as text, and as hyperparameters of the
+        one run that the folder is, however often it restarts; None for none.
     """
 
-    def __init__(self, folder: str, start: int):
-        self._folder, self._start = folder, start
+    def __init__(self, folder: str, start: int, config: Mapping[str, Any] | None = None):
+        self._folder, self._start, self._config = folder, start, config
         self._file: Any = None
         self._files = 0
         self._failed = False
@@ -86,6 +90,26 @@ class Events:
         )
         if self._start:
             self._write(self._start, session_log=SessionLog(status=SessionLog.START))
+        if self._config is not None:
+            self._describe(self._config)
+
+    def _describe(self, config: Mapping[str, Any]) -> None:
+        """Writes the config as text and as hyperparameters."""
+        from tensorboardX import summary
+
+        # Four spaces make it code in Markdown.
+        lines = json.dumps(config, indent=2, default=str).splitlines()
+        text = "\n".join(f"    {line}" for line in lines)
+        self._write(self._start, summary=summary.text("config", text))
+        values = {
+            name: value if isinstance(value, (bool, int, float, str)) else str(value)
+            for name, value in flatten(config).items()
+        }
+        tasks = [task if isinstance(task, str) else task["name"] for task in config["tasks"]]
+        metrics = {"loss": 0, **{f"held_out/{task}/psnr_y": 0 for task in tasks}}
+        # The third part says that the run succeeded, which is not known at its start.
+        for part in summary.hparams(values, metrics)[:2]:
+            self._write(self._start, summary=part)
 
     def _write(self, step: int, **what: Any) -> None:
         from tensorboardX.proto.event_pb2 import Event

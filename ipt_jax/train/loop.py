@@ -144,7 +144,12 @@ def begin(
         )
         _warn_of_final_rate(config, start)
     metrics_log = MetricsLog(
-        setup.folder, start, start >= steps, config["log"]["tensorboard"], devices.is_main()
+        setup.folder,
+        start,
+        start >= steps,
+        config["log"]["tensorboard"],
+        devices.is_main(),
+        config,
     )
     return best, metrics_log
 

@@ -19,7 +19,7 @@ RESUME = """steps epochs devices sharding init_from branch_from data.dir data.wo
     data.prefetch data.stalled data.max_bad optim.max_skipped checkpoint.every checkpoint.keep
     checkpoint.keep_every checkpoint.max_failed evaluate.every evaluate.pictures evaluate.size
     evaluate.batch evaluate.overlap evaluate.best evaluate.patience log.every log.tensorboard
-    log.stacks_after log.profile model.remat model.attention"""
+    log.wandb log.stacks_after log.profile model.remat model.attention"""
 BRANCH = """optim.learning_rate optim.final_learning_rate optim.schedule optim.schedule_steps
     optim.warmup_steps optim.drop_at optim.decay_start optim.decay_steps"""
 PER_HOST = "data.dir data.workers data.threads data.prefetch data.stalled"
