@@ -15,7 +15,7 @@ from ipt_jax.cli.flags import (
     words_of,
 )
 from ipt_jax.errors import WeightsError
-from ipt_jax.export.formats import FORMATS
+from ipt_jax.export.formats import FORMATS, LAYOUTS
 from ipt_jax.messages import say
 
 if TYPE_CHECKING:
@@ -127,6 +127,13 @@ def _add_export(commands: Any) -> None:
         "float32)",
     )
     parser.add_argument(
+        "--layout",
+        default=LAYOUTS[0],
+        choices=LAYOUTS,
+        help="what an ONNX file takes: nhwc for tiles [batch, 48, 48, 3] in 0..255, nchw for "
+        "images of any size [batch, 3, H, W] in 0..1, as other programs feed them (default: nhwc)",
+    )
+    parser.add_argument(
         "--licence",
         metavar="TEXT",
         help="licence of the training data, for the card, where the name of the data does not tell",
@@ -191,7 +198,12 @@ def export_weights(options: argparse.Namespace) -> int:
     provenance = model_card.exported_provenance(restorer, details)
     restorer = dataclasses.replace(restorer, provenance=provenance)
     difference = export.export_weights(
-        restorer, out, options.format, dtype=options.dtype, details=details
+        restorer,
+        out,
+        options.format,
+        dtype=options.dtype,
+        layout=options.layout,
+        details=details,
     )
     say(f"{out}: {_summary(restorer)}")
     say(
