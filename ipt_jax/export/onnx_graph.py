@@ -214,11 +214,10 @@ def build_graph(
     x = b.transpose(x, 0, 2, 3, 1)
     x = b.op("Mul", x, factor) if model.input_scale != 1 else x
     b.nodes.append(helper.make_node("Add", [x, mean], ["restored"], name="restored"))
-    given = ["batch", tile, tile, 3]
     return make_model(
         b,
         f"ipt_{task}",
-        {"patches": given},
+        {"patches": ["batch", tile, tile, 3]},
         {"restored": ["batch", tile * scale, tile * scale, 3]},
         metadata,
     )
