@@ -52,6 +52,8 @@ EXTRAS = {
         "importlib_resources",
     ],
     "torch": ["torch>=2.6"],
+    # Another program that runs files with the authors' names, for the tests.
+    "spandrel": ["spandrel>=0.4.2"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
     "serve": ["gradio>=5.30"],
     # Weights by hf:// addresses, and `ipt push`. From 1.0 on, it has one HTTP client.

@@ -231,7 +231,7 @@ def measure(peer: Peer, column: Column, limit: int, seed: int) -> dict[str, Any]
         output = restore(lq)
         seconds.append(time.process_time() - began)
         restored = scoring.to_uint8(np.asarray(output, np.float32))
-        rows.append({"image": image.name, **scoring.score(restored, hq, column.task.border)})
+        rows.append({"image": image.name, **scoring.score_image(restored, hq, column.task.border)})
     means = {m: float(np.mean([row[m] for row in rows])) for m in rows[0] if m != "image"}
     spread = np.std([row[column.metric] for row in rows], ddof=1) if len(rows) > 1 else math.nan
     return {
@@ -244,15 +244,18 @@ def measure(peer: Peer, column: Column, limit: int, seed: int) -> dict[str, Any]
 
 
 def table(results: dict[str, dict[str, Any]], heads: list[Column]) -> str:
-    """PSNR of each peer and column, with processor seconds in brackets, as Markdown."""
-    lines = ["| PSNR, dB (CPU s an image) | " + " | ".join(c.title for c in heads) + " |"]
+    """PSNR and SSIM of each peer and column, with processor seconds in brackets, as Markdown."""
+    lines = ["| PSNR, dB / SSIM (CPU s an image) | " + " | ".join(c.title for c in heads) + " |"]
     lines.append("|---|" + "---|" * len(heads))
     for name, row in results.items():
         cells = []
         for column in heads:
             found = row.get(column.title)
-            one = f"{found[column.metric]:.2f} ({found['cpu_seconds']:.2f})" if found else ""
-            cells.append(one)
+            if not found:
+                cells.append("")
+                continue
+            ssim = found[column.metric.replace("psnr", "ssim")]
+            cells.append(f"{found[column.metric]:.2f} / {ssim:.4f} ({found['cpu_seconds']:.2f})")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -100,6 +100,15 @@ def _add_check(commands: Any) -> None:
         help="count images with a side shorter than this "
         f"(default: {CROP}, the crop of the x4 task)",
     )
+    command.add_argument(
+        "--against",
+        metavar="DIR",
+        help="also look for copies of the images in the benchmarks in DIR: rescaled, recompressed, "
+        "flipped or turned ones, not crops; the exit code is 1 if there is one",
+    )
+    command.add_argument(
+        "--pairs", metavar="FILE", help="with --against: draw the most similar pairs on this image"
+    )
     _add_threads(command)
     command.add_argument("--json", metavar="FILE", help="also write the report to this file")
     command.set_defaults(run=check)
@@ -171,9 +180,29 @@ def check(options: argparse.Namespace) -> int:
     pairs = inspect.check_pairs(options.set, options.data_dir)
     found = inspect.check_source(source, options.crop, options.threads, pairs)
     say("\n".join(inspect.report_lines(options.set, found)))
+    copied = False
+    if options.against:
+        found["against"] = _find_copies(source, options)
+        copied = bool(found["against"]["copies"])
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(found, indent=1) + "\n")
-    return 1 if found["unreadable"] or pairs.get("fault") else 0
+    return 1 if found["unreadable"] or pairs.get("fault") or copied else 0
+
+
+def _find_copies(source: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """Looks for the images of a source in --against, says what was found, and draws --pairs."""
+    from ipt_jax.data.prepare import copies, inspect
+    from ipt_jax.images.sheet import encode_image
+
+    benchmarks = inspect.find_source(options.against, None)
+    pairs = copies.find_copies(source, benchmarks, options.threads)
+    found = copies.copies_report(source, benchmarks, pairs)
+    say("\n".join(copies.copies_lines(found)))
+    if options.pairs:
+        out = pathlib.Path(options.pairs)
+        sheet = copies.copies_sheet(source, benchmarks, pairs)
+        out.write_bytes(encode_image(sheet, out.suffix or ".png"))
+    return found
 
 
 def preview(options: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from ipt_jax.cli.flags import (
     words_of,
 )
 from ipt_jax.errors import WeightsError
-from ipt_jax.export.formats import FORMATS
+from ipt_jax.export.formats import FORMATS, LAYOUTS
 from ipt_jax.messages import printable, say
 
 if TYPE_CHECKING:
@@ -146,6 +146,13 @@ def _add_export(commands: Any) -> None:
         help="dtype in which an ONNX file computes, or of the tensors in a folder (default: "
         "float32)",
     )
+    parser.add_argument(
+        "--layout",
+        default=LAYOUTS[0],
+        choices=LAYOUTS,
+        help="what an ONNX file takes: nhwc for tiles [batch, 48, 48, 3] in 0..255, nchw for "
+        "images of any size [batch, 3, H, W] in 0..1, as other programs feed them (default: nhwc)",
+    )
     add_card_flags(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     parser.set_defaults(run=export_weights)
@@ -200,7 +207,12 @@ def export_weights(options: argparse.Namespace) -> int:
     restorer = only_tasks(load_weights(options), options.task)
     restorer, details = described(options, restorer)
     difference = export.export_weights(
-        restorer, out, options.format, dtype=options.dtype, details=details
+        restorer,
+        out,
+        options.format,
+        dtype=options.dtype,
+        layout=options.layout,
+        details=details,
     )
     say(f"{out}: {_summary(restorer)}")
     say(

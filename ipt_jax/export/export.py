@@ -8,8 +8,13 @@ from typing import Any
 
 from ipt_jax.errors import ExportError, WeightsError
 from ipt_jax.export import model_card
-from ipt_jax.export.formats import DTYPES, SINGLE_TASK
-from ipt_jax.export.parity import BOUNDS, Run, largest_difference
+from ipt_jax.export.formats import DTYPES, LAYOUTS, SINGLE_TASK, WITH_LAYOUT
+from ipt_jax.export.parity import (
+    BOUNDS,
+    Run,
+    largest_difference,
+    largest_difference_on_images,
+)
 from ipt_jax.restore.restorer import Restorer
 from ipt_jax.weights import authors
 from ipt_jax.weights import folder as weights_folder
@@ -22,6 +27,7 @@ def export_weights(
     form: str,
     *,
     dtype: str = "float32",
+    layout: str = "nhwc",
     details: model_card.Details | None = None,
 ) -> float:
     """Writes weights, and a card beside them, `<out>.card.json` and `<out>.card.md`.
@@ -34,6 +40,8 @@ def export_weights(
       form: one of `formats.FORMATS`.
       dtype: the dtype in which an ONNX file computes, or of the tensors in a folder, "float32" or
         "float16".
+      layout: of an ONNX file, "nhwc" for one that takes tiles `[batch, tile, tile, 3]` in 0..255,
+        "nchw" for one that takes images of any size `[batch, 3, H, W]` in 0..1.
       details: what the card states about the training.
 
     Returns:
@@ -68,9 +76,13 @@ def write_weights(
     dtypes = DTYPES.get(form, ("float32",))
     if dtype not in dtypes:
         raise WeightsError(f"--dtype {dtype}: --format {form} is written in {' or '.join(dtypes)}")
+    if layout not in LAYOUTS or (layout != LAYOUTS[0] and form not in WITH_LAYOUT):
+        raise WeightsError(f"--layout {layout}: --format {form} has no such layout")
     part = out if form == "folder" else out.with_name(f".{out.name}.part")
     try:
-        difference = largest_difference(restorer, _write(restorer, part, form, dtype))
+        run = _write(restorer, part, form, dtype, layout)
+        compare = largest_difference if layout == "nhwc" else largest_difference_on_images
+        difference = compare(restorer, run)
         if not difference <= BOUNDS[dtype]:
             raise ExportError(
                 f"{out}: differs from the model by {difference:.1e} of the largest value; the "
@@ -96,7 +108,7 @@ def _beside(out: Path, suffix: str) -> Path:
     return out.with_name(out.name + suffix)
 
 
-def _write(restorer: Restorer, part: Path, form: str, dtype: str) -> Run:
+def _write(restorer: Restorer, part: Path, form: str, dtype: str, layout: str) -> Run:
     """Writes weights in a format; returns a function that runs what was written."""
     if form == "stablehlo":
         from ipt_jax.export import stablehlo
@@ -105,7 +117,7 @@ def _write(restorer: Restorer, part: Path, form: str, dtype: str) -> Run:
     if form == "onnx":
         from ipt_jax.export import onnx_file
 
-        return onnx_file.write_onnx(restorer, part, dtype)
+        return onnx_file.write_onnx(restorer, part, dtype, layout)
     if form == "npz":
         weights_folder.write_npz(restorer, part)
         return read_file(part).apply

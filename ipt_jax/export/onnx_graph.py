@@ -6,7 +6,7 @@ fixed and small.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,11 +32,13 @@ class Builder:
     def __init__(self, dtype: str):
         self.dtype = np.dtype(dtype)
         self.nodes: list[NodeProto] = []
+        self._operators = 0
         self.constants: dict[str, Any] = {}
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Adds an operator of this kind."""
-        name = f"{kind.lower()}_{len(self.nodes)}"
+        name = f"{kind.lower()}_{self._operators}"
+        self._operators += 1
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return name
 
@@ -154,24 +156,12 @@ def _body(b: Builder, model: IPT, params: Params, tokens: str, embedding: str) -
     return b.op("Add", x, b.feed_forward(x, params["mlp"]))
 
 
-def build_graph(
-    model: IPT, params: Params, task: str, scale: int, dtype: str, metadata: Mapping[str, str]
-) -> ModelProto:
-    """Returns the graph of a task.
+def network(b: Builder, model: IPT, params: Params, task: str, scale: int, centred: str) -> str:
+    """Adds the network of a task.
 
-    Its input `patches` is float32 `[batch, tile, tile, 3]`, RGB in 0..255. Its output `restored` is
-    float32 `[batch, tile * scale, tile * scale, 3]`.
-
-    Args:
-      model: the network.
-      params: its parameters.
-      task: name of the task.
-      scale: scale of the task.
-      dtype: "float32" or "float16", the dtype in which the graph computes. LayerNorm, softmax,
-        input and output stay float32.
-      metadata: texts that describe the file.
+    It goes from tiles `[batch, 3, tile, tile]`, in the units of `input_scale` and without the mean,
+    to float32 `[batch, 3, tile * scale, tile * scale]` in the same units.
     """
-    b = Builder(dtype)
     mine, tile, side, patch, features = (
         params[f"task_{task}"],
         model.tile,
@@ -179,11 +169,7 @@ def build_graph(
         model.patch,
         model.features,
     )
-    mean = b.constant(RGB_MEAN, np.float32)
-    factor = b.constant(model.input_scale, np.float32)
-    x = b.op("Sub", "patches", mean)
-    x = b.op("Div", x, factor) if model.input_scale != 1 else x
-    x = b.conv(b.cast(b.transpose(x, 0, 3, 1, 2), b.dtype), mine["head"]["conv"])
+    x = b.conv(b.cast(centred, b.dtype), mine["head"]["conv"])
     for block in ("block1", "block2"):
         inner = b.op("Relu", b.conv(x, mine["head"][block]["conv1"]))
         x = b.op("Add", x, b.conv(inner, mine["head"][block]["conv2"]))
@@ -199,20 +185,66 @@ def build_graph(
     x = b.op("Add", x, b.reshape(cut, features, tile, tile))
     for i, step in enumerate(upsampling_steps(scale)):
         x = b.op("DepthToSpace", b.conv(x, mine["tail"][f"up{i}"]), blocksize=step, mode="CRD")
-    x = b.transpose(b.cast(b.conv(x, mine["tail"]["conv"]), np.float32), 0, 2, 3, 1)
+    return b.cast(b.conv(x, mine["tail"]["conv"]), np.float32)
+
+
+def build_graph(
+    model: IPT, params: Params, task: str, scale: int, dtype: str, metadata: Mapping[str, str]
+) -> ModelProto:
+    """Returns the graph of a task for tiles.
+
+    Its input `patches` is float32 `[batch, tile, tile, 3]`, RGB in 0..255. Its output `restored` is
+    float32 `[batch, tile * scale, tile * scale, 3]`.
+
+    Args:
+      model: the network.
+      params: its parameters.
+      task: name of the task.
+      scale: scale of the task.
+      dtype: "float32" or "float16", the dtype in which the graph computes. LayerNorm, softmax,
+        input and output stay float32.
+      metadata: texts that describe the file.
+    """
+    b, tile = Builder(dtype), model.tile
+    mean = b.constant(RGB_MEAN, np.float32)
+    factor = b.constant(model.input_scale, np.float32)
+    x = b.op("Sub", "patches", mean)
+    x = b.op("Div", x, factor) if model.input_scale != 1 else x
+    x = network(b, model, params, task, scale, b.transpose(x, 0, 3, 1, 2))
+    x = b.transpose(x, 0, 2, 3, 1)
     x = b.op("Mul", x, factor) if model.input_scale != 1 else x
     b.nodes.append(helper.make_node("Add", [x, mean], ["restored"], name="restored"))
-    used = {name for node in b.nodes for name in node.input}
+    return make_model(
+        b,
+        f"ipt_{task}",
+        {"patches": ["batch", tile, tile, 3]},
+        {"restored": ["batch", tile * scale, tile * scale, 3]},
+        metadata,
+    )
+
+
+def make_model(
+    b: Builder,
+    name: str,
+    inputs: Mapping[str, Sequence[str | int]],
+    outputs: Mapping[str, Sequence[str | int]],
+    metadata: Mapping[str, str],
+) -> ModelProto:
+    """Returns the model of a graph with float32 inputs and outputs of these shapes."""
+
+    def infos(shapes: Mapping[str, Sequence[str | int]]) -> list[Any]:
+        return [
+            helper.make_tensor_value_info(key, TensorProto.FLOAT, shape)
+            for key, shape in shapes.items()
+        ]
+
+    used = set(_names_used(b.nodes))
     graph = helper.make_graph(
         b.nodes,
-        f"ipt_{task}",
-        [helper.make_tensor_value_info("patches", TensorProto.FLOAT, ["batch", tile, tile, 3])],
-        [
-            helper.make_tensor_value_info(
-                "restored", TensorProto.FLOAT, ["batch", tile * scale, tile * scale, 3]
-            )
-        ],
-        [tensor for name, tensor in b.constants.items() if name in used],
+        name,
+        infos(inputs),
+        infos(outputs),
+        [tensor for key, tensor in b.constants.items() if key in used],
     )
     made = helper.make_model(
         graph,
@@ -222,3 +254,12 @@ def build_graph(
     )
     helper.set_model_props(made, dict(metadata))
     return made
+
+
+def _names_used(nodes: Iterable[NodeProto]) -> Iterator[str]:
+    """Yields the names of what nodes read, those in the bodies of loops included."""
+    for node in nodes:
+        yield from node.input
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _names_used(attribute.g.node)

@@ -56,3 +56,26 @@ def largest_difference(restorer: Restorer, run: Run) -> float:
                 return float("inf")
             worst = max(worst, float(np.abs(have - want).max() / np.abs(want).max()))
     return worst
+
+
+def largest_difference_on_images(restorer: Restorer, run: Run) -> float:
+    """Returns the largest difference from `restore_all` over the largest magnitude.
+
+    The sizes are smaller than a tile, a tile, and several tiles that spread unevenly. The result is
+    infinite where a shape is wrong or a value is not finite.
+
+    Args:
+      restorer: the model.
+      run: a function that runs the written file on images of any size, `[B, H, W, 3]`.
+    """
+    worst, tile = 0.0, restorer.model.tile
+    for name in restorer.tasks:
+        for height, width in ((tile, tile), (tile // 3, tile + 1), (2 * tile + 5, 3 * tile + 2)):
+            side = max(height, width)
+            given = random_patches(side, 3, seed=height)[:, :height, :width]
+            want = np.stack(list(restorer.restore_all(given, name)))
+            have = np.asarray(run(given, name))
+            if have.shape != want.shape or not np.isfinite(have).all():
+                return float("inf")
+            worst = max(worst, float(np.abs(have - want).max() / np.abs(want).max()))
+    return worst

@@ -207,6 +207,16 @@ def write_authors_file(restorer: Restorer, path: Path, kind: str) -> None:
             model.norm_eps,
             TORCH_LAYER_NORM_EPS,
         )
+    if model.heads != HEADS:
+        logger.warning(
+            "these weights have %d attention heads, which the names and shapes of the file do not "
+            "tell; the authors' code and spandrel (chaiNNer, ComfyUI) take %d for granted and "
+            "would compute something else without an error: build the network with num_heads=%d, "
+            "or export with --format onnx --layout nchw (docs/exporting.md)",
+            model.heads,
+            HEADS,
+            model.heads,
+        )
     if kind == "safetensors":
         from safetensors.numpy import save
 

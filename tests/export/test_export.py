@@ -253,6 +253,7 @@ def test_a_result_that_differs_from_the_model_is_refused_and_deleted(
         ),
         (["--format", "npz", "--dtype", "float16"], "--format npz is written in float32"),
         (["--format", "npz", "--task", "sr5"], "no task 'sr5'"),
+        (["--format", "npz", "--layout", "nchw"], "--layout nchw: --format npz has no such layout"),
         (["--format", "npz", "--scores", "none.json"], "--scores none.json"),
     ],
 )
@@ -312,6 +313,54 @@ def test_onnx_of_any_batch(run, model, tmp_path, task, dtype, bound):
     assert [i.type for i in (*session.get_inputs(), *session.get_outputs())] == [
         "tensor(float)"
     ] * 2
+
+
+@pytest.fixture(scope="module")
+def of_images(run, tmp_path_factory):
+    """A session of an ONNX file for sr3 that takes images of any size."""
+    ort = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    out = tmp_path_factory.mktemp("nchw") / "x.onnx"
+    words = ["--weights", str(run), "--format", "onnx", "--layout", "nchw", "--task", "sr3"]
+    assert main(["export", *words, "--out", str(out)]) == 0
+    return ort.InferenceSession(str(out))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(16, 16), (5, 40), (1, 1), (17, 16), (61, 38), (47, 103)])
+def test_onnx_of_images_of_any_size_is_the_protocol_blend(model, of_images, size):
+    images = np.random.default_rng(size[0]).uniform(0, 255, (2, *size, 3)).astype(np.float32)
+    (out,) = of_images.run(None, {"image": images.transpose(0, 3, 1, 2) / np.float32(255)})
+    want = np.stack(model.restore(list(images), "sr3"))
+    assert out.shape == (2, 3, 3 * size[0], 3 * size[1])
+    assert near(out.transpose(0, 2, 3, 1) * 255, want)
+    (one,) = of_images.run(None, {"image": images[1:].transpose(0, 3, 1, 2) / np.float32(255)})
+    assert near(one.transpose(0, 2, 3, 1) * 255, want[1:])
+
+
+@pytest.mark.slow
+def test_onnx_of_images_says_what_it_is(of_images):
+    said = of_images.get_modelmeta().custom_metadata_map
+    assert (said["layout"], said["range"], said["overlap"]) == ("nchw", "0..1", "12")
+    assert of_images.get_inputs()[0].shape == ["batch", 3, "height", "width"]
+
+
+@pytest.mark.parametrize("fault", ["shape", "nan", "value"])
+def test_a_fault_on_images_that_are_no_tile_is_found(model, fault):
+    one = model.only(["sr2"])
+
+    def faulty(images, name):
+        found = np.stack(list(one.restore_all(images, name)))
+        if images.shape[1:3] != (16, 16):
+            found[-1, -1, -1] += {"value": 50, "nan": np.nan, "shape": 0}[fault]
+        return found[:, 1:] if fault == "shape" else found
+
+    assert check.largest_difference_on_images(one, faulty) > 1e-3
+    assert (
+        check.largest_difference_on_images(
+            one, lambda images, name: np.stack(list(one.restore_all(images, name)))
+        )
+        == 0
+    )
 
 
 @pytest.mark.slow
