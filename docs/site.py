@@ -45,7 +45,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     def outside(link: re.Match[str]) -> str:
         target = posixpath.normpath(posixpath.join("docs", folder, link[2]))
         inside = target.removeprefix("docs/")
-        if target != inside and files.get_file_from_path(inside) is not None:
+        file = files.get_file_from_path(inside) if target != inside else None
+        if file is not None and not file.inclusion.is_excluded():
             return link[0]
         if not (ROOT / target).exists():
             _LOG.warning("%s: the link to %s leads nowhere", page.file.src_uri, link[2])
