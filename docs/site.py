@@ -56,9 +56,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
     # Code is left as it is.
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.MULTILINE | re.DOTALL)
-    return "".join(
-        part if part.startswith("```") else _LINK.sub(outside, part) for part in parts
-    )
+    return "".join(part if part.startswith("```") else _LINK.sub(outside, part) for part in parts)
 
 
 def cli_page() -> str:

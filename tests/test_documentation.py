@@ -31,11 +31,7 @@ COMMANDS = [
     for words in block.commands()
 ]
 RUN = sorted(
-    {
-        block.page
-        for block in BLOCKS
-        if block.language in ("bash", "python") and not block.reason
-    }
+    {block.page for block in BLOCKS if block.language in ("bash", "python") and not block.reason}
 )
 
 
@@ -167,7 +163,10 @@ def test_the_commands_of_a_page_run(page, place, tmp_path):
     export(folder)
     (folder / "bin").mkdir()
     helper = places.ROOT / "tests" / "helpers" / "documented.py"
-    for name, words in (("ipt", f'"{sys.executable}" "{helper}"'), ("python", f'"{sys.executable}"')):
+    for name, words in (
+        ("ipt", f'"{sys.executable}" "{helper}"'),
+        ("python", f'"{sys.executable}"'),
+    ):
         (folder / "bin" / name).write_text(f'#!/bin/sh\nexec {words} "$@"\n')
         (folder / "bin" / name).chmod(0o755)
     environment = {
@@ -195,9 +194,7 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs", reason="needs the extra docs")
     words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(
-        words, cwd=places.ROOT, env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run(words, cwd=places.ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     command_line = (tmp_path / "reference" / "cli.html").read_text()
     assert "--max-megapixels" in command_line and "ipt data prepare" in command_line

@@ -1,7 +1,7 @@
 """`ipt` for the commands of the documentation: the same program with the smallest settings.
 
-`python documented.py ARGUMENTS` runs `ipt ARGUMENTS`. Training takes one step of two samples a task by a tiny
-network, scoring one image of a set.
+`python documented.py ARGUMENTS` runs `ipt ARGUMENTS`. Training takes one step of two samples a
+task by a tiny network, and scoring takes one image of a set.
 """
 
 from __future__ import annotations
