@@ -177,7 +177,6 @@ def test_the_commands_of_a_page_run(page, place, tmp_path):
         "JAX_PLATFORMS": "cpu",
     }
     environment.pop("XLA_FLAGS", None)
-    # Commands that make weights the default ones are run after all others of their page.
     for block in BLOCKS:
         if block.page != page or block.reason or block.language not in ("bash", "python"):
             continue
