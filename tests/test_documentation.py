@@ -110,6 +110,8 @@ def write(path: pathlib.Path, seed: int, side: int = 256) -> None:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> pathlib.Path:
     """A folder with all that the commands take: images, sets, weights, and an `ipt`."""
+    pytest.importorskip("torch", reason="needs the extra torch")
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     folder = tmp_path_factory.mktemp("reader")
     for name in ("configs", "examples"):
         (folder / name).symlink_to(places.ROOT / name)
@@ -129,6 +131,7 @@ def place(tmp_path_factory) -> pathlib.Path:
     for name in ("runs/demo", "runs/mine", "runs/small", "runs/folder", "runs/cid22", "WEIGHTS"):
         runs.make_run(folder / name, tasks=more if name == "runs/small" else PAPER_TASKS)
         (folder / name / documented.PREPARED).touch()
+    export(folder)
     return folder
 
 
@@ -156,11 +159,8 @@ patches = np.zeros((2, 48, 48, 3), np.float32)
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", RUN)
 def test_the_commands_of_a_page_run(page, place, tmp_path):
-    pytest.importorskip("torch", reason="needs the extra torch")
-    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     folder = tmp_path / "reader"
     shutil.copytree(place, folder, symlinks=True)
-    export(folder)
     (folder / "bin").mkdir()
     helper = places.ROOT / "tests" / "helpers" / "documented.py"
     for name, words in (

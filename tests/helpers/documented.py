@@ -15,7 +15,7 @@ from ipt_jax.cli.app import main, make_parser, split_overrides
 
 SMALL = ("steps=1", "epochs=0", "loss.group=2", "data.crops=1", "data.workers=0", "devices=1")
 SMALL += ("data.held_out=1", "evaluate.every=0", "optim.accumulate=1", "optim.warmup_steps=0")
-SMALL += ("log.tensorboard=false", "evaluate.pictures=0")
+SMALL += ("log.tensorboard=false", "evaluate.pictures=1")
 MODEL = ("features=4", "patch=4", "heads=2", "hidden=32", "tile=16")
 MODEL += ("encoder_layers=1", "decoder_layers=1")
 # Marks a folder that the test made in the place of the reader's run.
