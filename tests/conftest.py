@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import signal
 
 # pytest imports this module late, which fails inside the lazy imports of TFDS.
 import tracemalloc  # noqa: F401
@@ -25,6 +26,10 @@ if "xla_cpu_enable_concurrency_optimized_scheduler" not in flags:
     # devices may then wait for each other.
     flags += " --xla_cpu_enable_concurrency_optimized_scheduler=false"
 os.environ["XLA_FLAGS"] = flags.strip()
+
+# Under nohup, SIGHUP is ignored by this process and by every process that a test starts.
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 HERE = pathlib.Path(__file__).parent
 # Each program is compiled once for all tests, processes and workers.

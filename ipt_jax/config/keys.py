@@ -208,9 +208,10 @@ TABLE = (
     Key(
         "sharding",
         "data",
-        "Layout of the training state: data keeps a full copy on each device, fsdp splits the "
+        "Layout of the training state: data keeps a full copy on each device, zero1 splits the "
+        "optimiser's moments and the EMA over the devices, fsdp splits the "
         "large arrays over the devices.",
-        ("data", "fsdp"),
+        ("data", "zero1", "fsdp"),
         resume=True,
     ),
     Key(

@@ -15,13 +15,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh
 
-from ipt_jax.distributed.sharding import DATA, replicated, split
+from ipt_jax.distributed.sharding import AXES, DATA, replicated, split
 from ipt_jax.errors import UserError
 from ipt_jax.versions import versions_of
 
 
 def make_mesh(count: int = 0) -> Mesh:
-    """Returns a mesh with one data axis.
+    """Returns a mesh over the devices of this run (see `mesh_of`).
 
     Args:
       count: the number of devices; 0 for all devices of all hosts. Another number is possible with
@@ -45,22 +45,48 @@ def make_mesh(count: int = 0) -> Mesh:
 
 
 def mesh_of(devices: Sequence[Any]) -> Mesh:
-    """Returns a mesh with one data axis over these devices.
+    """Returns a mesh over these devices, all of whose axes are axes of data.
 
-    TPU slices follow each other, and the devices of a slice are in the order of a ring.
+    The chips of one TPU slice get two axes, as they are wired: 16 x 16 for v5e-256, 16 x 4 for 64
+    chips of v5p in a cube. `sharding` says what for. Other devices are on one axis, "data".
+    Several slices follow each other on it, and the devices of each are in the order of a ring.
     """
+    # Since JAX 0.9 axes are explicit by default. A flax.linen convolution does not support them.
+    auto = AxisType.Auto
     slices: dict[int, list[Any]] = {}
     for device in devices:
         slices.setdefault(getattr(device, "slice_index", None) or 0, []).append(device)
-    # Since JAX 0.9 axes are explicit by default. A flax.linen convolution does not support them.
-    auto = dict(axis_types=(AxisType.Auto,))
+    if len(slices) == 1 and (grid := _torus(devices)) is not None:
+        return Mesh(grid, AXES, axis_types=(auto, auto))
     rings = [
-        jax.make_mesh((len(one),), (DATA,), devices=one, **auto)
+        jax.make_mesh((len(one),), (DATA,), devices=one, axis_types=(auto,))
         for _, one in sorted(slices.items())
     ]
     if len(rings) == 1:
         return rings[0]
-    return Mesh(np.concatenate([ring.devices for ring in rings]), (DATA,), **auto)
+    return Mesh(np.concatenate([ring.devices for ring in rings]), (DATA,), axis_types=(auto,))
+
+
+def _torus(devices: Sequence[Any]) -> np.ndarray | None:
+    """Returns the devices in the grid in which they are wired, as two dimensions.
+
+    Of a grid of three dimensions, the first two become one. The compiler scatters a sum along each
+    of two axes, but in three steps it reduces what is left after the first.
+
+    Returns None if they have no coordinates, fill no grid, or have one dimension only.
+    """
+    if not all(hasattr(device, "coords") for device in devices):
+        return None
+    places = np.array([(*d.coords, getattr(d, "core_on_chip", 0)) for d in devices])
+    places -= places.min(axis=0)
+    sides = places.max(axis=0) + 1
+    if np.prod(sides) != len(devices) or len(np.unique(places, axis=0)) != len(devices):
+        return None
+    grid = np.empty(sides, object)
+    for place, device in zip(places, devices):
+        grid[tuple(place)] = device
+    *_, last = longer = [side for side in sides if side > 1] or [1]
+    return grid.reshape(-1, last) if len(longer) > 1 else None
 
 
 def connect_devices(barrier: Callable[[], object]) -> None:

@@ -77,4 +77,8 @@ def abstract_state(model: IPT, config: Mapping[str, Any]) -> TrainState:
 
 def state_shardings(model: IPT, config: Mapping[str, Any], mesh: Mesh) -> Any:
     """Returns the sharding of each leaf of the state, according to the config's `sharding`."""
-    return sharding.state_shardings(abstract_state(model, config), mesh, config["sharding"])
+    state, kind = abstract_state(model, config), config["sharding"]
+    found = sharding.state_shardings(state, mesh, kind)
+    if kind != "zero1":
+        return found
+    return found.replace(params=sharding.state_shardings(state.params, mesh, "data"))

@@ -196,8 +196,9 @@ def compile_step(model: IPT, config: Mapping[str, Any], mesh: Mesh) -> jax.stage
     """
     shards = mesh.size
     replicated, of_state = sharding.replicated(mesh), state_shardings(model, config, mesh)
-    if config["sharding"] == "fsdp" and shards > 1:
-        model = model.clone(gather=functools.partial(sharding.gather, mesh, model.dtype))
+    if config["sharding"] != "data" and shards > 1:
+        in_pieces = config["sharding"] == "fsdp"
+        model = model.clone(gather=functools.partial(sharding.gather, mesh, model.dtype, in_pieces))
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         return train_step(model, config, shards, state, batch)

@@ -50,8 +50,10 @@ def test_a_flag_of_restore_is_the_setting_of_the_same_name(flag, run, photo, unc
     found = restored(run, photo, tmp_path / "x.png", flag)
     model = ipt_jax.load(run, **loading)
     expected = model.restore(np.asarray(Image.open(photo)), task="sr2", **restoring)
-    assert np.array_equal(found, expected)
-    assert not np.array_equal(found, unchanged)
+    # Files are restored in strips, whose sums have another order: a value may round the other way.
+    different = np.abs(found.astype(int) - expected)
+    assert different.max() <= 1 and np.mean(different) < 1e-3
+    assert np.mean(np.abs(found.astype(int) - unchanged)) > 1e-2
 
 
 def test_heads_and_tasks_of_an_authors_file(authors, run, photo, tmp_path, capsys):

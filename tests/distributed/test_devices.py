@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+
+import numpy as np
 import pytest
 
 from ipt_jax.distributed import devices
@@ -48,3 +52,47 @@ def test_an_accelerator_that_jax_does_not_use_is_named(
     monkeypatch.setattr(devices, "versions_of", lambda *names: installed)
     with pytest.raises(UserError, match=advice):
         devices.check_accelerator(root)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What a TPU's device says of its place."""
+
+    coords: tuple[int, ...]
+    core_on_chip: int = 0
+
+
+def chips(*sides: int, first=(0, 0, 0)) -> list[Chip]:
+    """Returns the chips of a slice in another order than that of their coordinates."""
+    places = itertools.product(*(range(a, a + side) for a, side in zip(first, sides)))
+    found = [Chip(place) for place in places]
+    return [found[i] for i in np.random.default_rng(0).permutation(len(found))]
+
+
+def test_chips_of_a_slice_lie_in_the_grid_in_which_they_are_wired():
+    grid = devices._torus(chips(16, 16, 1))
+    assert grid.shape == (16, 16) and grid[3, 5].coords == (3, 5, 0)
+    grid = devices._torus(chips(2, 4, 2, first=(4, 8, 2)))
+    # The first two of three dimensions are one axis.
+    assert grid.shape == (8, 2) and grid[6, 1].coords == (5, 10, 3)
+
+
+def test_two_cores_of_a_chip_are_a_dimension():
+    cores = [Chip((x, 0, 0), core) for x in range(4) for core in (0, 1)]
+    grid = devices._torus(cores)
+    assert grid.shape == (4, 2) and grid[2, 1] == Chip((2, 0, 0), 1)
+
+
+@pytest.mark.parametrize(
+    "some",
+    [
+        chips(1, 1, 1),
+        chips(4, 1, 1),
+        chips(2, 4, 1)[1:],
+        [*chips(2, 2, 1), *chips(2, 2, 1)],
+        [object()] * 4,
+    ],
+    ids=["one chip", "a row", "a hole", "the same twice", "no coordinates"],
+)
+def test_other_devices_are_on_one_axis(some):
+    assert devices._torus(some) is None

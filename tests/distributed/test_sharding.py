@@ -45,9 +45,26 @@ def settings(sharding: str):
     )
 
 
-def start(config, checkpoints):
+def torus() -> jax.sharding.Mesh:
+    """Returns the simulated devices as a slice of 4 x 2 chips."""
+    grid = np.array(jax.devices()).reshape(4, 2)
+    return jax.sharding.Mesh(grid, shardings.AXES, axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+
+# How a state can lie on the devices: the value of `sharding`, and the mesh.
+LAYOUTS = {
+    "data": ("data", lambda: devices.make_mesh(DEVICES)),
+    "zero1": ("zero1", lambda: devices.make_mesh(DEVICES)),
+    "fsdp": ("fsdp", lambda: devices.make_mesh(DEVICES)),
+    "fsdp on a torus": ("fsdp", torus),
+}
+
+
+def start(layout, checkpoints):
     """Returns mesh, state, compiled step and the state's step, as `pretrain` makes them."""
-    mesh, model = devices.make_mesh(DEVICES), small.model(config)
+    sharding, make_mesh = LAYOUTS[layout]
+    config = settings(sharding)
+    mesh, model = make_mesh(), small.model(config)
     run = Run(checkpoints.directory.parent, config, {})
     state, at = first_state(run, model, mesh, ProcessGroup(), checkpoints)
     return mesh, state, step.compile_step(model, config, mesh), at
@@ -55,26 +72,26 @@ def start(config, checkpoints):
 
 @pytest.fixture(scope="module")
 def runs(batches, tmp_path_factory):
-    """For each sharding: the final state, the metrics, the folder of checkpoint 3, and the HLO."""
+    """For each layout: the final state, the metrics, the folder of checkpoint 3, and the HLO."""
     found = {}
-    for sharding in shardings.SHARDINGS:
-        folder = tmp_path_factory.mktemp(sharding)
+    for layout, (sharding, _) in LAYOUTS.items():
+        folder = tmp_path_factory.mktemp(layout)
         with Checkpoints(folder, asynchronous=False) as checkpoints:
-            mesh, state, train_step, _ = start(settings(sharding), checkpoints)
-            text = (
-                train_step.lower(state, shardings.put_batch(batches[0], mesh)).compile().as_text()
-            )
+            mesh, state, jitted, _ = start(layout, checkpoints)
+            train_step = jitted.lower(state, shardings.put_batch(batches[0], mesh)).compile()
+            text = train_step.as_text()
             metrics = []
             for one in batches:
                 state, values = train_step(state, shardings.put_batch(one, mesh))
                 metrics.append({k: float(v) for k, v in values.items()})
             checkpoints.save(3, state, {"config": settings(sharding), "data": {}})
-        found[sharding] = state, metrics, folder, text
+        found[layout] = state, metrics, folder, text
     return found
 
 
-def test_the_numbers_are_those_of_whole_parameters(runs):
-    (whole, one, *_), (pieces, other, *_) = runs["data"], runs["fsdp"]
+@pytest.mark.parametrize("layout", ["zero1", "fsdp", "fsdp on a torus"])
+def test_the_numbers_are_those_of_whole_parameters(runs, layout):
+    (whole, one, *_), (pieces, other, *_) = runs["data"], runs[layout]
     for a, b in zip(one, other):
         assert a.keys() == b.keys()
         for key in a:
@@ -89,8 +106,9 @@ def distance(a, b) -> float:
     return float(optax.global_norm(jax.tree.map(lambda x, y: np.asarray(x) - np.asarray(y), a, b)))
 
 
-def test_large_leaves_are_in_pieces_and_stay_so(runs):
-    state = runs["fsdp"][0]
+@pytest.mark.parametrize("layout", ["fsdp", "fsdp on a torus"])
+def test_large_leaves_are_in_pieces_and_stay_so(runs, layout):
+    state = runs[layout][0]
     for tree in (
         state.params["body"],
         state.ema["body"],
@@ -106,23 +124,34 @@ def test_large_leaves_are_in_pieces_and_stay_so(runs):
     assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(runs["data"][0]))
 
 
+def test_zero1_splits_moments_and_ema_alone(runs):
+    state = runs["zero1"][0]
+    assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(state.params))
+    for tree in (state.ema["body"], state.moments["body"].mu, state.moments["body"].nu):
+        kernel = tree["encoder"]["self_attention"]["qkv"]
+        assert kernel.addressable_shards[0].data.shape == (2, 8, 192)
+
+
 def test_only_parameters_and_gradients_move(runs):
     """Every array that moves is a parameter, one layer's slice of it, or has a few numbers."""
     params = jax.tree.leaves(runs["data"][0].params)
     shapes = {x.shape for x in params} | {x.shape[1:] for x in params}
-    sizes = {int(np.prod(shape)) for shape in shapes} | {
-        int(np.prod(shape)) // DEVICES for shape in shapes
-    }
-    for sharding, kinds in (
+    # On a torus, four or two devices gather first.
+    sizes = {int(np.prod(shape)) // pieces for shape in shapes for pieces in (1, 2, 4, DEVICES)}
+    fsdp = {"all-reduce", "reduce-scatter", "all-gather"}
+    for layout, kinds in (
         ("data", {"all-reduce"}),
-        ("fsdp", {"all-reduce", "reduce-scatter", "all-gather"}),
+        ("zero1", fsdp),
+        ("fsdp", fsdp),
+        # The order of pieces may have to be turned between two gathers of biases.
+        ("fsdp on a torus", fsdp | {"collective-permute", "all-to-all"}),
     ):
-        program = hlo.read_program(runs[sharding][3])
+        program = hlo.read_program(runs[layout][3])
         assert program.collectives and {c.kind for c in program.collectives} <= kinds
         for one in program.collectives:
             for shape in one.shapes:
                 elements = hlo.shape_bytes("u8" + shape[shape.index("[") :])
-                assert elements in sizes or elements <= 64, (sharding, one.kind, shape, one.source)
+                assert elements in sizes or elements <= 64, (layout, one.kind, shape, one.source)
     program = hlo.read_program(runs["fsdp"][3])
     gathers = [c for c in program.collectives if c.kind == "all-gather"]
     # The gathers are in the loop over the encoder's two layers, not before it.
@@ -142,18 +171,21 @@ def test_parameters_travel_in_the_dtype_of_the_computation():
     assert qkv and set(qkv) == {"bf16"}, held
 
 
-@pytest.mark.parametrize("saved, wanted", [("data", "fsdp"), ("fsdp", "data")])
+@pytest.mark.parametrize(
+    "saved, wanted",
+    [("data", "fsdp"), ("fsdp", "data"), ("fsdp", "fsdp on a torus"), ("data", "zero1")],
+)
 def test_a_checkpoint_of_one_goes_on_as_the_other(runs, batches, saved, wanted):
     before, _, folder, _ = runs[saved]
     with Checkpoints(folder) as checkpoints:
-        mesh, state, train_step, at = start(settings(wanted), checkpoints)
+        mesh, state, train_step, at = start(wanted, checkpoints)
     assert at == 3
     for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(state), strict=True
     ):
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
-    assert state.params["body"]["mlp"]["in"]["kernel"].sharding.is_fully_replicated != (
-        wanted == "fsdp"
+    assert state.params["body"]["mlp"]["in"]["kernel"].sharding.is_fully_replicated == (
+        wanted in ("data", "zero1")
     )
     _, one = train_step(state, shardings.put_batch(batches[0], mesh))
     assert np.isfinite(float(one["loss"]))

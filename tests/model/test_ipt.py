@@ -74,6 +74,7 @@ def test_output_projection_bias_is_applied_where_there_is_one(stored, task):
     assert golden.difference(outputs[task][0], stored, f"tiny_out_bias/{task}/output") < BOUND
 
 
+@pytest.mark.slow
 def test_full_size_model_is_the_authors(stored):
     model = IPT(golden.SCALES)
     params = golden.params(model, seed=0)
@@ -146,6 +147,7 @@ def test_state_dict_round_trip_is_exact():
     jax.tree.map(np.testing.assert_array_equal, back, params)
 
 
+@pytest.mark.slow
 def test_torch_start_has_pytorchs_bounds_and_equal_layers():
     params = build(preset("ipt"), [TASKS["sr2"]]).init_params(0)
     encoder, decoder, own = params["body"]["encoder"], params["body"]["decoder"], params["task_sr2"]

@@ -350,6 +350,39 @@ def test_the_step_on_one_chip_is_bound_by_products(libtpu, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("topology", ["v5e:16x16", "v5p:4x4x4"])
+def test_gradients_in_pieces_are_scattered_and_never_whole(libtpu, topology):
+    """The compiler scatters along one dimension of the torus at a time, or reduces everywhere."""
+    code = f"""
+import jax, jax.numpy as jnp
+from ipt_jax.distributed import sharding
+from ipt_jax.distributed.devices import topology_mesh
+from ipt_jax.tpu import hlo
+
+mesh = topology_mesh("{topology}")
+rows = 64 * mesh.size
+
+def loss(kernel, x):
+    whole = sharding.gather(mesh, jnp.bfloat16, True, {{"kernel": kernel}})["kernel"]
+    return jnp.sum((x @ whole).astype(jnp.float32) ** 2)
+
+kernel = jax.ShapeDtypeStruct((2048, 2048), jnp.float32)
+x = jax.ShapeDtypeStruct((rows, 2048), jnp.bfloat16)
+pieces = sharding.state_shardings({{"kernel": kernel}}, mesh, "fsdp")["kernel"]
+step = jax.jit(
+    jax.grad(loss), in_shardings=(pieces, sharding.split(mesh)), out_shardings=pieces
+)
+for one in hlo.read_program(step.lower(kernel, x).compile().as_text()).collectives:
+    print(one.kind, one.bytes)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    found = [line.split() for line in done.stdout.splitlines()]
+    kinds = [kind for kind, size in found if int(size) > 100_000]
+    assert set(kinds) == {"reduce-scatter", "all-gather"}, found
+
+
+@pytest.mark.slow
 def test_several_slices_can_be_described(libtpu):
     script = (
         "from ipt_jax.distributed.devices import topology_mesh; "

@@ -167,6 +167,7 @@ def test_geometry_is_the_weights_and_what_differs_is_listed(weights, photographs
         )
 
 
+@pytest.mark.slow
 def test_a_new_task_by_config_alone_trains_resumes_evaluates_and_exports(
     weights, photographs, tmp_path, capsys, caplog, monkeypatch
 ):

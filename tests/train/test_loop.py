@@ -137,6 +137,7 @@ def test_stopped_and_resumed_is_bit_identical(straight, photographs, tmp_path):
     assert again.step == 40 and again.finished
 
 
+@pytest.mark.slow
 def test_muon_stopped_and_resumed_is_bit_identical(photographs, tmp_path):
     """Muon's state has other leaves than Adam's, and some that are masked out."""
     optim = {"name": "muon", "schedule_steps": 12}
@@ -195,6 +196,7 @@ def with_steps(changed: ConfigDict, steps: int) -> ConfigDict:
     return changed
 
 
+@pytest.mark.slow
 def test_a_branch_takes_the_whole_state_and_may_change_the_schedule_alone(
     photographs, tmp_path, caplog, monkeypatch
 ):

@@ -57,6 +57,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_saves_the_run(photographs, tmp_path):
     workdir = tmp_path / "run"
     changes = {**EVALUATED, "steps": 100_000, "evaluate": {"every": 0}}
@@ -85,6 +86,7 @@ def test_a_closed_terminal_saves_the_run(photographs, tmp_path):
 SLOW = {"every": 2, "pictures": 2, "size": 64, "batch": 4, "overlap": 15}
 
 
+@pytest.mark.slow
 def test_a_signal_gives_up_the_final_evaluation_which_is_repeated(photographs, tmp_path):
     changes = {**EVALUATED, "steps": 2}
 

@@ -131,6 +131,7 @@ def stall(photographs: pathlib.Path, tmp_path: pathlib.Path, limit: int, **data)
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_storage_that_stalls_is_named_and_the_stacks_are_written(photographs, tmp_path):
     stall(photographs, tmp_path, limit=6, workers=0, threads=2)
 
@@ -181,6 +182,7 @@ def test_a_second_signal_leaves_at_once_with_the_last_checkpoint_whole(
         assert saved >= 2 and checkpoints.restore_params()[1]["step"] == saved
 
 
+@pytest.mark.slow
 def test_a_signal_while_data_do_not_come_saves_all_the_same(photographs, tmp_path, stalls):
     folder, workdir = shutil.copytree(photographs, tmp_path / "pictures"), tmp_path / "run"
     changes = {
@@ -388,6 +390,7 @@ FAULTS = (
 )
 
 
+@pytest.mark.slow
 def test_a_disk_that_fails_in_the_middle_of_a_run(photographs, tmp_path):
     """The failure is logged at the next save, and the run continues.
 

@@ -75,6 +75,7 @@ def test_storage_that_cannot_be_written_ends_the_run_before_it_trains(photograph
     assert saved(tmp_path / "run") == [2]
 
 
+@pytest.mark.slow
 def test_storage_that_does_not_return_what_was_saved_ends_the_run(
     photographs, tmp_path, monkeypatch, caplog
 ):
@@ -108,6 +109,7 @@ def test_storage_that_does_not_return_what_was_saved_ends_the_run(
     assert "the storage works" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_run_killed_after_the_proof_starts_again_and_has_no_weights_yet(
     photographs, tmp_path, monkeypatch
 ):
@@ -130,6 +132,7 @@ def test_a_run_killed_after_the_proof_starts_again_and_has_no_weights_yet(
     assert_same(arrays(tmp_path / "run", 3), arrays(tmp_path / "whole", 3))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchanged_cache")
 def test_saves_that_fail_in_a_row_end_the_run(photographs, tmp_path, monkeypatch, caplog):
     """Two failures, two good saves, and then nothing but failures."""
