@@ -8,13 +8,32 @@ from setuptools import find_packages, setup
 HERE = pathlib.Path(__file__).parent
 
 
-def read_version() -> str:
-    """Returns the version, without importing the package."""
+# Stands for the project's URL while ADDRESS in ipt_jax/versions.py is empty. Links on a package
+# index must be absolute, so set ADDRESS before a release is uploaded.
+NO_ADDRESS = "https://github.com/OWNER/ipt_jax"
+
+
+def read_constant(name: str) -> str:
+    """Returns a text of `ipt_jax/versions.py`, without importing the package."""
     text = (HERE / "ipt_jax" / "versions.py").read_text()
-    found = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
+    found = re.search(rf'^{name} = "(.*)"$', text, re.MULTILINE)
     if found is None:
-        raise RuntimeError("ipt_jax/versions.py has no line __version__ = ...")
+        raise RuntimeError(f"ipt_jax/versions.py has no line {name} = ...")
     return found.group(1)
+
+
+ADDRESS = read_constant("ADDRESS") or NO_ADDRESS
+
+
+def read_description() -> str:
+    """Returns README.md with absolute links: a package index has no other file of the project."""
+
+    def absolute(link: re.Match[str]) -> str:
+        kind = "raw" if link["image"] else "blob"
+        return f"{link['image']}[{link['words']}]({ADDRESS}/{kind}/main/{link['path']})"
+
+    relative = r"(?P<image>!?)\[(?P<words>[^\]]*)\]\((?P<path>(?!https?:|mailto:|#)[^)\s]+)\)"
+    return re.sub(relative, absolute, (HERE / "README.md").read_text())
 
 
 TEST = [
@@ -24,6 +43,9 @@ TEST = [
     "hypothesis>=6.100",
     "scikit-image>=0.24",
 ]
+# The site of `make docs`, and what `make release` needs.
+DOCS = ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"]
+RELEASE = ["build>=1.2", "twine>=6.1", "cyclonedx-bom>=5"]
 NOTEBOOK = ["nbclient>=0.10", "ipykernel>=6.29"]
 EXTRAS = {
     "test": TEST,
@@ -67,6 +89,8 @@ EXTRAS = {
     "notebook": NOTEBOOK,
     # Changes the code by small faults, to see whether the tests notice: `make mutate`.
     "mutate": [*TEST, "cosmic-ray>=8.4"],
+    "docs": DOCS,
+    "release": RELEASE,
     "dev": [
         *TEST,
         *NOTEBOOK,
@@ -79,11 +103,12 @@ EXTRAS = {
 
 setup(
     name="ipt_jax",
-    version=read_version(),
+    version=read_constant("__version__"),
     description=__doc__,
-    long_description=(HERE / "README.md").read_text(),
+    long_description=read_description(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    url=ADDRESS,
     python_requires=">=3.11",
     # The configs are part of the package, so that --config=configs/demo.py works without a clone.
     packages=[*find_packages(include=["ipt_jax", "ipt_jax.*"]), "ipt_jax.configs"],

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 import places
 import pytest
 
-from ipt_jax import trees
-from ipt_jax.config import checks, defaults
+from ipt_jax.config import checks
 from ipt_jax.config import loading as configs
 from ipt_jax.config.loading import complete, load
 from ipt_jax.config.resolve import resolve
@@ -105,10 +102,3 @@ def test_files_that_are_no_configs(tmp_path):
     bad.write_text("x = 1\n")
     with pytest.raises(ConfigError, match="get_config"):
         load(str(bad))
-
-
-def test_readme_names_only_keys_that_exist():
-    readme = (places.ROOT / "README.md").read_text()
-    known = trees.flatten(defaults.default())
-    named = re.findall(r"--config\.([\w.]+)", readme)
-    assert named and all(key in known for key in named)
