@@ -51,7 +51,7 @@ def export_weights(
       WeightsError: wrong usage, or a package that the format needs is missing.
       ExportError: the difference is above `parity.BOUNDS`.
     """
-    difference, card = write_weights(restorer, out, form, dtype, details)
+    difference, card = write_weights(restorer, out, form, dtype, details, layout)
     if form == "stablehlo":
         from ipt_jax.export import stablehlo
 
@@ -62,7 +62,12 @@ def export_weights(
 
 
 def write_weights(
-    restorer: Restorer, out: Path, form: str, dtype: str, details: model_card.Details | None
+    restorer: Restorer,
+    out: Path,
+    form: str,
+    dtype: str,
+    details: model_card.Details | None,
+    layout: str = LAYOUTS[0],
 ) -> tuple[float, dict[str, Any]]:
     """Writes and checks weights; returns the largest difference from the model, and the card.
 
