@@ -33,6 +33,7 @@ def _add_prepare(commands: Any) -> None:
         "archives or from a folder of images.",
     )
     kinds = command.add_subparsers(dest="kind", required=True, metavar="KIND")
+    command.commands = kinds.choices
 
     imagenet = kinds.add_parser(
         "imagenet2012",

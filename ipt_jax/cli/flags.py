@@ -55,7 +55,7 @@ def load_weights(
     """Loads the weights that the flags of `add_weights_flags` name.
 
     Args:
-      options: the parsed command line.
+      options: the parsed command line. Where --weights was not given, it gets the default weights.
       dtype: the dtype in which the network computes, "float32" or "bfloat16".
       default_for: where --weights is not given, the tasks that the default weights must have.
 
@@ -67,8 +67,14 @@ def load_weights(
     from ipt_jax.weights.default import default_weights
     from ipt_jax.weights.load import load
 
-    path = options.weights or default_weights(default_for or ())
-    return load(path, task=options.weights_tasks, heads=options.heads, raw=options.raw, dtype=dtype)
+    options.weights = options.weights or default_weights(default_for or ())
+    return load(
+        options.weights,
+        task=options.weights_tasks,
+        heads=options.heads,
+        raw=options.raw,
+        dtype=dtype,
+    )
 
 
 def add_task_flag(parser: argparse.ArgumentParser, help: str) -> None:

@@ -27,12 +27,16 @@ from ipt_jax.messages import say_error
 # Seconds without a heartbeat after which JAX aborts a process; the process group is faster.
 HEARTBEAT = 100
 
-_current = ProcessGroup()
+_current: ProcessGroup | None = None
 
 
 def current_group() -> ProcessGroup:
-    """Returns the processes of this run: a single one outside of `together`."""
-    return _current
+    """Returns the processes of this run: a single one outside of `together`.
+
+    A single process gets a new group for each run, because a group keeps the step at which a signal
+    has stopped it.
+    """
+    return _current or ProcessGroup()
 
 
 @contextlib.contextmanager
@@ -54,21 +58,22 @@ def together(options: StartOptions) -> Iterator[ProcessGroup]:
     global _current
     process = find_process(options)
     if process is None:
-        yield _current
+        yield current_group()
         return
     limit = start_timeout(options)
-    _current = rendezvous.connect(process.address, process.index, process.count, limit)
+    group = rendezvous.connect(process.address, process.index, process.count, limit)
+    _current = group
     log.for_process(process.index)
     try:
         _start_jax(process, limit)
         # Importing JAX takes a second, which a process that waits for others does not need.
         from ipt_jax.distributed import devices
 
-        devices.connect_devices(lambda: _current.gather("devices", None))
-        yield _current
-        _current.leave()
+        devices.connect_devices(lambda: group.gather("devices", None))
+        yield group
+        group.leave()
     except BaseException as error:
-        _end(_current, error)
+        _end(group, error)
 
 
 def _end(group: ProcessGroup, error: BaseException) -> NoReturn:

@@ -13,6 +13,7 @@ SMALL = ["--config=configs/demo.py", "--config.model.heads=2", "--samples=2", "-
 def test_kernels_are_compared_with_exact_attention(capsys, tmp_path):
     file = tmp_path / "a.json"
     assert main(["bench", "attention", *SMALL, "--interpret", f"--json={file}"]) == 0
+    assert file.exists()
     said = capsys.readouterr().out
     found = json.loads(said.strip().splitlines()[-1])
     assert found == json.loads(file.read_text())

@@ -27,6 +27,7 @@ def test_bench_restore_counts_tiles_and_pixels(capsys, tmp_path):
     assert (
         main(["bench", "restore", *words, "--overlap", "4", f"--json={tmp_path / 'a.json'}"]) == 0
     )
+    assert (tmp_path / "a.json").exists()
     found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert found == json.loads((tmp_path / "a.json").read_text())
     assert (

@@ -8,6 +8,7 @@ import sys
 import threading
 
 import pytest
+import settings_of
 
 from ipt_jax import errors
 from ipt_jax.cli import app
@@ -50,36 +51,12 @@ def test_module_and_help():
     assert "--workdir" in done.stdout and "--config.batch_size" in done.stdout
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["pretrain"],
-        ["finetune"],
-        ["evaluate"],
-        ["restore"],
-        ["serve"],
-        ["import"],
-        ["export"],
-        ["push"],
-        ["completion"],
-        ["doctor"],
-        ["compile"],
-        ["data"],
-        ["data", "prepare"],
-        ["data", "check"],
-        ["data", "preview"],
-        ["bench"],
-        ["bench", "step"],
-        ["bench", "forward"],
-        ["bench", "data"],
-        ["bench", "restore"],
-    ],
-)
+@pytest.mark.parametrize("command", settings_of.parsers())
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as exit_:
-        main([*command, "--help"])
+        main([*command.split()[1:], "--help"])
     assert exit_.value.code == 0
-    assert capsys.readouterr().out.startswith(f"usage: ipt {' '.join(command)} ")
+    assert capsys.readouterr().out.startswith(f"usage: {command} ")
 
 
 @pytest.mark.parametrize(

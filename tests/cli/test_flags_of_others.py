@@ -8,7 +8,9 @@ import cv2
 import pytest
 from data_sets import jpeg, write_tfds
 
+from ipt_jax.bench import attention as bench_attention
 from ipt_jax.bench import data as bench_data
+from ipt_jax.bench import step as bench_step
 from ipt_jax.cli.app import main
 from ipt_jax.data.prepare import inspect, pack
 from ipt_jax.data.sources.packed import DESCRIPTION
@@ -57,6 +59,7 @@ def compiled(monkeypatch, tmp_path, capsys):
         if not any(flag.startswith("--topology") for flag in flags):
             words.append("--topology=v5e:2x4")
         assert main(["compile", *words, "--config.batch_size=96", *flags]) == 0
+        assert file.exists() and program.exists()
         return json.loads(file.read_text()), capsys.readouterr().out, program.read_text()
 
     return run
@@ -155,4 +158,79 @@ def test_flags_of_bench_data(photos, tmp_path, monkeypatch):
     assert main(["bench", "data", *words]) == 0
     assert main(["bench", "data", *words, "--workers=3", "--crops=2", "--seconds=0.5"]) == 0
     assert asked == [(1, [0, 1, 2], 5.0, 4), (4, [0, 1, 2], 5.0, 4), (2, [3], 0.5, 4)]
-    assert list(json.loads(file.read_text())["crops"]) == ["2"]
+    assert file.exists() and list(json.loads(file.read_text())["crops"]) == ["2"]
+
+
+def test_the_steps_and_files_of_a_preview(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    other = tmp_path / "other.py"
+    other.write_text(CONFIG.replace("batch_size=24", "batch_size=24, seed=1"))
+    sheets = []
+    for config, step in (("config", 0), ("config", 1), ("other", 0)):
+        file = tmp_path / f"{config}{step}.png"
+        words = [f"--config={tmp_path / config}.py", f"--config.data.dir={photos}", "--pairs=1"]
+        assert main(["data", "preview", *words, f"--step={step}", f"--out={file}"]) == 0
+        assert file.exists()
+        sheets.append(file.read_bytes())
+    assert len(set(sheets)) == 3
+
+
+def test_sets_are_packed_where_asked_and_checked(photos, tmp_path, capsys):
+    (tmp_path / "two").mkdir()
+    for i in range(2):
+        (tmp_path / "two" / f"{i}.jpg").write_bytes(jpeg(i))
+    for source, count in ((photos, 6), (str(tmp_path / "two"), 2)):
+        out, report = tmp_path / f"packed{count}", tmp_path / f"{count}.json"
+        assert main(["data", "prepare", "folder", source, "--out", str(out)]) == 0
+        assert (out / DESCRIPTION).exists()
+        assert main(["data", "check", str(out), "--json", str(report)]) == 0
+        assert report.exists()
+        assert json.loads(report.read_text())["pictures"] == count
+
+
+def test_flags_of_preparing_imagenet(tmp_path, capsys):
+    """Sets that are there are read, and nothing is built."""
+    command = ["data", "prepare", "imagenet2012", "--manual-dir", str(tmp_path / "none")]
+    for count in (2, 3):
+        folder = tmp_path / f"sets{count}"
+        write_tfds(folder, [jpeg(i) for i in range(count)], name="imagenet2012")
+        assert main([*command, "--data-dir", str(folder), "--split", "train"]) == 0
+        assert f"train: {count} images" in capsys.readouterr().out
+    assert main([*command, "--data-dir", str(folder)]) == 2
+    assert "was built without one of the splits" in capsys.readouterr().err
+    for name in ("one", "two"):
+        words = ["--manual-dir", str(tmp_path / name), "--data-dir", str(tmp_path / "new")]
+        assert main(["data", "prepare", "imagenet2012", *words]) == 2
+        assert str(tmp_path / name) in capsys.readouterr().err
+
+
+def test_the_config_of_each_benchmark_is_the_one_that_is_named(photos, tmp_path, monkeypatch):
+    """`ipt compile` is one of them: it reads a config, too."""
+    (tmp_path / "other.py").write_text(CONFIG.replace("batch_size=24", "batch_size=48"))
+    seen: list[int] = []
+
+    def note(config, *more):
+        seen.append(config["batch_size"])
+        return {}
+
+    monkeypatch.setattr(bench_step, "measure_model", note)
+    monkeypatch.setattr(bench_attention, "measure_attention", note)
+    monkeypatch.setattr(bench_attention, "describe_attention", lambda found: "")
+    monkeypatch.setattr(bench_data, "batches_with_crops", note)
+    monkeypatch.setattr(bench_data, "measure_batches", lambda *more: {})
+    monkeypatch.setattr(bench_data, "describe_result", lambda *more: [])
+    report = {"fits": True, "traffic": None}
+    monkeypatch.setattr(tpu_compile, "compile_step_for", lambda *more: (report, note(*more)))
+    monkeypatch.setattr(tpu_compile, "describe_report", lambda report: "")
+    for command in (
+        ["bench", "step"],
+        ["bench", "forward"],
+        ["bench", "attention"],
+        ["bench", "data", "--crops=1"],
+        ["compile", "--topology=v5e:1x1"],
+    ):
+        seen.clear()
+        for name in ("config", "other"):
+            words = [f"--config={tmp_path / name}.py", f"--config.data.dir={photos}"]
+            assert main([*command, *words]) == 0
+        assert seen == [24, 48], command

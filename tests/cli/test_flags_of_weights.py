@@ -164,3 +164,46 @@ def test_batch_is_the_number_of_tiles_in_a_call_and_device(
     words = ["--task", "sr2", "--overlap", "4", f"--batch={batch}"]
     assert main([command, *place, "--weights", run, *words]) == 0
     assert sizes == {batch * jax.device_count()}
+
+
+def test_weights_are_those_that_are_named(run, authors, older_authors, tmp_path, monkeypatch):
+    # What a command without --weights takes; the shipped weights are larger.
+    monkeypatch.setenv("IPT_WEIGHTS", run)
+    found = []
+    for step, file in ((19, older_authors), (20, authors)):
+        words = ["--weights", f"{run}@{step}"]
+        imported = str(tmp_path / f"imported{step}")
+        expected = ipt_jax.load(f"{run}@{step}")
+        for model in (
+            exported(tmp_path, *words),
+            loaded_by_bench(monkeypatch, *words)[0],
+            served(monkeypatch, *words)[0],
+        ):
+            assert same_params(model, expected), step
+        assert main(["import", file, "--heads=2", "--task=denoise50", "-o", imported]) == 0
+        assert (tmp_path / f"imported{step}" / "model.json").exists()
+        found.append(ipt_jax.load(imported))
+    assert not same_params(*found)
+
+
+def test_files_of_an_export(run, tmp_path):
+    """Each format is written where it is asked for, and the card says what it is told."""
+    scores = tmp_path / "scores.json"
+    words = ["--task=denoise50", "--weights=input", f"--data={tmp_path / 'images'}"]
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "images" / "a.png")
+    assert main(["evaluate", *words, "--json", str(scores)]) == 0
+    for form, file in (("npz", "a"), ("safetensors", "b")):
+        words = [f"--format={form}", f"--out={tmp_path / file}", f"--scores={scores}"]
+        assert main(["export", "--weights", run, *words, f"--licence=of {file}"]) == 0
+        card = json.loads((tmp_path / f"{file}.card.json").read_text())
+        assert card["training"]["licence of the data"] == f"of {file}"
+        assert any("denoise50" in key for key in card["scores"])
+    begins = [(tmp_path / file).read_bytes()[:2] for file in "ab"]
+    assert begins[0] == b"PK" and begins[1] != b"PK"
+
+
+def test_an_export_without_weights_takes_the_default(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("IPT_WEIGHTS", run)
+    assert same_params(exported(tmp_path), ipt_jax.load(run))
+    assert json.loads((tmp_path / "folder.card.json").read_text())["source"] == "run@20"

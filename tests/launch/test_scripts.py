@@ -211,6 +211,98 @@ def test_wrong_usage_is_refused_in_one_line(name, arguments, message, stand):
     assert not calls(stand)
 
 
+JOB = {"--name": "job", "--zone": "z", "--type": "v5litepod-8"}
+CLUSTER = {"--cluster": "c", **JOB, "--image": "i"}
+# A script and its action, the flags that it needs, another flag with two values, and what a dry run
+# prints for a value. A value that is None stands for the flag alone, and is left out once.
+FLAGS = [
+    ("tpu create", JOB, "--name", ("one", "two"), "create {} "),
+    ("tpu create", JOB, "--zone", ("a", "b"), "--zone {} "),
+    ("tpu create", JOB, "--type", ("v5p-8", "v4-8"), "--accelerator-type {} "),
+    ("tpu create", JOB, "--version", ("one", "two"), "--runtime-version {}\n"),
+    ("tpu create", JOB, "--project", ("p", "q"), "--project {} "),
+    ("tpu create", JOB, "--network", ("n", "m"), "--network {}\n"),
+    ("tpu create", JOB, "--service-account", ("a@x", "b@x"), "--service-account {}\n"),
+    ("tpu create", JOB, "--spot", (None,), " --spot\n"),
+    ("relaunch", JOB, "--name", ("one", "two"), "create {} "),
+    ("relaunch", JOB, "--zone", ("a", "b"), "--zone {} "),
+    ("relaunch", JOB, "--project", ("p", "q"), "--project {} "),
+    ("gke cluster", CLUSTER, "--cluster", ("one", "two"), "--cluster {} "),
+    ("gke cluster", CLUSTER, "--zone", ("a", "b"), "--zone {} "),
+    ("gke cluster", CLUSTER, "--type", ("v5p-8", "v4-8"), "--tpu-type {} "),
+    ("gke cluster", CLUSTER, "--project", ("p", "q"), "--project {} "),
+    ("gke cluster", CLUSTER, "--slices", ("2", "3"), "--num-slices {} "),
+    ("gke cluster", CLUSTER, "--spot", (None,), " --spot\n"),
+    ("gke run", CLUSTER, "--name", ("one", "two"), "--workload {} "),
+    ("gke run", CLUSTER, "--image", ("one", "two"), "--docker-image {} "),
+    ("gke run", CLUSTER, "--restarts", ("4", "5"), "--max-restarts {} "),
+    ("slurm", {"--gpus": "1"}, "--nodes", ("4", "5"), "--nodes={}\n"),
+    ("slurm", {"--nodes": "1"}, "--gpus", ("4", "5"), "--gpus-per-node={}\n"),
+    ("slurm", {"--nodes": "1", "--gpus": "1"}, "--cpus", ("4", "5"), "--cpus-per-task={}\n"),
+    ("slurm", {"--nodes": "1", "--gpus": "1"}, "--time", ("1:00", "2:00"), "--time={}\n"),
+    ("slurm", {"--nodes": "1", "--gpus": "1"}, "--partition", ("p", "q"), "--partition={}\n"),
+    ("slurm", {"--nodes": "1", "--gpus": "1"}, "--account", ("a", "b"), "--account={}\n"),
+    ("slurm", {"--nodes": "1", "--gpus": "1"}, "--name", ("one", "two"), "--job-name={}\n"),
+    ("slurm", {"--nodes": "1", "--gpus": "1"}, "--environment", ("/a", "/b"), "{}/bin"),
+    ("local", {}, "--processes", ("2", "3"), "IPT_NUM_PROCESSES={} "),
+    ("local", {"--processes": "2"}, "--devices", ("2", "3"), "device_count={} "),
+    ("local", {"--processes": "2"}, "--port", ("91", "92"), "IPT_COORDINATOR=127.0.0.1:{} "),
+    ("local", {"--processes": "2"}, "--gpus", (None,), "CUDA_VISIBLE_DEVICES=1 "),
+]
+
+
+@pytest.mark.parametrize(
+    "words, needed, flag, given, text",
+    FLAGS,
+    ids=[f"{words.split()[0]}.sh{flag}" for words, _, flag, *_ in FLAGS],
+)
+def test_a_flag_changes_what_a_dry_run_prints(words, needed, flag, given, text, stand):
+    name, *action = words.split()
+    base = [word for one in needed.items() if one[0] != flag for word in one]
+    command = COMMAND if action not in (["create"], ["cluster"]) else []
+
+    def printed(*more: str) -> str:
+        done = script(name, *action, *base, *more, "--dry-run", *command)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    for value in given:
+        said = printed(flag, *([value] if value else []))
+        assert text.format(value) in said, said
+    if given == (None,):
+        assert text not in printed()
+
+
+# The action of each script that calls a program.
+ACTIONS = {
+    "tpu": ["create", *TPU],
+    "relaunch": TPU,
+    "gke": ["cluster", "--cluster", "c", *TPU],
+    "slurm": ["--nodes", "1", "--gpus", "1"],
+    "local": ["--processes", "1"],
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_dry_run_runs_nothing(name, stand):
+    (stand / "gcloud.does").write_text('case "$*" in *describe*) echo ACTIVE ;; esac\n')
+    command = ["--", "gcloud", "--workdir=gs://a"] if name not in ("tpu", "gke") else []
+    assert script(name, *ACTIONS[name], "--dry-run", *command).returncode == 0
+    assert not calls(stand)
+    script(name, *ACTIONS[name], *command)
+    assert calls(stand)
+
+
+def test_how_often_a_command_is_started(stand):
+    (stand / "gcloud.does").write_text(
+        'case "$*" in *describe*) echo SUSPENDED ;; *"--worker 0"*) exit 1 ;; esac\n'
+    )
+    for times in (1, 2):
+        (stand / "calls.log").unlink(missing_ok=True)
+        done = script("relaunch", *TPU, "--times", str(times), *COMMAND)
+        assert done.returncode == 1 and len(calls(stand, " create ")) == times, done.stderr
+
+
 def test_a_tpu_job_from_creation_to_deletion(stand):
     """A stand-in host runs the command, whose arguments arrive as they were typed."""
     host = stand / "host"
@@ -370,7 +462,7 @@ def test_a_stopped_slurm_job_goes_back_into_the_queue(stand):
         (stand / name).write_text(f"#!/bin/sh\n{body}\n")
         (stand / name).chmod(0o755)
     assert script("slurm", "--nodes", "1", "--gpus", "2", "--again", *COMMAND).returncode == 0
-    assert (stand / "again").read_text().strip() == "requeue 42"
+    assert (stand / "again").exists() and (stand / "again").read_text() == "requeue 42\n"
 
 
 def test_following_an_interrupted_slurm_job_cancels_it(stand):
