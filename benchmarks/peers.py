@@ -93,8 +93,10 @@ def ncnn_model(param: pathlib.Path, pad: int, names: tuple[str, str]) -> Restore
 
     def restore(lq: np.ndarray) -> np.ndarray:
         padded = np.pad(lq.astype(np.float32) / 255, ((pad, pad), (pad, pad), (0, 0)), mode="edge")
+        # ncnn.Mat does not copy the array, so the array needs a name to live as long as the run.
+        planes = np.ascontiguousarray(padded.transpose(2, 0, 1))
         with net.create_extractor() as extractor:
-            extractor.input(names[0], ncnn.Mat(np.ascontiguousarray(padded.transpose(2, 0, 1))))
+            extractor.input(names[0], ncnn.Mat(planes))
             _, out = extractor.extract(names[1])
             return np.array(out).transpose(1, 2, 0) * 255
 
