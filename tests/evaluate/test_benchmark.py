@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -16,6 +15,7 @@ import pytest
 import runs
 
 from ipt_jax.cli import evaluate as commands_evaluate
+from ipt_jax.cli.app import Parser
 from ipt_jax.degradations.jpeg import Jpeg
 from ipt_jax.degradations.noise import Noise
 from ipt_jax.errors import DataError, UsageError, WeightsError
@@ -30,7 +30,7 @@ from tests.evaluate.test_sets import put
 
 
 def evaluate(*words: str) -> int:
-    parser = argparse.ArgumentParser()
+    parser = Parser(prog="ipt")
     commands_evaluate.add_parser(parser.add_subparsers(required=True))
     options = parser.parse_args(["evaluate", *words])
     return options.run(options)

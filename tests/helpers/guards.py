@@ -15,6 +15,8 @@ SCORES = f"{RESTORE}test_scores_differ_where_a_flag_says_so"
 WEIGHTS = "tests/cli/test_flags_of_weights.py::"
 TRAINING = "tests/cli/test_flags_of_training.py::"
 OTHERS = "tests/cli/test_flags_of_others.py::"
+PUSHING = "tests/cli/test_flags_of_push.py::"
+PUSHED = "tests/export/test_push.py::"
 LAUNCH = "tests/launch/test_scripts.py::"
 KEY = "tests/train/test_every_key.py::"
 
@@ -59,6 +61,8 @@ FLAGS: dict[str, dict[str, str]] = {
         "--seed": f"{SCORES}[--seed=1]",
         "--noise-clip": f"{SCORES}[--noise-clip=off]",
         "--limit": f"{SCORES}[--limit=1]",
+        "--shard --merge": "tests/evaluate/test_parts.py::test_parts_together_are_the_whole",
+        "--niqe": "tests/evaluate/test_niqe.py::test_a_column_in_table_json_and_report",
     },
     "ipt restore": {
         "INPUT --task --weights": _INPUTS,
@@ -73,6 +77,7 @@ FLAGS: dict[str, dict[str, str]] = {
         "--batch": f"{_BATCH}[restore-2]",
         "--dtype": f"{AS_SETTING}[--dtype=bfloat16]",
         "--max-megapixels": f"{RESTORE}test_inputs_that_are_too_large",
+        "--shard": "tests/restore/test_shards.py::test_shards_together_are_the_whole",
     },
     "ipt serve": {
         "--weights": _NAMED,
@@ -88,6 +93,16 @@ FLAGS: dict[str, dict[str, str]] = {
         "--format --out --licence --scores": _EXPORT_FILES,
         "--task --dtype": f"{WEIGHTS}test_tasks_and_dtype_of_an_export",
         "--overwrite": f"{WEIGHTS}test_an_export_replaces_a_result_only_if_asked_to",
+        "--layout": "tests/export/test_export.py::test_onnx_of_images_says_what_it_is",
+    },
+    "ipt push": {
+        "--weights --raw": f"{PUSHING}test_weights_are_those_that_are_named",
+        "--heads --weights-tasks": f"{PUSHING}test_heads_and_tasks_of_an_authors_file",
+        "--task --dtype": f"{PUSHING}test_tasks_dtype_and_folder",
+        "--licence --scores --weights-licence --base-model": f"{PUSHING}test_what_the_card_states",
+        "--private --message": f"{PUSHED}test_what_is_pushed_can_be_loaded",
+        "--revision": f"{PUSHED}test_a_branch_of_a_repository_that_exists",
+        "--dry-run": f"{PUSHED}test_the_card_is_read_back",
     },
     "ipt doctor": {
         "--data-dir": "tests/cli/test_doctor.py::"
@@ -102,6 +117,8 @@ FLAGS: dict[str, dict[str, str]] = {
     "ipt data check": {
         "SET --json": _PACKED,
         "--data-dir --split --crop --threads": _CHECKING,
+        "--against --pairs": "tests/data/prepare/test_copies.py::"
+        "test_the_command_names_copies_and_draws_the_closest_pairs",
     },
     "ipt data preview": {
         "--config --out --step": _PREVIEW,
@@ -218,6 +235,7 @@ KEYS: dict[str, str] = {
     "test_what_is_unfrozen_is_trained_all_the_same",
     "optim.max_skipped": f"{KEY}test_steps_without_effect_end_the_run",
     "checkpoint.max_failed": f"{KEY}test_saves_that_fail_end_the_run",
+    "log.wandb": "tests/run_folder/test_weights_and_biases.py::test_a_resumed_run_keeps_its_id",
     "log.profile": "tests/train/test_loop.py::test_a_trace_of_the_steps_that_log_profile_names",
     "log.stacks_after": f"{KEY}test_the_time_after_which_the_stacks_are_written",
 }

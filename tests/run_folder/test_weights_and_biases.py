@@ -64,6 +64,7 @@ def test_a_resumed_run_keeps_its_id(tmp_path, monkeypatch):
         log.write(step, {"loss": 0.5})
         log.picture(step, "before_after", np.zeros((4, 5, 3), np.uint8))
         log.close()
+    assert len(stub.began) == 2
     first, second = stub.began
     assert first["id"] == second["id"] and first["resume"] == "allow" and first["project"] == "p"
     rates = [v for name, v in first["config"].items() if name.startswith("optim") and v == 1e-3]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 
 import cv2
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 from ipt_jax.cli import data as cli
+from ipt_jax.cli.app import Parser
 from ipt_jax.data.prepare import copies
 
 
@@ -51,7 +51,7 @@ def test_the_command_names_copies_and_draws_the_closest_pairs(tmp_path, capsys):
         (tmp_path / folder).mkdir(parents=True)
         for seed in seeds:
             cv2.imwrite(str(tmp_path / folder / f"{seed}.png"), photograph(seed))
-    parser = argparse.ArgumentParser()
+    parser = Parser(prog="ipt data")
     cli.add_parser(parser.add_subparsers(required=True))
 
     def check(*more: str) -> int:
