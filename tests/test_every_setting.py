@@ -21,8 +21,12 @@ import settings_of
 
 from tests.conftest import COLLECTED
 
-# How a test says that it has noticed a difference. Without `launch/tpu.sh --wait`, a script waits.
-NOTICED = "AssertionError|assert|Failed: DID NOT RAISE|subprocess.TimeoutExpired"
+# How a test says that it has noticed a difference. Without `launch/tpu.sh --wait`, a script waits;
+# without `ipt evaluate --merge`, nothing says which images to score.
+NOTICED = (
+    "AssertionError|assert|Failed: DID NOT RAISE|subprocess.TimeoutExpired"
+    "|ipt_jax.errors.UsageError: name the images"
+)
 
 
 def test_every_setting_is_guarded():
@@ -90,4 +94,4 @@ def test_a_setting_without_effect_is_noticed(setting):
     assert passes(guards.GUARDS[setting])
     code, summary = run(guards.GUARDS[setting], setting)
     # Not because a fixture fails, or because of another error than that of the comparison.
-    assert code == 1 and re.match(rf"FAILED \S+.* - ({NOTICED})", summary), summary
+    assert code == 1 and re.match(rf"(?:FAILED|ERROR) \S+.* - ({NOTICED})", summary), summary

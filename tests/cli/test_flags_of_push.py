@@ -73,5 +73,5 @@ def test_what_the_card_states(pushed, run, tmp_path):
     assert (plain.data.base_model, card.data.base_model) == (None, "me/base")
     assert (plain.data.license, card.data.license) == ("other", "cc0-1.0")
     assert "Some words" in card.text and "Some words" not in plain.text
-    assert [result.metric_value for result in card.data.eval_results] == [31.25]
+    assert [result.metric_value for result in card.data.eval_results or ()] == [31.25]
     assert not plain.data.eval_results

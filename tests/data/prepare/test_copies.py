@@ -70,6 +70,7 @@ def test_the_command_names_copies_and_draws_the_closest_pairs(tmp_path, capsys):
         ("x.jpg", "Set/12.png")
     ]
     assert len(found["closest"]) == 4 and found["compared"] == {"training": 5, "benchmarks": 4}
+    assert sheet.exists()
     page = cv2.imread(str(sheet))
     assert page.shape == (5 * (192 + 26) + 6, 2 * 198 + 6, 3)
     # The first row has the copy on the left, mirrored.
