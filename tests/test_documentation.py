@@ -39,8 +39,8 @@ def test_commands_are_fenced_and_languages_are_known():
     assert len(PAGES) > 20 and len(COMMANDS) > 60 and len(RUN) > 8
     assert [line for page in PAGES for line in documents.unfenced(page)] == []
     for block in BLOCKS:
-        assert block.language in ("bash", "python", "mermaid", "dockerfile", "text"), block
-        if block.language in ("mermaid", "dockerfile", "text"):
+        assert block.language in ("bash", "python", "mermaid", "dockerfile", "text", "yaml"), block
+        if block.language in ("mermaid", "dockerfile", "text", "yaml"):
             first = block.code.split("\n")[0]
             assert not first.startswith(documents.PROGRAMS), block
 
