@@ -151,7 +151,7 @@ def _report(outcome: Outcome, piped: bool, tell: Callable[[str], None]) -> None:
     where = f" into {printable(outcome.place)}" if outcome.results and not piped else ""
     tell(f"{len(outcome.results)} restored{where}")
     if outcome.elsewhere:
-        tell(f"{outcome.elsewhere} files belong to other shards")
+        tell(f"{outcome.elsewhere} left for other shards")
     if outcome.done:
         tell(
             f"{len(outcome.done)} left alone because their results are there, made from the same "

@@ -48,7 +48,8 @@ def mesh_of(devices: Sequence[Any]) -> Mesh:
     """Returns a mesh over these devices, all of whose axes are axes of data.
 
     The chips of one TPU slice get two axes, as they are wired: 16 x 16 for v5e-256, 16 x 4 for 64
-    chips of v5p in a cube. `sharding` says what for. Other devices are on one axis, "data".
+    chips of v5p in a cube; the docstring of `sharding` says why. Other devices are on one axis,
+    "data".
     Several slices follow each other on it, and the devices of each are in the order of a ring.
     """
     # Since JAX 0.9 axes are explicit by default. A flax.linen convolution does not support them.

@@ -61,7 +61,7 @@ def _piece(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
 
 
 def _steps(mesh: Mesh, piece: PartitionSpec) -> list[NamedSharding]:
-    """Returns the shardings on the way from a whole array to a piece, one more mesh axis each."""
+    """Returns the shardings from a whole array to a piece; each splits it over one more axis."""
     *unsplit, _ = piece
     return [
         NamedSharding(mesh, PartitionSpec(*unsplit, mesh.axis_names[: i + 1]))
@@ -93,6 +93,7 @@ def state_shardings(tree: Any, mesh: Mesh, sharding: str) -> Any:
 def _gathered(
     leaf: jax.Array, mesh: Mesh, spec: PartitionSpec, dtype: Any, in_pieces: bool
 ) -> jax.Array:
+    """Returns a whole leaf in `dtype`; its gradient is split as `spec` says, in float32."""
     whole = leaf.astype(dtype)
     if not in_pieces:
         return whole
